@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from jaxlmm import inference
 from jaxlmm._types import Status, float64_scope
-from jaxlmm.crossprod import Projection, Stats, project, project_design
+from jaxlmm.crossprod import project_design
 from jaxlmm.design import Design, make_design, response_matrix
 from jaxlmm.objective import Terms, make_terms
+from jaxlmm.reduce import Reducer, Stats, make_reducer, reduce_responses
 from jaxlmm.results import Fit
-from jaxlmm.solver import minimise
-from jaxlmm.spectrum import Spectrum, make_spectrum, reduce_stats
+from jaxlmm.solver import Optimum, make_grid, minimise
+from jaxlmm.spectrum import make_spectrum
 
 __all__ = ["Model", "enable_compile_cache", "fit", "fit_prepared", "prepare"]
 
@@ -31,8 +30,7 @@ class Model:
     """A design and what is computed from it once: refitting it to other responses is cheap."""
 
     design: Design
-    projection: Projection
-    spectrum: Spectrum
+    reducer: Reducer
 
 
 def prepare(X: Any, groups: Any = None, *, names: Sequence[str] | None = None) -> Model:
@@ -43,7 +41,7 @@ def prepare(X: Any, groups: Any = None, *, names: Sequence[str] | None = None) -
     """
     design = make_design(X, groups, names)
     projection = project_design(design)
-    return Model(design, projection, make_spectrum(projection))
+    return Model(design, make_reducer(projection, make_spectrum(projection)))
 
 
 def fit(
@@ -106,29 +104,26 @@ def fit_prepared(
     """Fit a prepared model to Y; parameters and result as in :func:`fit`."""
     _check_option("method", method, ("REML", "ML"))
     _check_option("df", df, inference.DF_METHODS)
-    matrix, response_names = response_matrix(Y, model.design.n_obs, response_names)
+    matrix, given_names = response_matrix(Y, model.design.n_obs, response_names)
     m, p = matrix.shape[1], model.design.n_fixef
-    width = next((w for w in BLOCK_WIDTHS if m <= w), BLOCK_WIDTHS[-1])
-    terms = make_terms(model.spectrum, model.design.n_obs, method)
     out = {name: np.empty((m, p)) for name in ("coef", "se")}
-    out |= {name: np.empty(m) for name in ("lam", "sigma2", "loglik")}
-    status = np.empty(m, dtype=np.int8)
-    pending: list[tuple[slice, Stats, tuple[jax.Array, ...]]] = []
+    out |= {name: np.empty(m) for name in ("lam", "sigma2", "loglik", "curvature")}
+    out["status"] = np.empty(m, dtype=np.int8)
     with float64_scope():
-        constants = (terms, jnp.asarray(model.spectrum.f), inference.se2_weights(model.spectrum))
-        constants = jax.device_put(constants)
-        for start in range(0, m, width):
-            cols = slice(start, min(start + width, m))
-            stats = project(model.projection, matrix[:, cols])
+        block_fitter = _BlockFitter.make(model, method, m)
+        pending: list[tuple[slice, Stats, _Raw]] = []
+        for start in range(0, m, block_fitter.width):
+            cols = slice(start, min(start + block_fitter.width, m))
+            stats = reduce_responses(model.reducer, matrix[:, cols])
             # JAX works on this block while numpy reads the next.
-            pending.append((cols, stats, _start_block(model.spectrum, stats, constants, width)))
+            pending.append((cols, stats, block_fitter.start(stats)))
             if len(pending) > 1:
-                _store(model, method, terms, *pending.pop(0), out, status)
+                _store(block_fitter, pending.pop(0), out)
         for block in pending:
-            _store(model, method, terms, *block, out, status)
+            _store(block_fitter, block, out)
     return Fit(
-        design=model.design, method=method, df_method=df, status=status, **out,
-        Y=matrix, projection=model.projection, spectrum=model.spectrum, given_names=response_names,
+        design=model.design, method=method, df_method=df, **out,
+        Y=matrix, reducer=model.reducer, given_names=given_names,
     )  # fmt: skip
 
 
@@ -142,65 +137,93 @@ def enable_compile_cache(path: str) -> None:
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", 0)
 
 
-def _start_block(
-    spectrum: Spectrum, stats: Stats, constants: tuple[Any, ...], width: int
-) -> tuple[jax.Array, ...]:
-    reduced = reduce_stats(spectrum, stats)
-    # A bad response must not slow the loop that all share: it gets harmless numbers.
-    bad = ~stats.finite | stats.constant | stats.exact_within
-    rest = stats.rest
-    if bad.any():
-        for array in (reduced.ols, reduced.u, reduced.u2):
-            array[:, bad] = 0.0
-        rest = np.where(bad, 1.0, rest)
-    pad = width - len(rest)
-    if pad:
-        fill = ((0, 0), (0, pad))
-        reduced = type(reduced)(*(np.pad(a, fill) for a in (reduced.ols, reduced.u, reduced.u2)))
-        rest = np.pad(rest, (0, pad), constant_values=1.0)
-    return _fit_block(*constants, reduced.ols, reduced.u, reduced.u2, rest)
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class _Constants:
+    """What the compiled code needs of a design."""
+
+    terms: Terms
+    grid: jax.Array
+    f: jax.Array
+    se2: tuple[jax.Array, ...]
 
 
-@functools.partial(jax.jit)
-def _fit_block(
-    terms: Terms, f: jax.Array, se2: tuple[jax.Array, ...], ols: jax.Array, u: jax.Array, u2: jax.Array, rest: jax.Array
-) -> tuple[jax.Array, ...]:
-    optimum = minimise(terms, u2, rest)
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class _Raw:
+    """What the compiled code returns of a block: the optimum, and in units of scaled data and
+    unit columns the coefficients (p, c) and their variances / sigma2 (p, c)."""
+
+    optimum: Optimum
+    coef: jax.Array
+    variance: jax.Array
+
+
+@dataclass(frozen=True)
+class _BlockFitter:
+    """A model ready to take blocks of responses, for one method."""
+
+    model: Model
+    method: str
+    width: int
+    constants: _Constants
+
+    @classmethod
+    def make(cls, model: Model, method: str, m: int) -> _BlockFitter:
+        spectrum = model.reducer.spectrum
+        width = next((w for w in BLOCK_WIDTHS if m <= w), BLOCK_WIDTHS[-1])
+        terms = make_terms(spectrum, model.design.n_obs, method)
+        constants = _Constants(terms, make_grid(terms.d), spectrum.f, inference.se2_weights(spectrum))  # type: ignore[arg-type]
+        return cls(model, method, width, jax.device_put(constants))
+
+    def start(self, stats: Stats) -> _Raw:
+        """Send a block on its way; the result is a promise."""
+        arrays = [stats.ols, stats.u, stats.rest]
+        bad = ~stats.finite | stats.constant | stats.exact_within
+        if bad.any():
+            # A bad response must not slow the loop that all share: it gets harmless numbers.
+            arrays = [np.where(bad, fill, a) for a, fill in zip(arrays, (0.0, 0.0, 1.0), strict=True)]
+        pad = self.width - len(stats.rest)
+        if pad:
+            ols, u, rest = arrays
+            fill = ((0, 0), (0, pad))
+            arrays = [np.pad(ols, fill), np.pad(u, fill), np.pad(rest, (0, pad), constant_values=1.0)]
+        raw: _Raw = _fit_block(self.constants, *arrays)
+        return raw
+
+
+@jax.jit
+def _fit_block(constants: _Constants, ols: jax.Array, u: jax.Array, rest: jax.Array) -> _Raw:
+    terms = constants.terms
+    optimum = minimise(terms, u * u, rest, constants.grid)
     w = inference.weights(optimum.lam, terms.d[: terms.n_spectrum])
-    a, b, C = se2
+    a, b, C = constants.se2
     variance = a[:, None] + optimum.lam * b[:, None] + C @ w
-    coef = inference.coef_unit(w, ols, u, f)
-    return optimum.lam, optimum.pwrss, optimum.deviance, optimum.converged, coef, variance
+    return _Raw(optimum, inference.coef_unit(w, ols, u, constants.f), variance)
 
 
-def _store(
-    model: Model,
-    method: str,
-    terms: Terms,
-    cols: slice,
-    stats: Stats,
-    block: tuple[jax.Array, ...],
-    out: dict[str, np.ndarray],
-    status: np.ndarray,
-) -> None:
+def _store(fitter: _BlockFitter, block: tuple[slice, Stats, _Raw], out: dict[str, np.ndarray]) -> None:
     """Undo scale, shift and unit columns; set the status; write NaN where there is no fit."""
+    cols, stats, raw = block
     c = cols.stop - cols.start
-    lam, pwrss, deviance, converged, coef, variance = (np.asarray(a)[..., :c] for a in block)
-    projection, nu = model.projection, float(terms.nu)
-    x_scale = projection.x_scale[:, None]
+    raw = jax.tree.map(lambda a: np.asarray(a)[..., :c], raw)
+    projection, spectrum = fitter.model.reducer.projection, fitter.model.reducer.spectrum
+    nu, x_scale, found = float(fitter.constants.terms.nu), projection.x_scale[:, None], raw.optimum
     with np.errstate(all="ignore"):
-        sigma2 = pwrss / nu * stats.scale**2
-        coef = coef * stats.scale
+        sigma2 = found.pwrss / nu * stats.scale**2
+        coef = raw.coef * stats.scale
         if projection.intercept is not None:
             coef += projection.intercept[:, None] * (stats.shift * stats.scale)
-        logdet = model.spectrum.logdet_xtx if method == "REML" else 0.0
-        loglik = -0.5 * (nu * (1 + np.log(2 * np.pi / nu) + 2 * np.log(stats.scale)) + deviance + logdet)
-        values = dict(coef=(coef / x_scale).T, se=(np.sqrt(variance * sigma2) / x_scale).T,
-                      lam=lam, sigma2=sigma2, loglik=loglik)  # fmt: skip
+        logdet = spectrum.logdet_xtx if fitter.method == "REML" else 0.0
+        loglik = -0.5 * (nu * (1 + np.log(2 * np.pi / nu) + 2 * np.log(stats.scale)) + found.deviance + logdet)
+        values = dict(
+            coef=(coef / x_scale).T, se=(np.sqrt(raw.variance * sigma2) / x_scale).T, lam=found.lam,
+            sigma2=sigma2, loglik=loglik, curvature=found.curvature,
+        )  # fmt: skip
     code = np.full(c, Status.OK, dtype=np.int8)
-    if model.design.random:
-        code[lam == 0] = Status.SINGULAR
-    code[~converged] = Status.NOT_CONVERGED
+    if fitter.model.design.random:
+        code[found.lam == 0] = Status.SINGULAR
+    code[~found.converged] = Status.NOT_CONVERGED
     usable = (sigma2 > 0) & np.isfinite(loglik) & np.isfinite(coef).all(axis=0)
     code[~stats.finite | ~usable] = Status.NONFINITE
     code[stats.constant] = Status.CONSTANT
@@ -209,7 +232,7 @@ def _store(
     for name, value in values.items():
         out[name][cols] = value
         out[name][cols][failed] = np.nan
-    status[cols] = code
+    out["status"][cols] = code
 
 
 def _check_option(name: str, value: str, allowed: tuple[str, ...]) -> None:

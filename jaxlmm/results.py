@@ -11,9 +11,8 @@ import numpy as np
 
 from jaxlmm import inference
 from jaxlmm._types import Status
-from jaxlmm.crossprod import Projection, project
 from jaxlmm.design import Design, group_codes, numeric
-from jaxlmm.spectrum import Spectrum
+from jaxlmm.reduce import Reducer, group_means
 from jaxlmm.text import number, summary_layout
 
 __all__ = ["Fit"]
@@ -44,6 +43,8 @@ class Fit:
         Residual variance.
     loglik : ndarray, (m,)
         Maximised (restricted) log-likelihood, with all constants, as lme4's ``logLik``.
+    curvature : ndarray, (m,)
+        Second derivative of -2 loglik in ``lam``, profiled over everything else.
     status : ndarray of int8, (m,)
         Values of :class:`jaxlmm.Status`.
     """
@@ -56,10 +57,10 @@ class Fit:
     lam: np.ndarray
     sigma2: np.ndarray
     loglik: np.ndarray
+    curvature: np.ndarray
     status: np.ndarray
     Y: np.ndarray = field(repr=False)
-    projection: Projection = field(repr=False)
-    spectrum: Spectrum = field(repr=False)
+    reducer: Reducer = field(repr=False)
     given_names: tuple[str, ...] = field(repr=False, default=())
 
     def __repr__(self) -> str:
@@ -168,8 +169,8 @@ class Fit:
     @functools.cached_property
     def vcov(self) -> np.ndarray:
         """Covariance matrices of the fixed effects, (m, p, p)."""
-        unit = inference.vcov_unit(self.spectrum, self.lam)
-        scale = self.projection.x_scale
+        unit = inference.vcov_unit(self.reducer.spectrum, self.lam)
+        scale = self.reducer.projection.x_scale
         return unit * self.sigma2[:, None, None] / (scale[:, None] * scale)
 
     # -- random effects, fitted values, predictions -------------------------------------------
@@ -181,24 +182,19 @@ class Fit:
         modes = np.empty((self.n_responses, G))
         if not G:
             return modes
-        sizes, x_mean = self.projection.sizes, self.projection.x_mean * self.projection.x_scale
+        x_mean = self.reducer.projection.x_mean * self.reducer.projection.x_scale
         for start in range(0, self.n_responses, CHUNK):
             rows = slice(start, start + CHUNK)
-            stats = project(self.projection, self.Y[:, rows])
-            # Group means, less the shift; the shift is taken from the coefficients too.
-            mean = stats.coords[:G] * (stats.scale / np.sqrt(sizes)[:, None])
-            coef = self.coef[rows]
-            if self.projection.intercept is not None:
-                constant = self.projection.intercept / self.projection.x_scale
-                coef = coef - (stats.shift * stats.scale)[:, None] * constant
-            modes[rows] = (mean - x_mean @ coef.T).T * self._shrinkage(self.lam[rows])
+            means, shift = group_means(self.reducer.projection, self.Y[:, rows])
+            fixed = x_mean @ self.coef[rows].T
+            modes[rows] = (means - (fixed - shift)).T * self._shrinkage(self.lam[rows])
         return modes
 
     @property
     def ranef_sd(self) -> np.ndarray:
         """Conditional standard deviations of ``ranef``, (m, G), as lme4's ``condVar``."""
         lam = self.lam[:, None]
-        return np.sqrt(self.sigma2[:, None] * lam / (1 + lam * self.projection.sizes))
+        return np.sqrt(self.sigma2[:, None] * lam / (1 + lam * self.reducer.projection.sizes))
 
     def fitted(self, *, random: bool = True) -> np.ndarray:
         """Fitted values, (n_obs, m) as Y, with the random effects unless ``random=False``."""
@@ -263,7 +259,7 @@ class Fit:
         names = tuple(np.asarray(self.given_names, dtype=object)[where]) if self.given_names else ()
         if not names:
             names = tuple(f"y{j}" for j in where)
-        same = {name: getattr(self, name) for name in ("design", "method", "df_method", "projection", "spectrum")}
+        same = {name: getattr(self, name) for name in ("design", "method", "df_method", "reducer")}
         return Fit(**same, **rows, Y=self.Y[:, where], given_names=names)
 
     def position(self, response: int | str) -> int:
@@ -285,7 +281,7 @@ class Fit:
         i = self.position(response)
         one = self.select([i])
         letter = "z" if self.df_method == "normal" else "t"
-        sizes = self.projection.sizes
+        sizes = self.reducer.projection.sizes
         pairs = [
             ("Model:", "Random intercept" if self.design.random else "OLS"),
             ("No. Observations:", str(self.n_obs)),
@@ -314,7 +310,7 @@ class Fit:
     # -- inner --------------------------------------------------------------------------------
 
     def _shrinkage(self, lam: np.ndarray) -> np.ndarray:
-        weight = lam[:, None] * self.projection.sizes
+        weight = lam[:, None] * self.reducer.projection.sizes
         return weight / (1 + weight)
 
     def _variance_parts(self) -> tuple[np.ndarray, np.ndarray]:
@@ -332,4 +328,4 @@ class Fit:
         return responses
 
 
-_ROW_FIELDS = ("coef", "se", "lam", "sigma2", "loglik", "status")
+_ROW_FIELDS = ("coef", "se", "lam", "sigma2", "loglik", "curvature", "status")

@@ -19,18 +19,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxlmm.objective import Terms, deviance, pwrss, ratio, slope
+from jaxlmm.objective import Terms, derivatives, deviance, logdet, moments, ratio, slope
 
 with warnings.catch_warnings():
     # jaxopt says on import that it is no longer developed; nothing a user can act on.
     warnings.filterwarnings("ignore", message=".*JAXopt is no longer maintained.*")
     import jaxopt
 
-__all__ = ["Optimum", "GRID", "minimise"]
+__all__ = ["GRID_SIZE", "Optimum", "make_grid", "minimise"]
 
-# The deviance in t is a sum of functions that change over a unit of t, so steps of 1/2 see every
-# valley; the first ones are shorter, for valleys near 0. exp(34) spans the ratios of float64.
-GRID = np.concatenate([[0.0, 0.02, 0.05, 0.1, 0.2, 0.35], np.arange(0.5, 10, 0.5), np.arange(10, 35, 1.0)])
+GRID_SIZE = 36
+# exp(34) spans the variance ratios of float64.
+T_MAX = 34.0
 MAX_ITER = 60
 # Stop when a step moves t (that is, log lam) by less, or the derivative is this part of nu.
 TOL_STEP = 1e-11
@@ -42,15 +42,54 @@ TOL_CONVERGED = 1e-9
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Optimum:
-    """Per response: ``lam``, ``pwrss`` and ``deviance`` at the minimum, ``converged``; all (c,)."""
+    """Per response, at the minimum; all (c,).
+
+    ``lam``, ``pwrss``, ``deviance``, ``curvature`` (second derivative of the deviance in lam)
+    and ``converged``.
+    """
 
     lam: jax.Array
     pwrss: jax.Array
     deviance: jax.Array
+    curvature: jax.Array
     converged: jax.Array
 
 
-def minimise(terms: Terms, u2: jax.Array, rest: jax.Array) -> Optimum:
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class _Bracket:
+    """Three neighbouring grid points of each response, the middle one lowest; all (c,).
+
+    At either end of the grid two of the points are the same.
+    """
+
+    low: jax.Array
+    t: jax.Array
+    high: jax.Array
+    value_low: jax.Array
+    value: jax.Array
+    value_high: jax.Array
+
+
+def make_grid(d: np.ndarray) -> np.ndarray:
+    """Points of t for a design with eigenvalues ``d``.
+
+    The deviance in t is a sum of functions that change over a unit of t, at t = log(d_max / d_j),
+    so half steps up to the last of these see every valley. Beyond, where every 1 + lam d_j is
+    proportional to lam, the deviance is convex in t and any step brackets its minimum.
+    """
+    positive = d[d > 0]
+    spread = np.log(positive.max() / positive.min()) if len(positive) else 0.0
+    near = np.array([0.0, 0.02, 0.08, 0.2, 0.35])
+    fine = np.arange(0.5, min(spread + 6.0, T_MAX - 4), 0.5)
+    room = GRID_SIZE - len(near) - 6
+    if len(fine) > room:
+        fine = np.linspace(0.5, fine[-1], room)
+    far = np.linspace(fine[-1], T_MAX, GRID_SIZE - len(near) - len(fine) + 1)[1:]
+    return np.concatenate([near, fine, far])
+
+
+def minimise(terms: Terms, u2: jax.Array, rest: jax.Array, grid: jax.Array) -> Optimum:
     """Global minimum of the deviance of c responses.
 
     Parameters
@@ -58,49 +97,71 @@ def minimise(terms: Terms, u2: jax.Array, rest: jax.Array) -> Optimum:
     terms : Terms
     u2 : (J, c)
     rest : (c,)
+    grid : (GRID_SIZE,)
+        From :func:`make_grid`.
     """
-    value, start = _grid_values(terms, u2, rest)
-    best = jnp.argmin(value, axis=0)
-    t = _polish(terms, u2, rest, start, best)
-    second, doubtful = _second_valley(value, start, best)
-    found = jax.vmap(deviance, in_axes=(0, None, 1, 0))(t, terms, u2, rest)
-
-    def polish_second(_: None) -> jax.Array:
-        other = _polish(terms, u2, rest, start, jnp.where(doubtful, second, best))
-        lower = jax.vmap(deviance, in_axes=(0, None, 1, 0))(other, terms, u2, rest) < found
-        return jnp.where(doubtful & lower, other, t)
-
-    t = jax.lax.cond(jnp.any(doubtful), polish_second, lambda _: t, None)
-    gradient, curvature = jax.vmap(slope, in_axes=(0, None, 1, 0))(t, terms, u2, rest)
-    converged = jnp.where(t == 0, gradient >= 0, jnp.abs(gradient) <= TOL_CONVERGED * terms.nu)
-    converged &= (t == 0) | (curvature >= -TOL_CONVERGED * terms.nu)
-    return Optimum(
-        ratio(t, terms),
-        jax.vmap(pwrss, in_axes=(0, None, 1, 0))(t, terms, u2, rest),
-        jax.vmap(deviance, in_axes=(0, None, 1, 0))(t, terms, u2, rest),
-        converged,
+    value, slope_zero = _grid_values(terms, u2, rest, grid)
+    best, n_valleys = _lowest(value, grid)
+    t = _polish(terms, u2, rest, best, slope_zero)
+    t = jax.lax.cond(
+        jnp.any(n_valleys > 1),
+        lambda t: _compare_second_valley(terms, u2, rest, grid, value, best, slope_zero, t),
+        lambda t: t,
+        t,
     )
+    at = jax.vmap(moments, in_axes=(0, None, 1, 0))(t, terms, u2, rest)
+    lam = ratio(t, terms)
+    first, second = derivatives(at, terms)
+    step = lam + 1 / terms.d_max
+    gradient = first * step
+    converged = jnp.where(t == 0, gradient >= 0, jnp.abs(gradient) <= TOL_CONVERGED * terms.nu)
+    converged &= (t == 0) | (second * step**2 >= -TOL_CONVERGED * terms.nu)
+    lowest = terms.nu * jnp.log(at.s) + logdet(t, terms)
+    return Optimum(lam, at.s, lowest, second, converged)
 
 
-def _grid_values(terms: Terms, u2: jax.Array, rest: jax.Array) -> tuple[jax.Array, jax.Array]:
-    grid = jnp.asarray(GRID)
+def _grid_values(terms: Terms, u2: jax.Array, rest: jax.Array, grid: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Deviance at the grid points (K, c), and its derivative in t at 0 (c,): one matrix product."""
     lam = ratio(grid, terms)[:, None]
-    s = (1 / (1 + lam * terms.d[: terms.n_spectrum])) @ u2 + rest
-    logdet = jnp.sum(terms.m * jnp.log1p(lam * terms.d), axis=1)
-    return terms.nu * jnp.log(s) + logdet[:, None], grid
+    d = terms.d[: terms.n_spectrum]
+    sums = jnp.concatenate([1 / (1 + lam * d), d[None]]) @ u2
+    s = sums[:-1] + rest
+    log_dets = jnp.sum(terms.m * jnp.log1p(lam * terms.d), axis=1)
+    slope_zero = (jnp.sum(terms.m * terms.d) - terms.nu * sums[-1] / s[0]) / terms.d_max
+    return terms.nu * jnp.log(s) + log_dets[:, None], slope_zero
 
 
-def _polish(terms: Terms, u2: jax.Array, rest: jax.Array, grid: jax.Array, at: jax.Array) -> jax.Array:
-    """Minimum between the grid points before and after point ``at`` (c,) of each response."""
-    last = len(GRID) - 1
-    t, low, high = grid[at], grid[jnp.maximum(at - 1, 0)], grid[jnp.minimum(at + 1, last)]
-    at_zero, _ = jax.vmap(slope, in_axes=(0, None, 1, 0))(jnp.zeros_like(t), terms, u2, rest)
-    boundary = (at == 0) & (at_zero >= 0)
-    high = jnp.where(boundary, 0.0, high)
-    t = jnp.where((at == 0) & ~boundary, 0.5 * high, t)
+def _lowest(value: jax.Array, grid: jax.Array) -> tuple[_Bracket, jax.Array]:
+    """Bracket of the lowest grid point, and the number of local minima; one fused walk."""
+    K = len(grid)
+    zero = jnp.zeros_like(value[0])
+    best = _Bracket(zero + grid[0], zero + grid[0], zero + grid[1], value[0], value[0], value[1])
+    falling, valleys = jnp.ones_like(zero, dtype=bool), jnp.zeros_like(zero, dtype=jnp.int32)
+    for k in range(1, K):
+        n = min(k + 1, K - 1)
+        here = _Bracket(*(zero + grid[j] for j in (k - 1, k, n)), value[k - 1], value[k], value[n])
+        best = jax.tree.map(functools.partial(jnp.where, value[k] < best.value), here, best)
+        rising = value[k] > value[k - 1]
+        valleys += falling & rising
+        falling = ~rising
+    return best, valleys + falling
+
+
+def _polish(terms: Terms, u2: jax.Array, rest: jax.Array, at: _Bracket, slope_zero: jax.Array) -> jax.Array:
+    """Minimum inside each bracket, from the vertex of a parabola."""
+    left, right = at.t - at.low, at.high - at.t
+    # At t = 0 the derivative is known and stands in for the missing neighbour.
+    first = jnp.where(at.t == 0, slope_zero, (at.value_low - at.value) / jnp.where(left > 0, -left, 1.0))
+    second = (at.value_high - at.value) / jnp.where(right > 0, right, 1.0)
+    middle = jnp.where(at.t == 0, at.t, 0.5 * (at.low + at.t))
+    bend = (second - first) / (0.5 * (at.t + at.high) - middle)
+    vertex = middle - first / jnp.where(bend > 0, bend, 1.0)
+    start = jnp.where((vertex > at.low) & (vertex < at.high) & (bend > 0), vertex, 0.5 * (at.low + at.high))
+    boundary = (at.t == 0) & (slope_zero >= 0)
+    start, high = jnp.where(boundary, 0.0, start), jnp.where(boundary, 0.0, at.high)
     solver = _newton()
-    run = jax.vmap(lambda start, v, r: solver.run(start, terms, v, r).params[0], in_axes=(0, 1, 0))
-    return run((t, low, high), u2, rest)
+    run = jax.vmap(lambda init, v, r: solver.run(init, terms, v, r).params[0], in_axes=(0, 1, 0))
+    return run((start, at.low, high), u2, rest)
 
 
 def _newton_step(
@@ -126,17 +187,40 @@ def _newton() -> jaxopt.FixedPointIteration:
     )
 
 
-def _second_valley(value: jax.Array, grid: jax.Array, best: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """The next lowest local minimum of the grid values, and whether it could be the global one.
+def _compare_second_valley(
+    terms: Terms,
+    u2: jax.Array,
+    rest: jax.Array,
+    grid: jax.Array,
+    value: jax.Array,
+    best: _Bracket,
+    slope_zero: jax.Array,
+    t: jax.Array,
+) -> jax.Array:
+    """Polish the next lowest valley of the grid too, where it could hold the global minimum.
 
     A parabola through three grid points lies below the lowest of them by at most 1/8 of the rise
     to the higher neighbour; the margin is 1/2 of it.
     """
-    k = jnp.arange(len(GRID))[:, None]
-    before = jnp.concatenate([jnp.full_like(value[:1], jnp.inf), value[:-1]])
-    after = jnp.concatenate([value[1:], jnp.full_like(value[:1], jnp.inf)])
-    local = (value <= before) & (value <= after) & (jnp.abs(k - best) > 1)
-    rise = jnp.maximum(jnp.where(k == 0, value, before), jnp.where(k == len(GRID) - 1, value, after)) - value
+    K = len(grid)
+    edge = jnp.full_like(value[:1], jnp.inf)
+    before, after = jnp.concatenate([edge, value[:-1]]), jnp.concatenate([value[1:], edge])
+    local = (value <= before) & (value <= after) & (grid[:, None] != best.t)
+    k = jnp.arange(K)[:, None]
+    rise = jnp.maximum(jnp.where(k == 0, value, before), jnp.where(k == K - 1, value, after)) - value
     reachable = jnp.where(local, value - 0.5 * rise - 1e-9, jnp.inf)
-    second = jnp.argmin(reachable, axis=0)
-    return second, jnp.min(reachable, axis=0) < jnp.min(value, axis=0)
+    doubtful = jnp.min(reachable, axis=0) < best.value
+
+    def polish_second(t: jax.Array) -> jax.Array:
+        at = jnp.argmin(reachable, axis=0)
+        three = [jnp.clip(at + step, 0, K - 1) for step in (-1, 0, 1)]
+        values = [jnp.take_along_axis(value, j[None], axis=0)[0] for j in three]
+        second = jax.tree.map(
+            functools.partial(jnp.where, doubtful), _Bracket(*(grid[j] for j in three), *values), best
+        )
+        other = _polish(terms, u2, rest, second, slope_zero)
+        batched = jax.vmap(deviance, in_axes=(0, None, 1, 0))
+        lower = batched(other, terms, u2, rest) < batched(t, terms, u2, rest)
+        return jnp.where(doubtful & lower, other, t)
+
+    return jax.lax.cond(jnp.any(doubtful), polish_second, lambda t: t, t)

@@ -26,22 +26,24 @@ from dataclasses import dataclass
 import numpy as np
 import scipy.linalg
 
-from jaxlmm.crossprod import Projection, Stats
+from jaxlmm.crossprod import Projection
 
-__all__ = ["Spectrum", "Reduced", "make_spectrum", "reduce_stats"]
+__all__ = ["ROUND_NODES", "Spectrum", "make_spectrum", "padded"]
 
 ROUND_NODES = 8  # terms are padded to a multiple of this, so that designs share compiled code
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Spectrum:
-    """Constants of a design. J terms: first the J_u single ones, then the merged ones, then padding.
+    """Constants of a design. J terms: the J_u single ones, padding, the merged ones, padding.
 
     Attributes
     ----------
     d : ndarray, (J,)
         Eigenvalues, 0 where padded.
     multiplicity : ndarray, (J,)
+    n_single : int
+        J_u with its padding: where the merged terms begin.
     f : ndarray, (p, J)
         The vectors f_j, 0 for merged terms; in units of X with unit columns.
     xtx_inv, c0 : ndarray, (p, p)
@@ -49,10 +51,10 @@ class Spectrum:
         log|X'X| of the X that the user gave.
     size, size_count : ndarray, (K,)
         Distinct group sizes, and how many groups have each.
-    Q, R : ndarray
-        QR factors of B'X.
-    T : ndarray, (J_u, r)
-        From coordinates in the reduced basis to u.
+    Q, R, R_inv : ndarray
+        QR factors of B'X, and the inverse of R.
+    T : ndarray, (J_u, r + pw)
+        From coordinates in the reduced basis and Qw to u; orthonormal rows.
     single : ndarray of int
         Groups (positions) whose coordinates enter the reduced basis as they are.
     merged : tuple of (ndarray of int, ndarray (G_k, r_k))
@@ -61,6 +63,7 @@ class Spectrum:
 
     d: np.ndarray
     multiplicity: np.ndarray
+    n_single: int
     f: np.ndarray
     xtx_inv: np.ndarray
     c0: np.ndarray
@@ -69,18 +72,10 @@ class Spectrum:
     size_count: np.ndarray
     Q: np.ndarray
     R: np.ndarray
+    R_inv: np.ndarray
     T: np.ndarray
     single: np.ndarray
     merged: tuple[tuple[np.ndarray, np.ndarray], ...]
-
-
-@dataclass(frozen=True)
-class Reduced:
-    """c responses on the spectrum: ``ols`` (p, c), ``u`` (J, c; 0 for merged terms), ``u2`` (J, c)."""
-
-    ols: np.ndarray
-    u: np.ndarray
-    u2: np.ndarray
 
 
 def make_spectrum(projection: Projection) -> Spectrum:
@@ -94,50 +89,31 @@ def make_spectrum(projection: Projection) -> Spectrum:
     basis_n = np.concatenate([sizes[single], *(np.full(H.shape[1], sizes[at[0]]) for at, H in merged)]).astype(float)
     B = np.concatenate([Q[single], *(H.T @ Q[at] for at, H in merged)])
     root = np.sqrt(basis_n)
-    S = root[:, None] * (np.eye(len(root)) - B @ B.T) * root
-    values, vectors = scipy.linalg.eigh(S) if len(root) else (np.zeros(0), np.zeros((0, 0)))
+    # M Z N^(1/2) in the basis [H, Qw]; its singular vectors are orthonormal however small d_j is.
+    MZ = (np.eye(len(B) + len(Q) - G, len(B)) - np.concatenate([B, Q[G:]]) @ B.T) * root
+    left, singular, right = np.linalg.svd(MZ, full_matrices=False) if len(root) else (MZ[:, :0], root, MZ[:0])
     # The null space is known: covariates constant within groups take p - pw directions.
-    null = p - projection.n_within if G else 0
-    values, vectors = values[null:], vectors[:, null:]
-    half = np.sqrt(values)
-    T = (vectors / half).T * root
+    J_u = len(root) - (p - projection.n_within if G else 0)
+    T, half, vectors = left[:, :J_u].T, singular[:J_u], right[:J_u].T
     f = R_inv @ (B.T @ (root[:, None] * vectors * half))
 
-    J_u, n_merged = len(values), len(merged)
-    J = max(ROUND_NODES, -(-(J_u + n_merged) // ROUND_NODES) * ROUND_NODES)
+    n_single = padded(J_u)
+    J = max(ROUND_NODES, n_single + padded(len(merged)))
     d, multiplicity, f_all = np.zeros(J), np.zeros(J), np.zeros((p, J))
-    d[:J_u], multiplicity[:J_u], f_all[:, :J_u] = values, 1.0, f
-    for k, (at, H) in enumerate(merged):
-        d[J_u + k], multiplicity[J_u + k] = sizes[at[0]], len(at) - H.shape[1]
+    d[:J_u], multiplicity[:J_u], f_all[:, :J_u] = half**2, 1.0, f
+    for k, (at, H) in enumerate(merged, start=n_single):
+        d[k], multiplicity[k] = sizes[at[0]], len(at) - H.shape[1]
     size, size_count = np.unique(sizes, return_counts=True)
     logdet = 2 * float(np.sum(np.log(np.abs(np.diag(R)))) + np.sum(np.log(projection.x_scale)))
     return Spectrum(
-        d, multiplicity, f_all, R_inv @ R_inv.T, _limit(projection), logdet,
-        size.astype(float), size_count.astype(float), Q, R, T, single, merged,
+        d, multiplicity, n_single, f_all, R_inv @ R_inv.T, _limit(projection), logdet,
+        size.astype(float), size_count.astype(float), Q, R, R_inv, T, single, merged,
     )  # fmt: skip
 
 
-def reduce_stats(spectrum: Spectrum, stats: Stats) -> Reduced:
-    """Statistics of c responses -> their coordinates on the spectrum."""
-    c = stats.coords.shape[1]
-    G = int(spectrum.size_count.sum())
-    q = spectrum.Q.T @ stats.coords
-    ols = scipy.linalg.solve_triangular(spectrum.R, q, check_finite=False)
-    off_x = stats.coords[:G] - spectrum.Q[:G] @ q
-    parts, energy = [off_x[spectrum.single]], []
-    for at, H in spectrum.merged:
-        part = off_x[at]
-        inside = H.T @ part
-        part -= H @ inside
-        parts.append(inside)
-        energy.append(np.einsum("ij,ij->j", part, part))
-    J_u = spectrum.T.shape[0]
-    u, u2 = np.zeros((len(spectrum.d), c)), np.zeros((len(spectrum.d), c))
-    u[:J_u] = spectrum.T @ np.concatenate(parts)
-    u2[:J_u] = u[:J_u] ** 2
-    for k, e in enumerate(energy):
-        u2[J_u + k] = e
-    return Reduced(ols, u, u2)
+def padded(n: int) -> int:
+    """n rounded up to a multiple of ``ROUND_NODES``."""
+    return -(-n // ROUND_NODES) * ROUND_NODES
 
 
 def _bases(

@@ -1,0 +1,199 @@
+"""One pass over Y: every response becomes its sufficient statistics, its coordinates on the spectrum.
+
+``q`` are the coordinates on the columns of X, ``u`` those on the spectrum (see ``spectrum``), and
+``rest`` is the sum of squares that [X, Z] leaves. Few groups: all coordinates are one dense matrix
+product. Many groups: group sums first, which are sparse, and the spectrum from them.
+
+``rest`` is y'y less the squared coordinates where that costs at most ``MAX_LOSS`` in precision.
+Every other response (a large mean, a huge variance ratio, NaN) is shifted, scaled and projected
+twice, so that its squares are formed from residuals and lose nothing.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from jaxlmm.crossprod import Projection
+from jaxlmm.spectrum import Spectrum
+
+__all__ = ["Reducer", "Stats", "group_means", "make_reducer", "reduce_responses"]
+
+# Coordinates are one dense matrix up to this many rows and bytes; beyond, group sums go first.
+DENSE_ROWS = 96
+DENSE_BYTES = 64 * 2**20
+# rest = y'y - ||coordinates||^2 loses log10(MAX_LOSS) digits at most; past it residuals are formed.
+MAX_LOSS = 1e3
+# Responses are handled in panels of about this many bytes, to stay in cache.
+PANEL_BYTES = 16 * 2**20
+# What is below this many roundings of the largest value is taken as zero.
+NOISE = 4 * np.finfo(np.float64).eps
+
+
+@dataclass(frozen=True, eq=False)
+class Stats:
+    """Sufficient statistics of c responses, of (y - shift) / scale; the response axis is last.
+
+    Attributes
+    ----------
+    ols : ndarray, (p, c)
+        Least squares coefficients, for X with unit columns.
+    u : ndarray, (J, c)
+        Coordinates on the spectrum; for merged terms the root of their summed squares.
+    rest, shift, scale : ndarray, (c,)
+        ``shift`` is 0 unless the constant lies in the span of X.
+    finite, constant, exact_within : ndarray of bool, (c,)
+        What tells the responses that cannot be fitted.
+    """
+
+    ols: np.ndarray
+    u: np.ndarray
+    rest: np.ndarray
+    shift: np.ndarray
+    scale: np.ndarray
+    finite: np.ndarray
+    constant: np.ndarray
+    exact_within: np.ndarray
+
+
+@dataclass(frozen=True, eq=False)
+class Reducer:
+    """How a design turns responses into statistics.
+
+    Attributes
+    ----------
+    projection : Projection
+    spectrum : Spectrum
+    A : ndarray, (rows, n_obs), or None
+        Orthonormal rows on which y has the coordinates q, then u of the single terms, then those
+        of each merged term; None if there are too many groups for that.
+    """
+
+    projection: Projection
+    spectrum: Spectrum
+    A: np.ndarray | None
+
+    def coords(self, y: np.ndarray) -> np.ndarray:
+        """Coordinates (rows, c) of y (n_obs, c) on an orthonormal basis."""
+        return self.A @ y if self.A is not None else self.projection.to_coords(y)
+
+    def remove(self, y: np.ndarray, coords: np.ndarray) -> np.ndarray:
+        """y less what the coordinates span."""
+        return y - (self.A.T @ coords if self.A is not None else self.projection.from_coords(coords))
+
+
+def make_reducer(projection: Projection, spectrum: Spectrum) -> Reducer:
+    """Choose dense or sparse, and build the dense matrix."""
+    G, pw = projection.n_groups, projection.n_within
+    if G > DENSE_ROWS or (G + pw) * projection.n_obs * 8 > DENSE_BYTES:
+        return Reducer(projection, spectrum, None)
+    off_x = np.eye(G + pw) - spectrum.Q @ spectrum.Q.T
+    inside = [off_x[spectrum.single], *(H.T @ off_x[at] for at, H in spectrum.merged), off_x[G:]]
+    rows = [spectrum.Q.T, spectrum.T @ np.concatenate(inside)]
+    for at, H in spectrum.merged:
+        complement = np.linalg.qr(H, mode="complete").Q[:, H.shape[1] :]
+        block = np.zeros((complement.shape[1], G + pw))
+        block[:, at] = complement.T
+        rows.append(block)
+    W = np.concatenate(rows)
+    A = W[:, G:] @ projection.Qw.T
+    if G:
+        A += (W[:, :G] / np.sqrt(projection.sizes))[:, projection.codes]
+    return Reducer(projection, spectrum, A)
+
+
+def reduce_responses(reducer: Reducer, Y: np.ndarray) -> Stats:
+    """Statistics of the responses ``Y`` (n_obs, c), float32 or float64; bad ones are flagged."""
+    c = Y.shape[1]
+    spectrum = reducer.spectrum
+    stats = Stats(
+        np.empty((len(spectrum.R), c)), np.zeros((len(spectrum.d), c)), np.empty(c),
+        np.zeros(c), np.ones(c), np.ones(c, dtype=bool), np.zeros(c, dtype=bool), np.zeros(c, dtype=bool),
+    )  # fmt: skip
+    width = int(np.clip(PANEL_BYTES // (8 * reducer.projection.n_obs), 4, 2048))
+    for start in range(0, c, width):
+        cols = slice(start, min(start + width, c))
+        _reduce_panel(reducer, Y[:, cols], cols, stats)
+    return stats
+
+
+def group_means(projection: Projection, Y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Means of the groups (G, c) of Y - shift, and the shift (c,): Y's first row."""
+    shift = np.asarray(Y[0], dtype=np.float64)
+    with np.errstate(invalid="ignore"):
+        means = projection.Zt @ (Y - shift)
+    return means / np.sqrt(projection.sizes)[:, None], shift
+
+
+def _reduce_panel(reducer: Reducer, y: np.ndarray, cols: slice, stats: Stats) -> None:
+    """One pass; responses that it would cost digits, or that are bad, go the careful way."""
+    y = y.astype(np.float64, copy=False)
+    with np.errstate(all="ignore"):
+        coords = reducer.coords(y)
+        total = np.einsum("ij,ij->j", y, y)
+        rest = total - np.einsum("ij,ij->j", coords, coords)
+        safe = (rest * MAX_LOSS > total) & (total > 1e-200) & (total < 1e200)
+        stats.rest[cols] = rest
+        _spectral(reducer, coords, cols, stats)
+    careful = np.flatnonzero(~safe)
+    if len(careful):
+        _reduce_careful(reducer, y[:, careful], careful + cols.start, stats)
+
+
+def _reduce_careful(reducer: Reducer, y: np.ndarray, where: np.ndarray, stats: Stats) -> None:
+    """Shift, scale, and form residuals twice (Kahan: twice is enough) before squaring."""
+    projection = reducer.projection
+    finite = np.isfinite(y).all(axis=0)
+    y = np.where(finite, y, 0.0)
+    largest = np.max(np.abs(y), axis=0)
+    # A power of two, so that scaling is exact; subnormal responses are taken as 0.
+    scale = np.where(largest > 1e-300, np.exp2(np.floor(np.log2(np.maximum(largest, 1e-300)))), 1.0)
+    y = y / scale
+    largest = largest / scale
+    # The difference of close numbers is exact, so the first row is as good as the mean.
+    shift = y[0].copy() if projection.intercept is not None else np.zeros(y.shape[1])
+    y = y - shift
+    coords = reducer.coords(y)
+    y = reducer.remove(y, coords)
+    again = reducer.coords(y)
+    coords = coords + again
+    y = reducer.remove(y, again)
+    rest = np.einsum("ij,ij->j", y, y) if projection.n_rest else np.zeros(y.shape[1])
+    stats.rest[where], stats.shift[where], stats.scale[where] = rest, shift, scale
+    _spectral(reducer, coords, where, stats)
+    noise = projection.n_obs * (NOISE * largest) ** 2
+    u = stats.u[:, where]
+    total = np.einsum("ij,ij->j", u, u) + rest
+    stats.finite[where] = finite
+    stats.constant[where] = finite & (total <= noise)
+    # Without degrees of freedom within groups rest is 0 by construction, which says nothing.
+    stats.exact_within[where] = finite & (rest <= noise) & (total > noise) & (projection.n_rest > 0)
+
+
+def _spectral(reducer: Reducer, coords: np.ndarray, where: slice | np.ndarray, stats: Stats) -> None:
+    """Coordinates of ``Reducer.coords`` -> ``ols`` and ``u``."""
+    spectrum, G = reducer.spectrum, reducer.projection.n_groups
+    p, J_u = len(spectrum.R), len(spectrum.T)
+    energy = []
+    if reducer.A is not None:
+        q, u, start = coords[:p], coords[p : p + J_u], p + J_u
+        for at, H in spectrum.merged:
+            part = coords[start : start + len(at) - H.shape[1]]
+            start += len(part)
+            energy.append(np.einsum("ij,ij->j", part, part))
+    else:
+        q = spectrum.Q.T @ coords
+        off_x = coords - spectrum.Q @ q
+        parts = [off_x[spectrum.single]]
+        for at, H in spectrum.merged:
+            part = off_x[at]
+            inside = H.T @ part
+            part -= H @ inside
+            parts.append(inside)
+            energy.append(np.einsum("ij,ij->j", part, part))
+        u = spectrum.T @ np.concatenate([*parts, off_x[G:]])
+    stats.ols[:, where] = spectrum.R_inv @ q
+    stats.u[:J_u, where] = u
+    for k, e in enumerate(energy):
+        stats.u[spectrum.n_single + k, where] = np.sqrt(e)
