@@ -44,8 +44,7 @@ _MESSAGES = {
     Status.OK: "Fitted; the group variance is positive.",
     Status.SINGULAR: "Fitted; the group variance is estimated as exactly 0 (singular fit).",
     Status.NONFINITE: (
-        "Not fitted: the response holds NaN or infinity, or values too large or "
-        "too small for float64."
+        "Not fitted: the response holds NaN or infinity, or values too large or too small for float64."
     ),
     Status.CONSTANT: "Not fitted: nothing is left of the response once the fixed effects are removed.",
     Status.NO_RESIDUAL: (

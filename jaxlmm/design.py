@@ -114,9 +114,7 @@ def make_design(X: Any, groups: Any = None, names: Sequence[str] | None = None) 
             f"'{names[col]}'; drop these rows from X, Y and groups."
         )
     if n <= p:
-        raise ValueError(
-            f"X has {n} rows for {p} columns; need more observations than fixed effects."
-        )
+        raise ValueError(f"X has {n} rows for {p} columns; need more observations than fixed effects.")
     _check_rank(matrix, names)
     random: tuple[Grouping, ...] = ()
     if groups is not None:
@@ -151,7 +149,7 @@ def group_codes(grouping: Grouping, groups: Any) -> np.ndarray:
 
 
 def response_matrix(Y: Any, n_obs: int, names: Sequence[str] | None = None) -> tuple[np.ndarray, tuple[str, ...]]:
-    """Y as a (n_obs, m) float array (not copied if it is one already) and the responses' names."""
+    """Y as a (n_obs, m) real array (not copied if it is one already) and the responses' names."""
     own = getattr(Y, "columns", None)
     if own is None and getattr(Y, "name", None) is not None:
         own = [Y.name]
@@ -187,12 +185,10 @@ def response_matrix(Y: Any, n_obs: int, names: Sequence[str] | None = None) -> t
 
 
 def numeric(value: Any, what: str) -> np.ndarray:
-    """``value`` as a real float array: float32 and float64 stay as they are, all else is float64."""
+    """``value`` as a real array; real numbers of any type stay as they are."""
     array = np.asarray(value)
-    if array.dtype in (np.float32, np.float64):
-        return array
     if array.dtype.kind in "biuf":
-        return array.astype(np.float64)
+        return array
     if array.dtype.kind == "O":
         try:
             return array.astype(np.float64)
@@ -232,7 +228,8 @@ def _check_rank(X: np.ndarray, names: tuple[str, ...]) -> None:
         parts.append(f"'{names[j]}' is a combination of {', '.join(repr(u) for u in used)}")
     raise ValueError(
         f"X is rank deficient ({independent} independent columns of {X.shape[1]}): "
-        + "; ".join(parts) + "; drop a column of each set."
+        + "; ".join(parts)
+        + "; drop a column of each set."
     )
 
 

@@ -13,7 +13,16 @@ import scipy.special
 
 from jaxlmm.spectrum import Spectrum
 
-__all__ = ["DF_METHODS", "coef_unit", "df_values", "halfwidth", "pvalues", "se2_weights", "vcov_unit", "weights"]
+__all__ = [
+    "DF_METHODS",
+    "coef_unit",
+    "df_values",
+    "halfwidth",
+    "pvalues",
+    "se2_weights",
+    "vcov_unit",
+    "weights",
+]
 
 DF_METHODS = ("residual", "normal")
 

@@ -18,7 +18,7 @@ import numpy as np
 from jaxlmm.crossprod import Projection
 from jaxlmm.spectrum import Spectrum
 
-__all__ = ["Reducer", "Stats", "group_means", "make_reducer", "reduce_responses"]
+__all__ = ["Reducer", "Stats", "group_means", "make_reducer", "reduce_panel"]
 
 # Coordinates are one dense matrix up to this many rows and bytes; beyond, group sums go first.
 DENSE_ROWS = 96
@@ -56,6 +56,15 @@ class Stats:
     constant: np.ndarray
     exact_within: np.ndarray
 
+    @classmethod
+    def empty(cls, reducer: Reducer, c: int) -> Stats:
+        """Room for c responses, to be filled by :func:`reduce_panel`."""
+        spectrum = reducer.spectrum
+        return cls(
+            np.empty((len(spectrum.R), c)), np.zeros((len(spectrum.d), c)), np.empty(c), np.zeros(c),
+            np.ones(c), np.ones(c, dtype=bool), np.zeros(c, dtype=bool), np.zeros(c, dtype=bool),
+        )  # fmt: skip
+
 
 @dataclass(frozen=True, eq=False)
 class Reducer:
@@ -73,6 +82,11 @@ class Reducer:
     projection: Projection
     spectrum: Spectrum
     A: np.ndarray | None
+
+    def panels(self, c: int) -> list[slice]:
+        """Split c responses into panels that fit in a cache."""
+        width = int(np.clip(PANEL_BYTES // (8 * self.projection.n_obs), 4, 2048))
+        return [slice(k, min(k + width, c)) for k in range(0, c, width)]
 
     def coords(self, y: np.ndarray) -> np.ndarray:
         """Coordinates (rows, c) of y (n_obs, c) on an orthonormal basis."""
@@ -103,32 +117,12 @@ def make_reducer(projection: Projection, spectrum: Spectrum) -> Reducer:
     return Reducer(projection, spectrum, A)
 
 
-def reduce_responses(reducer: Reducer, Y: np.ndarray) -> Stats:
-    """Statistics of the responses ``Y`` (n_obs, c), float32 or float64; bad ones are flagged."""
-    c = Y.shape[1]
-    spectrum = reducer.spectrum
-    stats = Stats(
-        np.empty((len(spectrum.R), c)), np.zeros((len(spectrum.d), c)), np.empty(c),
-        np.zeros(c), np.ones(c), np.ones(c, dtype=bool), np.zeros(c, dtype=bool), np.zeros(c, dtype=bool),
-    )  # fmt: skip
-    width = int(np.clip(PANEL_BYTES // (8 * reducer.projection.n_obs), 4, 2048))
-    for start in range(0, c, width):
-        cols = slice(start, min(start + width, c))
-        _reduce_panel(reducer, Y[:, cols], cols, stats)
-    return stats
+def reduce_panel(reducer: Reducer, Y: np.ndarray, cols: slice, stats: Stats) -> None:
+    """Statistics of the columns ``cols`` of ``Y`` (n_obs, c), real of any type, into ``stats``.
 
-
-def group_means(projection: Projection, Y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Means of the groups (G, c) of Y - shift, and the shift (c,): Y's first row."""
-    shift = np.asarray(Y[0], dtype=np.float64)
-    with np.errstate(invalid="ignore"):
-        means = projection.Zt @ (Y - shift)
-    return means / np.sqrt(projection.sizes)[:, None], shift
-
-
-def _reduce_panel(reducer: Reducer, y: np.ndarray, cols: slice, stats: Stats) -> None:
-    """One pass; responses that it would cost digits, or that are bad, go the careful way."""
-    y = y.astype(np.float64, copy=False)
+    One pass; responses that it would cost digits, or that are bad, go the careful way.
+    """
+    y = Y[:, cols].astype(np.float64, copy=False)
     with np.errstate(all="ignore"):
         coords = reducer.coords(y)
         total = np.einsum("ij,ij->j", y, y)
@@ -139,6 +133,14 @@ def _reduce_panel(reducer: Reducer, y: np.ndarray, cols: slice, stats: Stats) ->
     careful = np.flatnonzero(~safe)
     if len(careful):
         _reduce_careful(reducer, y[:, careful], careful + cols.start, stats)
+
+
+def group_means(projection: Projection, Y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Means of the groups (G, c) of Y - shift, and the shift (c,): Y's first row."""
+    shift = np.asarray(Y[0], dtype=np.float64)
+    with np.errstate(invalid="ignore"):
+        means = projection.Zt @ (Y - shift)
+    return means / np.sqrt(projection.sizes)[:, None], shift
 
 
 def _reduce_careful(reducer: Reducer, y: np.ndarray, where: np.ndarray, stats: Stats) -> None:

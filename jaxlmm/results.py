@@ -299,7 +299,15 @@ class Fit:
             ("Converged:", "Yes" if one.converged[0] else "No"),
         ]
         header = ["", "Coef.", "Std.Err.", "df", letter, f"P>|{letter}|", "[0.025", "0.975]"]
-        columns = (one.coef, one.se, one.df, one.stat, one.pvalue, one.conf_int()[..., 0], one.conf_int()[..., 1])
+        columns = (
+            one.coef,
+            one.se,
+            one.df,
+            one.stat,
+            one.pvalue,
+            one.conf_int()[..., 0],
+            one.conf_int()[..., 1],
+        )
         rows = [[name, *(number(c[0, j]) for c in columns)] for j, name in enumerate(self.names)]
         if self.design.random:
             rows.append([f"{self.design.random[0].name} Var", number(one.group_var[0]), *[""] * 6])

@@ -32,9 +32,12 @@ GRID_SIZE = 36
 # exp(34) spans the variance ratios of float64.
 T_MAX = 34.0
 MAX_ITER = 60
-# Stop when a step moves t (that is, log lam) by less, or the derivative is this part of nu.
-TOL_STEP = 1e-11
+# Stop after a step in t (that is, in log lam) this small: Newton's error is then its square.
+TOL_STEP = 1e-7
+# Or where the derivative is this part of nu, which is rounding.
 TOL_SLOPE = 2e-14
+# jaxopt stops on the change of the whole state; so scaled (exactly) the bracket does not count.
+HIDDEN = 2.0**-40
 # What counts as converged: derivative in log lam, relative to nu.
 TOL_CONVERGED = 1e-9
 
@@ -161,14 +164,14 @@ def _polish(terms: Terms, u2: jax.Array, rest: jax.Array, at: _Bracket, slope_ze
     start, high = jnp.where(boundary, 0.0, start), jnp.where(boundary, 0.0, at.high)
     solver = _newton()
     run = jax.vmap(lambda init, v, r: solver.run(init, terms, v, r).params[0], in_axes=(0, 1, 0))
-    return run((start, at.low, high), u2, rest)
+    return run((start, at.low * HIDDEN, high * HIDDEN), u2, rest)
 
 
 def _newton_step(
     state: tuple[jax.Array, jax.Array, jax.Array], terms: Terms, u2: jax.Array, rest: jax.Array
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """One safeguarded Newton step on (t, low, high); a fixed point is a minimum."""
-    t, low, high = state
+    t, low, high = state[0], state[1] / HIDDEN, state[2] / HIDDEN
     gradient, curvature = slope(t, terms, u2, rest)
     low = jnp.where(gradient < 0, t, low)
     high = jnp.where(gradient > 0, t, high)
@@ -176,15 +179,13 @@ def _newton_step(
     inside = (curvature > 0) & (newton > low) & (newton < high)
     step = jnp.where(inside, newton, 0.5 * (low + high))
     done = jnp.abs(gradient) <= TOL_SLOPE * terms.nu
-    return jnp.where(done, t, step), low, high
+    return jnp.where(done, t, step), low * HIDDEN, high * HIDDEN
 
 
 @functools.cache
 def _newton() -> jaxopt.FixedPointIteration:
     # One instance for the process: a solver object is what jit's cache hangs on.
-    return jaxopt.FixedPointIteration(
-        _newton_step, maxiter=MAX_ITER, tol=TOL_STEP, implicit_diff=False, unroll=False
-    )
+    return jaxopt.FixedPointIteration(_newton_step, maxiter=MAX_ITER, tol=TOL_STEP, implicit_diff=False, unroll=False)
 
 
 def _compare_second_valley(

@@ -116,9 +116,7 @@ def padded(n: int) -> int:
     return -(-n // ROUND_NODES) * ROUND_NODES
 
 
-def _bases(
-    sizes: np.ndarray, Q1: np.ndarray
-) -> tuple[np.ndarray, tuple[tuple[np.ndarray, np.ndarray], ...]]:
+def _bases(sizes: np.ndarray, Q1: np.ndarray) -> tuple[np.ndarray, tuple[tuple[np.ndarray, np.ndarray], ...]]:
     """Split the groups: classes of one size with more groups than their rows of Q span are merged."""
     single, merged = [np.zeros(0, dtype=np.intp)], []
     for size in np.unique(sizes):

@@ -29,10 +29,7 @@ def summary_layout(
     half = -(-len(pairs) // 2)
     left, right = list(pairs[:half]), [*pairs[half:], *[("", "")] * (2 * half - len(pairs))]
     w = [max(map(len, part)) for pair in (left, right) for part in zip(*pair, strict=True)]
-    top = [
-        f"{a:<{w[0]}} {b:<{w[1]}}   {c:<{w[2]}} {d:<{w[3]}}"
-        for (a, b), (c, d) in zip(left, right, strict=True)
-    ]
+    top = [f"{a:<{w[0]}} {b:<{w[1]}}   {c:<{w[2]}} {d:<{w[3]}}" for (a, b), (c, d) in zip(left, right, strict=True)]
     table = [list(header), *map(list, rows)]
     widths = [max(len(row[j]) for row in table) for j in range(len(header))]
     body = [

@@ -1,0 +1,131 @@
+"""One block of responses, from statistics to results; compiled once for each shape."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import jax
+import numpy as np
+
+from jaxlmm import inference
+from jaxlmm._types import Status
+from jaxlmm.design import Design
+from jaxlmm.objective import Terms, make_terms
+from jaxlmm.reduce import Reducer, Stats
+from jaxlmm.solver import Optimum, make_grid, minimise
+
+__all__ = ["BlockFitter", "Model", "Raw", "empty_results"]
+
+# Blocks are padded up to one of these, so that a last or a small block compiles nothing new.
+BLOCK_WIDTHS = (8, 128, 2048)
+
+
+@dataclass(frozen=True, eq=False)
+class Model:
+    """A design and what is computed from it once: refitting it to other responses is cheap."""
+
+    design: Design
+    reducer: Reducer
+
+
+def empty_results(m: int, p: int) -> dict[str, np.ndarray]:
+    """Room for the results of m responses, by the names that ``Fit`` uses."""
+    out = {name: np.empty((m, p)) for name in ("coef", "se")}
+    out |= {name: np.empty(m) for name in ("lam", "sigma2", "loglik", "curvature")}
+    return out | {"status": np.empty(m, dtype=np.int8)}
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Constants:
+    """What the compiled code needs of a design."""
+
+    terms: Terms
+    grid: jax.Array
+    f: jax.Array
+    se2: tuple[jax.Array, ...]
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Raw:
+    """What the compiled code returns of a block: the optimum, and in units of scaled data and
+    unit columns the coefficients (p, c) and their variances / sigma2 (p, c)."""
+
+    optimum: Optimum
+    coef: jax.Array
+    variance: jax.Array
+
+
+@dataclass(frozen=True)
+class BlockFitter:
+    """A model ready to take blocks of responses, for one method."""
+
+    model: Model
+    method: str
+    width: int
+    constants: Constants
+
+    @classmethod
+    def make(cls, model: Model, method: str, m: int) -> BlockFitter:
+        spectrum = model.reducer.spectrum
+        width = next((w for w in BLOCK_WIDTHS if m <= w), BLOCK_WIDTHS[-1])
+        terms = make_terms(spectrum, model.design.n_obs, method)
+        constants = Constants(terms, make_grid(terms.d), spectrum.f, inference.se2_weights(spectrum))  # type: ignore[arg-type]
+        return cls(model, method, width, jax.device_put(constants))
+
+    def start(self, stats: Stats) -> Raw:
+        """Send a block on its way; the result is a promise."""
+        arrays = [stats.ols, stats.u, stats.rest]
+        bad = ~stats.finite | stats.constant | stats.exact_within
+        if bad.any():
+            # A bad response must not slow the loop that all share: it gets harmless numbers.
+            arrays = [np.where(bad, fill, a) for a, fill in zip(arrays, (0.0, 0.0, 1.0), strict=True)]
+        pad = self.width - len(stats.rest)
+        if pad:
+            ols, u, rest = arrays
+            fill = ((0, 0), (0, pad))
+            arrays = [np.pad(ols, fill), np.pad(u, fill), np.pad(rest, (0, pad), constant_values=1.0)]
+        raw: Raw = _fit_block(self.constants, *arrays)
+        return raw
+
+    def store(self, cols: slice, stats: Stats, raw: Raw, out: dict[str, np.ndarray]) -> None:
+        """Undo scale, shift and unit columns; set the status; write NaN where there is no fit."""
+        c = cols.stop - cols.start
+        raw = jax.tree.map(lambda a: np.asarray(a)[..., :c], raw)
+        projection, spectrum = self.model.reducer.projection, self.model.reducer.spectrum
+        nu, x_scale, found = float(self.constants.terms.nu), projection.x_scale[:, None], raw.optimum
+        with np.errstate(all="ignore"):
+            sigma2 = found.pwrss / nu * stats.scale**2
+            coef = raw.coef * stats.scale
+            if projection.intercept is not None:
+                coef += projection.intercept[:, None] * (stats.shift * stats.scale)
+            logdet = spectrum.logdet_xtx if self.method == "REML" else 0.0
+            loglik = -0.5 * (nu * (1 + np.log(2 * np.pi / nu) + 2 * np.log(stats.scale)) + found.deviance + logdet)
+            values = dict(
+                coef=(coef / x_scale).T, se=(np.sqrt(raw.variance * sigma2) / x_scale).T, lam=found.lam,
+                sigma2=sigma2, loglik=loglik, curvature=found.curvature,
+            )  # fmt: skip
+        code = np.full(c, Status.OK, dtype=np.int8)
+        if self.model.design.random:
+            code[found.lam == 0] = Status.SINGULAR
+        code[~found.converged] = Status.NOT_CONVERGED
+        usable = (sigma2 > 0) & np.isfinite(loglik) & np.isfinite(coef).all(axis=0)
+        code[~stats.finite | ~usable] = Status.NONFINITE
+        code[stats.constant] = Status.CONSTANT
+        code[stats.exact_within] = Status.NO_RESIDUAL
+        failed = code > Status.SINGULAR
+        for name, value in values.items():
+            out[name][cols] = value
+            out[name][cols][failed] = np.nan
+        out["status"][cols] = code
+
+
+@jax.jit
+def _fit_block(constants: Constants, ols: jax.Array, u: jax.Array, rest: jax.Array) -> Raw:
+    terms = constants.terms
+    optimum = minimise(terms, u * u, rest, constants.grid)
+    w = inference.weights(optimum.lam, terms.d[: terms.n_spectrum])
+    a, b, C = constants.se2
+    variance = a[:, None] + optimum.lam * b[:, None] + C @ w
+    return Raw(optimum, inference.coef_unit(w, ols, u, constants.f), variance)
