@@ -1,8 +1,32 @@
 """Linear mixed models for thousands of responses at once; see ``jaxlmm.fit``."""
 
+import importlib
+from typing import TYPE_CHECKING, Any
+
 from jaxlmm._types import Status
 from jaxlmm.block import Model
 from jaxlmm.fit import enable_compile_cache, fit, fit_prepared, prepare
 from jaxlmm.results import Fit
 
-__all__ = ["Fit", "Model", "Status", "enable_compile_cache", "fit", "fit_prepared", "prepare"]
+if TYPE_CHECKING:
+    from jaxlmm.effects_model import LinearMixedEffectsModel
+
+__all__ = [
+    "Fit",
+    "LinearMixedEffectsModel",
+    "Model",
+    "Status",
+    "enable_compile_cache",
+    "fit",
+    "fit_prepared",
+    "prepare",
+]
+
+# Edges, loaded when first asked for: they import matplotlib, which the core does not need.
+_EDGES = {"LinearMixedEffectsModel": "jaxlmm.effects_model"}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _EDGES:
+        return getattr(importlib.import_module(_EDGES[name]), name)
+    raise AttributeError(f"module 'jaxlmm' has no attribute {name!r}")

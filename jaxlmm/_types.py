@@ -20,6 +20,7 @@ import enum
 from typing import Any
 
 import jax
+import jax.experimental
 
 __all__ = ["Status", "float64_scope"]
 
@@ -57,7 +58,6 @@ _MESSAGES = {
 
 def float64_scope() -> contextlib.AbstractContextManager[Any]:
     """Context in which JAX computes in float64; the global flag stays as it was."""
-    scope = getattr(jax, "enable_x64", None)
-    if scope is None:  # older JAX
-        from jax.experimental import enable_x64 as scope
-    return scope(True)
+    if hasattr(jax, "enable_x64"):
+        return jax.enable_x64(True)
+    return jax.experimental.enable_x64(True)  # type: ignore[attr-defined] # older JAX

@@ -30,7 +30,7 @@ class Model:
 
 def empty_results(m: int, p: int) -> dict[str, np.ndarray]:
     """Room for the results of m responses, by the names that ``Fit`` uses."""
-    out = {name: np.empty((m, p)) for name in ("coef", "se")}
+    out: dict[str, np.ndarray] = {name: np.empty((m, p)) for name in ("coef", "se")}
     out |= {name: np.empty(m) for name in ("lam", "sigma2", "loglik", "curvature")}
     return out | {"status": np.empty(m, dtype=np.int8)}
 

@@ -1,42 +1,26 @@
-"""The design: fixed-effects matrix, grouping, names. Every ValueError about them is raised here."""
+"""The design: fixed-effects matrix, grouping, names. Errors about X, Y and names are raised here."""
 
 from __future__ import annotations
 
+import collections
+import decimal
+import numbers
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import scipy.linalg
+import scipy.sparse
+
+from jaxlmm.labels import Grouping, group_codes, make_grouping
 
 __all__ = ["Design", "Grouping", "group_codes", "make_design", "numeric", "response_matrix"]
 
 # Smallest norm, relative to a unit column, of what a column adds to those before it.
 RANK_TOL = 1e-10
-
-
-@dataclass(frozen=True)
-class Grouping:
-    """One grouping factor.
-
-    Attributes
-    ----------
-    name : str
-    levels : tuple
-        The distinct labels: sorted if they can be, else in order of appearance; a pandas
-        categorical keeps the order of its categories.
-    codes : ndarray of int, (n_obs,)
-        Position in ``levels`` of each row's label.
-    """
-
-    name: str
-    levels: tuple[Any, ...]
-    codes: np.ndarray
-
-    @property
-    def sizes(self) -> np.ndarray:
-        """Number of rows of each level, (n_groups,)."""
-        return np.bincount(self.codes, minlength=len(self.levels))
+# Columns of X outside this range would overflow or underflow in squares and covariances.
+X_SMALLEST, X_LARGEST = 1e-100, 1e100
 
 
 @dataclass(frozen=True)
@@ -88,11 +72,11 @@ def make_design(X: Any, groups: Any = None, names: Sequence[str] | None = None) 
     ------
     ValueError
         Wrong shapes, non-numeric or non-finite X, rank-deficient X (the columns are named),
-        duplicate names, NaN in groups, fewer than 2 groups, as many groups as rows, n <= p.
+        duplicate names, n <= p, bad groups (see ``make_grouping``), and designs that leave no
+        degrees of freedom to one of the variances.
     """
-    own = getattr(X, "columns", None)
-    if names is None and own is not None:
-        names = [str(c) for c in own]
+    if names is None:
+        names = getattr(X, "columns", None)
     matrix = np.array(numeric(X, "X"), dtype=np.float64)
     if matrix.ndim != 2:
         hint = "; for one covariate use X[:, None]" if matrix.ndim == 1 else ""
@@ -100,12 +84,7 @@ def make_design(X: Any, groups: Any = None, names: Sequence[str] | None = None) 
     n, p = matrix.shape
     if p == 0:
         raise ValueError(f"X has no columns (shape {matrix.shape}); give at least an intercept, np.ones((n, 1)).")
-    names = tuple(f"x{j}" for j in range(p)) if names is None else tuple(str(v) for v in names)
-    if len(names) != p:
-        raise ValueError(f"names has {len(names)} entries, X has {p} columns.")
-    duplicates = sorted({v for v in names if names.count(v) > 1})
-    if duplicates:
-        raise ValueError(f"names must be distinct; found more than once: {', '.join(duplicates)}.")
+    names = tuple(f"x{j}" for j in range(p)) if names is None else _distinct(names, p, "names", "X")
     bad = np.argwhere(~np.isfinite(matrix))
     if len(bad):
         row, col = (int(v) for v in bad[0])
@@ -114,48 +93,45 @@ def make_design(X: Any, groups: Any = None, names: Sequence[str] | None = None) 
             f"'{names[col]}'; drop these rows from X, Y and groups."
         )
     if n <= p:
-        raise ValueError(f"X has {n} rows for {p} columns; need more observations than fixed effects.")
-    _check_rank(matrix, names)
-    random: tuple[Grouping, ...] = ()
-    if groups is not None:
-        random = (make_grouping(groups, n, p),)
-    return Design(matrix, names, random)
-
-
-def make_grouping(groups: Any, n: int, p: int) -> Grouping:
-    """Codes and levels of one grouping factor, checked against a design of n rows and p columns."""
-    name = str(getattr(groups, "name", None) or "group")
-    codes, levels = _factorize(groups)
-    if codes.shape != (n,):
-        raise ValueError(f"groups has shape {codes.shape}, X has {n} rows; need one label a row.")
-    if len(levels) < 2:
-        raise ValueError(
-            f"groups has {len(levels)} distinct label(s); a random intercept needs at least 2. "
-            "Use groups=None for a model without it."
-        )
-    if len(levels) == n:
-        raise ValueError(
-            f"groups has a label of its own for each of the {n} rows, so the group variance and the "
-            "residual variance cannot be told apart; use groups=None or a coarser grouping."
-        )
-    return Grouping(name, levels, codes)
-
-
-def group_codes(grouping: Grouping, groups: Any) -> np.ndarray:
-    """Position in ``grouping.levels`` of each new label, -1 where it is unknown or missing."""
-    table = {label: code for code, label in enumerate(grouping.levels)}
-    values = getattr(groups, "to_list", lambda: np.asarray(groups).tolist())()
-    return np.array([table.get(v, -1) for v in values], dtype=np.intp)
+        raise ValueError(f"X has {n} rows for {p} columns; need more rows (observations) than columns.")
+    unit = _unit_columns(matrix, names)
+    _check_rank(unit, names)
+    if groups is None:
+        return Design(matrix, names, ())
+    grouping = make_grouping(groups, n)
+    _check_identifiable(unit, grouping)
+    return Design(matrix, names, (grouping,))
 
 
 def response_matrix(Y: Any, n_obs: int, names: Sequence[str] | None = None) -> tuple[np.ndarray, tuple[str, ...]]:
-    """Y as a (n_obs, m) real array (not copied if it is one already) and the responses' names."""
-    own = getattr(Y, "columns", None)
-    if own is None and getattr(Y, "name", None) is not None:
-        own = [Y.name]
-    if isinstance(Y, np.ma.MaskedArray):
-        Y = Y.astype(float).filled(np.nan)
+    """Check Y against a design of ``n_obs`` rows.
+
+    Parameters
+    ----------
+    Y : array-like, (n_obs,) or (n_obs, m)
+        NaN, None, pandas.NA and masked values make a response that is not fitted.
+    n_obs : int
+    names : sequence of str, optional
+        Names of the responses. Default: the data frame's or series' own.
+
+    Returns
+    -------
+    matrix : ndarray, (n_obs, m)
+        Real; not copied if Y is a real array already.
+    names : tuple of str
+        Empty if there are none.
+
+    Raises
+    ------
+    ValueError
+        Wrong shapes, non-numeric Y (a data frame's column is named), wrong or duplicate names.
+    """
     matrix = numeric(Y, "Y")
+    if names is None:
+        names = getattr(Y, "columns", None)
+        # The name of an array with more dimensions (xarray, HDF5) is not that of a response.
+        if names is None and matrix.ndim == 1 and getattr(Y, "name", None) is not None:
+            names = [Y.name]
     if matrix.ndim == 1:
         matrix = matrix[:, None]
     if matrix.ndim != 2:
@@ -164,129 +140,162 @@ def response_matrix(Y: Any, n_obs: int, names: Sequence[str] | None = None) -> t
             "use Y.reshape(len(Y), -1) to make every other axis a response."
         )
     if matrix.shape[0] != n_obs:
-        hint = "; it looks transposed, try Y.T" if matrix.shape[1] == n_obs else ""
+        hint = "; it looks transposed, try Y.T" if matrix.shape[1] == n_obs else "; they must have the same rows"
         raise ValueError(f"Y has {matrix.shape[0]} rows, X has {n_obs}{hint}.")
     m = matrix.shape[1]
     if m == 0:
         raise ValueError("Y has no columns, so there is nothing to fit.")
-    if names is None:
-        if own is not None:
-            names = [str(c) for c in own]
-        else:
-            return matrix, ()
-    names = tuple(str(v) for v in names)
-    if len(names) != m:
-        raise ValueError(f"response_names has {len(names)} entries, Y has {m} columns.")
-    if len(set(names)) != m:
-        seen: set[str] = set()
-        first = next(v for v in names if v in seen or seen.add(v))  # type: ignore[func-returns-value]
-        raise ValueError(f"response names must be distinct; '{first}' is found more than once.")
-    return matrix, names
+    return matrix, () if names is None else _distinct(names, m, "response_names", "Y")
 
 
 def numeric(value: Any, what: str) -> np.ndarray:
-    """``value`` as a real array; real numbers of any type stay as they are."""
-    array = np.asarray(value)
-    if array.dtype.kind in "biuf":
-        return array
-    if array.dtype.kind == "O":
+    """``value`` as a real array, missing values as NaN.
+
+    Parameters
+    ----------
+    value : array-like
+        An array of real numbers is returned as it is, whatever their type. Text is refused, even
+        where it reads as numbers.
+    what : str
+        What to call it in errors.
+    """
+    if scipy.sparse.issparse(value):
+        raise ValueError(f"{what} is a scipy sparse matrix; give a dense array, {what}.toarray().")
+    frame = hasattr(value, "columns") and hasattr(value, "iloc")
+    for j, dtype in enumerate(value.dtypes if frame else [getattr(value, "dtype", None)]):
+        if hasattr(dtype, "categories"):
+            column = f" column '{value.columns[j]}'" if frame else ""
+            raise ValueError(f"{what}{column} is categorical; make numbers of it, such as pandas.get_dummies.")
+    if isinstance(value, np.ma.MaskedArray):
+        real = value.dtype.kind in "biuf"
+        array = np.array(value.data, dtype=np.float64 if real else object)
+        array[np.ma.getmaskarray(value)] = np.nan
+    else:
         try:
+            array = np.asarray(value)
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise ValueError(f"{what} cannot be made into an array: {error}") from None
+    kind = array.dtype.kind
+    if kind in "biuf":
+        if array.dtype.itemsize <= 8:
+            return array
+        with np.errstate(over="ignore"):  # long double: what float64 cannot hold becomes infinite
             return array.astype(np.float64)
-        except (TypeError, ValueError):
-            pass
-    raise ValueError(
-        f"{what} must be numeric, found dtype {array.dtype}"
-        + _first_non_number(array)
-        + f"; convert {what} to floats first."
-    )
+    if kind == "V" and array.dtype.names is None and array.dtype.itemsize <= 2:
+        return array.astype(np.float32)  # JAX's small floats; float32 holds them exactly
+    if frame:
+        columns = [numeric(value.iloc[:, j], f"{what} column '{c}'") for j, c in enumerate(value.columns)]
+        return np.column_stack(columns) if columns else np.zeros(array.shape)
+    if kind == "O":
+        return _objects_to_floats(array, what)
+    raise ValueError(f"{what} must be numeric, found dtype {array.dtype}{_HINTS.get(kind, _HINTS['U'])}")
 
 
-def _first_non_number(array: np.ndarray) -> str:
-    for index, v in np.ndenumerate(array):
-        try:
-            float(v)
-        except (TypeError, ValueError):
-            return f" (the first that is no number: {v!r} at {tuple(int(i) for i in index)})"
-    return ""
+_HINTS = {
+    "c": "; take its real part, modulus or phase.",
+    "M": "; make numbers of the times, such as days since the first.",
+    "m": "; divide by a unit, such as numpy.timedelta64(1, 's').",
+    "U": "; convert it to floats, or make dummy columns of its categories.",
+}
 
 
-def _check_rank(X: np.ndarray, names: tuple[str, ...]) -> None:
-    norms = np.linalg.norm(X.astype(np.float64), axis=0)
-    zero = [names[j] for j in np.flatnonzero(norms == 0)]
+def _objects_to_floats(array: np.ndarray, what: str) -> np.ndarray:
+    """Python numbers as float64; None and pandas.NA as NaN."""
+    values = array.ravel().tolist()
+    types = {type(v): type(v).__name__ in ("NAType", "NoneType") for v in values}
+    allowed = (numbers.Real, decimal.Decimal, np.bool_)
+    wrong = {t for t, missing in types.items() if not missing and not issubclass(t, allowed)}
+    wrong |= {t for t in types if issubclass(t, np.timedelta64)}
+    if wrong:
+        at = next(i for i, v in enumerate(values) if type(v) in wrong)
+        row = [int(i) for i in np.unravel_index(at, array.shape)]
+        where = "" if not row else f" in row {row[0]}" + "".join(f", column {j}" for j in row[1:])
+        found = repr(values[at])
+        raise ValueError(
+            f"{what} must be numeric, found {found[:60]} ({type(values[at]).__name__}){where}{_HINTS['U']}"
+        )
+    try:
+        flat = np.array([np.nan if types[type(v)] else float(v) for v in values], dtype=np.float64)
+    except OverflowError:
+        raise ValueError(f"{what} holds integers too large for float64; rescale it.") from None
+    return flat.reshape(array.shape)
+
+
+def _distinct(names: Any, n: int, what: str, of: str) -> tuple[str, ...]:
+    """``names`` as n different strings."""
+    if isinstance(names, (str, bytes)) or not hasattr(names, "__iter__"):
+        raise ValueError(f"{what} must be a sequence of {n} names, found {names!r}; write [{names!r}] for one name.")
+    names = tuple(str(v) for v in names)
+    if len(names) != n:
+        raise ValueError(f"{what} has {len(names)} entries, {of} has {n} columns; give one name a column.")
+    if len(set(names)) < n:
+        twice = [f"'{v}'" for v, count in collections.Counter(names).items() if count > 1]
+        more = f" and {len(twice) - 5} more" if len(twice) > 5 else ""
+        raise ValueError(f"{what} must be distinct; found more than once: {', '.join(twice[:5])}{more}; rename them.")
+    return names
+
+
+def _unit_columns(X: np.ndarray, names: tuple[str, ...]) -> np.ndarray:
+    """X with columns of norm 1."""
+    largest = np.max(np.abs(X), axis=0)
+    zero = [f"'{names[j]}'" for j in np.flatnonzero(largest == 0)]
     if zero:
         raise ValueError(f"X is rank deficient: these columns are all zero: {', '.join(zero)}; drop them.")
-    unit = X / norms
+    outside = np.flatnonzero((largest < X_SMALLEST) | (largest > X_LARGEST))
+    if len(outside):
+        j = outside[0]
+        raise ValueError(
+            f"X column '{names[j]}' has values up to {largest[j]:.3g}, outside {X_SMALLEST:g} to {X_LARGEST:g}; "
+            "rescale it."
+        )
+    unit = X / largest
+    return np.asarray(unit / np.linalg.norm(unit, axis=0))
+
+
+def _check_rank(unit: np.ndarray, names: tuple[str, ...]) -> None:
     _, R, order = scipy.linalg.qr(unit, mode="economic", pivoting=True, check_finite=False)
     independent = int(np.sum(np.abs(np.diag(R)) > RANK_TOL))
-    if independent == X.shape[1]:
+    if independent == unit.shape[1]:
         return
     keep, drop = order[:independent], order[independent:]
     weights = scipy.linalg.solve_triangular(R[:independent, :independent], R[:independent, independent:])
     parts = []
     for k, j in enumerate(drop):
-        used = [names[keep[i]] for i in np.flatnonzero(np.abs(weights[:, k]) > 1e-8)]
-        parts.append(f"'{names[j]}' is a combination of {', '.join(repr(u) for u in used)}")
+        used = sorted(keep[np.abs(weights[:, k]) > 1e-8])
+        parts.append(f"'{names[j]}' is a combination of {', '.join(repr(names[i]) for i in used)}")
     raise ValueError(
-        f"X is rank deficient ({independent} independent columns of {X.shape[1]}): "
-        + "; ".join(parts)
-        + "; drop a column of each set."
+        f"X is rank deficient ({independent} independent columns of {unit.shape[1]}): {'; '.join(parts)} "
+        "(to 10 digits); drop a column of each set, or centre a column whose mean dwarfs its spread."
     )
 
 
-def _factorize(groups: Any) -> tuple[np.ndarray, tuple[Any, ...]]:
-    """Codes and levels; pandas categoricals, numpy arrays and sequences of hashables."""
-    categorical = getattr(groups, "cat", groups)
-    if hasattr(categorical, "categories") and hasattr(categorical, "codes"):
-        codes = np.asarray(categorical.codes)
-        _no_missing(codes < 0)
-        used = np.unique(codes)
-        levels = tuple(np.asarray(categorical.categories, dtype=object)[used])
-        return np.searchsorted(used, codes), levels
-    if isinstance(groups, (list, tuple)):
-        array = np.empty(len(groups), dtype=object)
-        array[:] = [v.item() if isinstance(v, np.generic) else v for v in groups]
-        kinds = {type(v) for v in groups}
-        if kinds <= {int} or kinds <= {str} or kinds <= {float}:
-            array = np.asarray(groups)
-    else:
-        array = np.asarray(groups)
-    if array.ndim == 2 and array.shape[1] == 1:
-        array = array[:, 0]
-    if array.ndim != 1:
-        raise ValueError(f"groups must have shape (n_obs,), found {array.shape}; one grouping factor only.")
-    if array.dtype.kind != "O":
-        if array.dtype.kind in "fc":
-            _no_missing(np.isnan(array))
-        if array.dtype.kind in "mM":
-            _no_missing(np.isnat(array))
-        values, codes = np.unique(array, return_inverse=True)
-        return codes.reshape(-1), tuple(values.tolist())
-    _no_missing(np.array([_is_missing(v) for v in array.tolist()], dtype=bool))
-    table: dict[Any, int] = {}
-    try:
-        codes = np.array([table.setdefault(v, len(table)) for v in array.tolist()])
-    except TypeError as error:
-        raise ValueError(f"groups must hold hashable labels: {error}.") from None
-    try:
-        levels = tuple(sorted(table))
-    except TypeError:
-        return codes, tuple(table)
-    position = np.empty(len(levels), dtype=np.intp)
-    for rank, label in enumerate(levels):
-        position[table[label]] = rank
-    return position[codes], levels
+def _check_identifiable(unit: np.ndarray, grouping: Grouping) -> None:
+    """Refuse designs in which X leaves one of the two variances no degree of freedom.
 
-
-def _is_missing(label: Any) -> bool:
-    try:
-        return label is None or bool(label != label)
-    except (TypeError, ValueError):  # pandas.NA has no truth value
-        return True
-
-
-def _no_missing(missing: np.ndarray) -> None:
-    if missing.any():
+    With pw the rank of X centred within groups, G + pw - p are left between groups and n - G - pw
+    within. With none between, the REML deviance is flat; with none within, the ML deviance is
+    unbounded, and REML estimates rest on nothing but unequal group sizes.
+    """
+    n, p = unit.shape
+    G, codes = len(grouping.levels), grouping.codes
+    if G > p and n - G > p:  # enough of both whatever pw is
+        return
+    within = unit - unit[np.unique(codes, return_index=True)[1]][codes]
+    sums = np.zeros((G, p))
+    np.add.at(sums, codes, within)
+    within -= (sums / grouping.sizes[:, None])[codes]
+    norms = np.linalg.norm(within, axis=0)
+    varies = norms > 8 * np.finfo(np.float64).eps * np.sqrt(n)  # as crossprod, which takes the rest for 0
+    R = scipy.linalg.qr(within[:, varies] / norms[varies], mode="r", pivoting=True, check_finite=False)[0]
+    pw = int(np.sum(np.abs(np.diag(R)) > 1e-9))
+    if G + pw <= p:
         raise ValueError(
-            f"groups holds {int(missing.sum())} missing labels, the first in row "
-            f"{int(np.flatnonzero(missing)[0])}; drop these rows from X, Y and groups."
+            f"X fits the means of all {G} groups on its own, so the group variance cannot be estimated; "
+            "drop the columns that code the groups, or use groups=None."
+        )
+    if n - G - pw <= 0:
+        raise ValueError(
+            f"{n} rows less {G} groups less {pw} columns of X that vary within groups leave no degrees of freedom "
+            "within groups, so the residual variance cannot be told from the group variance; "
+            "use groups=None, a coarser grouping or fewer columns."
         )

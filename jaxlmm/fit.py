@@ -20,7 +20,7 @@ from jaxlmm.results import Fit
 from jaxlmm.spectrum import make_spectrum
 from jaxlmm.threads import N_THREADS, single_threaded_blas
 
-__all__ = ["enable_compile_cache", "fit", "fit_prepared", "prepare"]
+__all__ = ["check_index", "enable_compile_cache", "fit", "fit_prepared", "prepare"]
 
 
 def prepare(X: Any, groups: Any = None, *, names: Sequence[str] | None = None) -> Model:
@@ -79,7 +79,7 @@ def fit(
     """
     _check_option("method", method, ("REML", "ML"))
     _check_option("df", df, inference.DF_METHODS)
-    _check_index(X, Y, groups)
+    check_index(X, Y, groups)
     return fit_prepared(prepare(X, groups, names=names), Y, method=method, df=df, response_names=response_names)
 
 
@@ -144,7 +144,7 @@ def _check_option(name: str, value: str, allowed: tuple[str, ...]) -> None:
         raise ValueError(f"{name} must be one of {', '.join(map(repr, allowed))}, found {value!r}.")
 
 
-def _check_index(X: Any, Y: Any, groups: Any) -> None:
+def check_index(X: Any, Y: Any, groups: Any) -> None:
     """Data frames are matched by position; refuse where their indexes say otherwise."""
     labelled = [(k, v.index) for k, v in (("X", X), ("Y", Y), ("groups", groups)) if hasattr(v, "iloc")]
     for (name_a, a), (name_b, b) in itertools.pairwise(labelled):

@@ -4,9 +4,9 @@
 ``rest`` is the sum of squares that [X, Z] leaves. Few groups: all coordinates are one dense matrix
 product. Many groups: group sums first, which are sparse, and the spectrum from them.
 
-``rest`` is y'y less the squared coordinates where that costs at most ``MAX_LOSS`` in precision.
-Every other response (a large mean, a huge variance ratio, NaN) is shifted, scaled and projected
-twice, so that its squares are formed from residuals and lose nothing.
+``rest`` is y'y less the squared coordinates where that costs at most ``MAX_LOSS`` in precision, if
+need be after a shift. Every other response (a huge variance ratio, NaN) is shifted, scaled and
+projected twice, so that its squares are formed from residuals and lose nothing.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ __all__ = ["Reducer", "Stats", "group_means", "make_reducer", "reduce_panel"]
 # Coordinates are one dense matrix up to this many rows and bytes; beyond, group sums go first.
 DENSE_ROWS = 96
 DENSE_BYTES = 64 * 2**20
-# rest = y'y - ||coordinates||^2 loses log10(MAX_LOSS) digits at most; past it residuals are formed.
-MAX_LOSS = 1e3
+# rest = y'y - ||coordinates||^2 loses log10(MAX_LOSS) digits at most; past it another way is taken.
+MAX_LOSS = 32.0
 # Responses are handled in panels of about this many bytes, to stay in cache.
 PANEL_BYTES = 16 * 2**20
 # What is below this many roundings of the largest value is taken as zero.
@@ -120,19 +120,37 @@ def make_reducer(projection: Projection, spectrum: Spectrum) -> Reducer:
 def reduce_panel(reducer: Reducer, Y: np.ndarray, cols: slice, stats: Stats) -> None:
     """Statistics of the columns ``cols`` of ``Y`` (n_obs, c), real of any type, into ``stats``.
 
-    One pass; responses that it would cost digits, or that are bad, go the careful way.
+    One pass; responses that it would cost digits, or that are bad, are taken again with more care.
     """
     y = Y[:, cols].astype(np.float64, copy=False)
+    where = np.arange(cols.start, cols.stop)
+    unsafe = ~_one_pass(reducer, y, cols, stats)
+    y, where = _columns(y, unsafe), where[unsafe]
+    if len(where) and reducer.projection.intercept is not None:
+        # A large mean is the usual reason, and shifting by the first row removes it.
+        shift = y[0].copy()
+        with np.errstate(all="ignore"):
+            shifted = y - shift
+        stats.shift[where] = shift
+        unsafe = ~_one_pass(reducer, shifted, where, stats)
+        y, where = _columns(y, unsafe), where[unsafe]
+    if len(where):
+        _reduce_careful(reducer, y, where, stats)
+
+
+def _columns(y: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    return y if mask.all() else y[:, mask]
+
+
+def _one_pass(reducer: Reducer, y: np.ndarray, where: slice | np.ndarray, stats: Stats) -> np.ndarray:
+    """Statistics of y with ``rest`` by subtraction; returns which columns lose little by it."""
     with np.errstate(all="ignore"):
         coords = reducer.coords(y)
         total = np.einsum("ij,ij->j", y, y)
-        rest = total - np.einsum("ij,ij->j", coords, coords)
-        safe = (rest * MAX_LOSS > total) & (total > 1e-200) & (total < 1e200)
-        stats.rest[cols] = rest
-        _spectral(reducer, coords, cols, stats)
-    careful = np.flatnonzero(~safe)
-    if len(careful):
-        _reduce_careful(reducer, y[:, careful], careful + cols.start, stats)
+        stats.rest[where] = rest = total - np.einsum("ij,ij->j", coords, coords)
+        _spectral(reducer, coords, where, stats)
+        safe: np.ndarray = (rest * MAX_LOSS > total) & (total > 1e-200) & (total < 1e200)
+    return safe
 
 
 def group_means(projection: Projection, Y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -272,12 +272,12 @@ class Fit:
             raise ValueError(f"response {response} is out of range; there are {self.n_responses}.")
         return int(response) % self.n_responses
 
-    def summary(self, response: int | str = 0) -> None:
+    def summary(self, response: int | str = 0, *, level: float = 0.95) -> None:
         """Print the table of one response, given by position or name, in statsmodels' style."""
-        print(self.summary_text(response))
+        print(self.summary_text(response, level=level))
 
-    def summary_text(self, response: int | str = 0) -> str:
-        """The table that :meth:`summary` prints."""
+    def summary_text(self, response: int | str = 0, *, level: float = 0.95) -> str:
+        """The table that :meth:`summary` prints; ``level`` is that of the intervals."""
         i = self.position(response)
         one = self.select([i])
         letter = "z" if self.df_method == "normal" else "t"
@@ -289,7 +289,7 @@ class Fit:
             ("Min. group size:", str(sizes.min()) if self.n_groups else "-"),
             ("Max. group size:", str(sizes.max()) if self.n_groups else "-"),
             ("Mean group size:", f"{sizes.mean():.1f}" if self.n_groups else "-"),
-            ("ICC:", number(one.icc[0])),
+            ("ICC:", number(one.icc[0]) if self.n_groups else "-"),
             ("Dependent Variable:", self.response_names[i]),
             ("Method:", self.method),
             ("Scale:", number(one.sigma2[0])),
@@ -298,7 +298,8 @@ class Fit:
             ("BIC:", number(one.bic[0])),
             ("Converged:", "Yes" if one.converged[0] else "No"),
         ]
-        header = ["", "Coef.", "Std.Err.", "df", letter, f"P>|{letter}|", "[0.025", "0.975]"]
+        tail = (1 - level) / 2
+        header = ["", "Coef.", "Std.Err.", "df", letter, f"P>|{letter}|", f"[{tail:.4g}", f"{1 - tail:.4g}]"]
         columns = (
             one.coef,
             one.se,

@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxlmm.objective import Terms, derivatives, deviance, logdet, moments, ratio, slope
+from jaxlmm.objective import Moments, Terms, derivatives, logdet, moments, ratio, slope
 
 with warnings.catch_warnings():
     # jaxopt says on import that it is no longer developed; nothing a user can act on.
@@ -74,6 +74,16 @@ class _Bracket:
     value_high: jax.Array
 
 
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class _Candidate:
+    """A polished minimum of each response."""
+
+    t: jax.Array
+    at: Moments
+    deviance: jax.Array
+
+
 def make_grid(d: np.ndarray) -> np.ndarray:
     """Points of t for a design with eigenvalues ``d``.
 
@@ -105,22 +115,30 @@ def minimise(terms: Terms, u2: jax.Array, rest: jax.Array, grid: jax.Array) -> O
     """
     value, slope_zero = _grid_values(terms, u2, rest, grid)
     best, n_valleys = _lowest(value, grid)
-    t = _polish(terms, u2, rest, best, slope_zero)
-    t = jax.lax.cond(
+    second, doubtful = jax.lax.cond(
         jnp.any(n_valleys > 1),
-        lambda t: _compare_second_valley(terms, u2, rest, grid, value, best, slope_zero, t),
-        lambda t: t,
-        t,
+        lambda: _second_valley(value, grid, best),
+        lambda: (best, jnp.zeros_like(rest, dtype=bool)),
     )
-    at = jax.vmap(moments, in_axes=(0, None, 1, 0))(t, terms, u2, rest)
-    lam = ratio(t, terms)
-    first, second = derivatives(at, terms)
+
+    def polish(k: int, found: _Candidate) -> _Candidate:
+        bracket = jax.tree.map(lambda a, b: jnp.where(k == 0, a, b), best, second)
+        t = _polish(terms, u2, rest, bracket, slope_zero)
+        at = jax.vmap(moments, in_axes=(0, None, 1, 0))(t, terms, u2, rest)
+        new = _Candidate(t, at, terms.nu * jnp.log(at.s) + logdet(t, terms))
+        better = (k == 0) | (doubtful & (new.deviance < found.deviance))
+        return jax.tree.map(functools.partial(jnp.where, better), new, found)
+
+    # A loop, so that the code is compiled once; its second round is rarely needed.
+    nothing = _Candidate(rest, Moments(rest, rest, rest, rest, rest), rest)
+    found = jax.lax.fori_loop(0, 1 + jnp.any(doubtful), polish, nothing)
+    lam = ratio(found.t, terms)
+    first, second_derivative = derivatives(found.at, terms)
     step = lam + 1 / terms.d_max
     gradient = first * step
-    converged = jnp.where(t == 0, gradient >= 0, jnp.abs(gradient) <= TOL_CONVERGED * terms.nu)
-    converged &= (t == 0) | (second * step**2 >= -TOL_CONVERGED * terms.nu)
-    lowest = terms.nu * jnp.log(at.s) + logdet(t, terms)
-    return Optimum(lam, at.s, lowest, second, converged)
+    converged = jnp.where(found.t == 0, gradient >= 0, jnp.abs(gradient) <= TOL_CONVERGED * terms.nu)
+    converged &= (found.t == 0) | (second_derivative * step**2 >= -TOL_CONVERGED * terms.nu)
+    return Optimum(lam, found.at.s, found.deviance, second_derivative, converged)
 
 
 def _grid_values(terms: Terms, u2: jax.Array, rest: jax.Array, grid: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -142,7 +160,8 @@ def _lowest(value: jax.Array, grid: jax.Array) -> tuple[_Bracket, jax.Array]:
     falling, valleys = jnp.ones_like(zero, dtype=bool), jnp.zeros_like(zero, dtype=jnp.int32)
     for k in range(1, K):
         n = min(k + 1, K - 1)
-        here = _Bracket(*(zero + grid[j] for j in (k - 1, k, n)), value[k - 1], value[k], value[n])
+        low, t, high = (zero + grid[j] for j in (k - 1, k, n))
+        here = _Bracket(low, t, high, value[k - 1], value[k], value[n])
         best = jax.tree.map(functools.partial(jnp.where, value[k] < best.value), here, best)
         rising = value[k] > value[k - 1]
         valleys += falling & rising
@@ -188,17 +207,8 @@ def _newton() -> jaxopt.FixedPointIteration:
     return jaxopt.FixedPointIteration(_newton_step, maxiter=MAX_ITER, tol=TOL_STEP, implicit_diff=False, unroll=False)
 
 
-def _compare_second_valley(
-    terms: Terms,
-    u2: jax.Array,
-    rest: jax.Array,
-    grid: jax.Array,
-    value: jax.Array,
-    best: _Bracket,
-    slope_zero: jax.Array,
-    t: jax.Array,
-) -> jax.Array:
-    """Polish the next lowest valley of the grid too, where it could hold the global minimum.
+def _second_valley(value: jax.Array, grid: jax.Array, best: _Bracket) -> tuple[_Bracket, jax.Array]:
+    """The next lowest valley of the grid, and whether it could hold the global minimum.
 
     A parabola through three grid points lies below the lowest of them by at most 1/8 of the rise
     to the higher neighbour; the margin is 1/2 of it.
@@ -210,18 +220,7 @@ def _compare_second_valley(
     k = jnp.arange(K)[:, None]
     rise = jnp.maximum(jnp.where(k == 0, value, before), jnp.where(k == K - 1, value, after)) - value
     reachable = jnp.where(local, value - 0.5 * rise - 1e-9, jnp.inf)
-    doubtful = jnp.min(reachable, axis=0) < best.value
-
-    def polish_second(t: jax.Array) -> jax.Array:
-        at = jnp.argmin(reachable, axis=0)
-        three = [jnp.clip(at + step, 0, K - 1) for step in (-1, 0, 1)]
-        values = [jnp.take_along_axis(value, j[None], axis=0)[0] for j in three]
-        second = jax.tree.map(
-            functools.partial(jnp.where, doubtful), _Bracket(*(grid[j] for j in three), *values), best
-        )
-        other = _polish(terms, u2, rest, second, slope_zero)
-        batched = jax.vmap(deviance, in_axes=(0, None, 1, 0))
-        lower = batched(other, terms, u2, rest) < batched(t, terms, u2, rest)
-        return jnp.where(doubtful & lower, other, t)
-
-    return jax.lax.cond(jnp.any(doubtful), polish_second, lambda t: t, t)
+    at = jnp.argmin(reachable, axis=0)
+    three = [jnp.clip(at + step, 0, K - 1) for step in (-1, 0, 1)]
+    values = [jnp.take_along_axis(value, j[None], axis=0)[0] for j in three]
+    return _Bracket(*[grid[j] for j in three], *values), jnp.min(reachable, axis=0) < best.value

@@ -1,0 +1,5 @@
+"""``python -m jaxlmm``."""
+
+from jaxlmm.cli import main
+
+main(prog_name="jaxlmm")

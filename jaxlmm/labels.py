@@ -1,0 +1,192 @@
+"""Group labels: anything with one label a row becomes codes and levels. Errors about them are raised here."""
+
+from __future__ import annotations
+
+import collections
+import datetime
+import numbers
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+__all__ = ["Grouping", "group_codes", "make_grouping"]
+
+# What missing labels turn into when a column that holds some is made text.
+MISSING_TEXT = ("nan", "NaN", "<NA>", "NaT")
+
+
+@dataclass(frozen=True)
+class Grouping:
+    """One grouping factor.
+
+    Attributes
+    ----------
+    name : str
+    levels : tuple
+        The distinct labels: sorted if they can be, else in order of appearance; a pandas
+        categorical keeps the order of its categories.
+    codes : ndarray of int, (n_obs,)
+        Position in ``levels`` of each row's label.
+    """
+
+    name: str
+    levels: tuple[Any, ...]
+    codes: np.ndarray
+
+    @property
+    def sizes(self) -> np.ndarray:
+        """Number of rows of each level, (n_groups,)."""
+        return np.bincount(self.codes, minlength=len(self.levels))
+
+
+def make_grouping(groups: Any, n: int) -> Grouping:
+    """Codes and levels of one grouping factor of a design with n rows.
+
+    Raises
+    ------
+    ValueError
+        Not one hashable label a row, missing labels, fewer than 2 groups, as many groups as rows.
+    """
+    name = str(getattr(groups, "name", None) or "group")
+    labels = _label_array(groups, "groups")
+    if len(labels) != n:
+        raise ValueError(f"groups has {len(labels)} labels, X has {n} rows; need one label a row.")
+    _no_missing(labels)
+    codes, levels = _factorize(groups, labels)
+    if len(levels) < 2:
+        raise ValueError(
+            f"groups has 1 distinct label ({levels[0]!r}); a random intercept needs at least 2. "
+            "Use groups=None for a model without it."
+        )
+    if len(levels) == n:
+        raise ValueError(
+            f"groups has a label of its own for each of the {n} rows, so the group variance and the "
+            "residual variance cannot be told apart; use groups=None or a coarser grouping."
+        )
+    return Grouping(name, levels, codes)
+
+
+def group_codes(grouping: Grouping, groups: Any) -> np.ndarray:
+    """Position in ``grouping.levels`` of each new label, -1 where it is unknown or missing.
+
+    Raises
+    ------
+    ValueError
+        Not one hashable label a row; labels of another type than the levels that read the same,
+        as '1' and 1, which must not pass for unknown.
+    """
+    table = {label: code for code, label in enumerate(grouping.levels)}
+    labels = _label_array(groups, "groups_new").tolist()
+    try:
+        codes = np.array([table.get(v, -1) for v in labels], dtype=np.intp)
+    except TypeError as error:
+        raise ValueError(f"groups_new must hold hashable labels: {error}.") from None
+    if (codes < 0).any():
+        by_text = {str(label): label for label in grouping.levels}
+        for row in np.flatnonzero(codes < 0):
+            known = by_text.get(str(labels[row]))
+            if known is not None:
+                raise ValueError(
+                    f"groups_new has the label {labels[row]!r} ({type(labels[row]).__name__}) in row {row}, where "
+                    f"the fit's groups have {known!r} ({type(known).__name__}); give labels of the same type."
+                )
+    return codes
+
+
+def _label_array(groups: Any, what: str) -> np.ndarray:
+    """The labels, (n,): numbers and text as an array of their type, all else as Python objects."""
+    if isinstance(groups, (str, bytes)):
+        raise ValueError(
+            f"{what} is the text {groups!r}; give the labels themselves, one a row, such as data[{groups!r}]."
+        )
+    if isinstance(groups, np.ma.MaskedArray):
+        array = np.array(groups.data, dtype=object)
+        array[np.ma.getmaskarray(groups)] = None
+    elif isinstance(groups, (list, tuple)):
+        array = np.empty(len(groups), dtype=object)
+        for i, v in enumerate(groups):  # one by one: labels may be tuples
+            array[i] = v
+    else:
+        array = np.asarray(groups)
+    if array.ndim == 0:
+        raise ValueError(f"{what} is one {type(groups).__name__}; give an array or list of labels, one a row.")
+    if array.ndim == 2 and array.shape[1] == 1:
+        array = array[:, 0]
+    if array.ndim != 1:
+        raise ValueError(
+            f"{what} must have shape (n_obs,), found {array.shape}; there is one grouping factor only, "
+            "so join several columns into one label a row."
+        )
+    kind = array.dtype.kind
+    if kind == "V" and array.dtype.names is None:  # JAX's small floats
+        return array.astype(np.float64)
+    if kind in "mM":
+        return _dates(array, what)
+    if kind == "O":
+        whole = np.empty(len(array), dtype=object)
+        for i, v in enumerate(array):
+            small = isinstance(v, np.generic)
+            whole[i] = (_dates(np.array([v]), what)[0] if v.dtype.kind in "mM" else v.item()) if small else v
+        return whole
+    return array if kind in "biufcSU" else array.astype(object)
+
+
+def _dates(array: np.ndarray, what: str) -> np.ndarray:
+    """datetime64 or timedelta64 as Python's objects: equal, with equal hashes, whatever the unit was."""
+    unit = f"{array.dtype.kind}8[us]"
+    micro = array.astype(unit)
+    if not np.all((micro == array) | np.isnat(array)):
+        raise ValueError(f"{what} holds times finer than microseconds; turn them into text first.")
+    return micro.astype(object)
+
+
+def _factorize(groups: Any, labels: np.ndarray) -> tuple[np.ndarray, tuple[Any, ...]]:
+    categorical = getattr(groups, "cat", groups)
+    if hasattr(categorical, "categories") and hasattr(categorical, "codes"):
+        used, codes = np.unique(np.asarray(categorical.codes), return_inverse=True)
+        return codes.reshape(-1), tuple(_label_array(categorical.categories, "groups")[used].tolist())
+    if labels.dtype.kind != "O":
+        values, codes = np.unique(labels, return_inverse=True)
+        return codes.reshape(-1), tuple(values.tolist())
+    table: dict[Any, int] = collections.defaultdict(lambda: len(table))
+    try:
+        codes = np.array([table[v] for v in labels.tolist()], dtype=np.intp)
+    except TypeError as error:
+        raise ValueError(f"groups must hold hashable labels: {error}; tuples and text are.") from None
+    try:
+        levels = tuple(sorted(table))
+    except TypeError:
+        return codes, tuple(table)
+    position = np.empty(len(levels), dtype=np.intp)
+    for rank, label in enumerate(levels):
+        position[table[label]] = rank
+    return position[codes], levels
+
+
+def _no_missing(labels: np.ndarray) -> None:
+    if labels.dtype.kind in "fc":
+        missing = np.isnan(labels)
+    elif labels.dtype.kind == "O":
+        missing = np.array([_is_missing(v) for v in labels.tolist()], dtype=bool)
+    elif labels.dtype.kind == "U":
+        missing = np.isin(labels, MISSING_TEXT)
+    else:
+        return
+    if missing.any():
+        row = int(np.flatnonzero(missing)[0])
+        raise ValueError(
+            f"groups holds {int(missing.sum())} missing labels, the first ({labels[row]!s}) in row {row}; "
+            "drop these rows from X, Y and groups."
+        )
+
+
+def _is_missing(label: Any) -> bool:
+    if isinstance(label, tuple):
+        return any(_is_missing(part) for part in label)
+    if label is None or label is np.ma.masked or type(label).__name__ == "NAType":
+        return True
+    if isinstance(label, str):
+        return label in MISSING_TEXT
+    # A NaN of any type, and pandas.NaT, differ from themselves.
+    return isinstance(label, (numbers.Number, datetime.datetime)) and label != label

@@ -1,0 +1,77 @@
+"""Shared data and oracles of the tests."""
+
+from __future__ import annotations
+
+import csv
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+REFERENCE = Path(__file__).parent / "reference"
+DATA_SETS = "sleepstudy dyestuff dyestuff2 orthodont rail machines hsb82 chickweight co2 ergostool".split()
+
+
+@dataclass(frozen=True)
+class Reference:
+    """A public data set and what lme4, lmerTest and pbkrtest found (see reference/README.md)."""
+
+    name: str
+    X: np.ndarray
+    y: np.ndarray
+    groups: list[str]
+    expected: dict
+
+    @property
+    def terms(self) -> list[str]:
+        terms = self.expected["terms"]
+        return [terms] if isinstance(terms, str) else terms
+
+
+def load_reference(name: str) -> Reference:
+    expected = json.loads((REFERENCE / f"{name}.json").read_text())
+    with open(REFERENCE / f"{name}.csv") as file:
+        rows = list(csv.DictReader(file))
+    X = np.genfromtxt(REFERENCE / f"{name}.X.csv", delimiter=",", skip_header=1)
+    response = expected["formula"].split("~")[0].strip()
+    group = expected["formula"].split("|")[1].strip(" )")
+    y = np.array([float(row[response]) for row in rows])
+    return Reference(name, X.reshape(len(y), -1), y, [row[group] for row in rows], expected)
+
+
+@pytest.fixture(params=DATA_SETS)
+def reference(request: pytest.FixtureRequest) -> Reference:
+    return load_reference(request.param)
+
+
+def unbalanced(rng: np.random.Generator, n_groups: int, largest: int) -> np.ndarray:
+    """Group codes of very unequal sizes, in random order; at least one group has two rows."""
+    sizes = rng.integers(1, largest + 1, n_groups)
+    sizes[0] = max(sizes[0], 2)
+    return rng.permutation(np.repeat(np.arange(n_groups), sizes))
+
+
+def simulate(
+    rng: np.random.Generator, codes: np.ndarray, p: int = 3, m: int = 5, ratio: float = 1.0
+) -> tuple[np.ndarray, np.ndarray]:
+    """X with an intercept and a covariate constant within groups, and Y with group intercepts."""
+    n, G = len(codes), codes.max() + 1
+    X = np.column_stack([np.ones(n), rng.normal(size=(n, p - 1))])
+    if p > 2:
+        X[:, -1] = rng.normal(size=G)[codes]
+    Y = X @ rng.normal(size=(p, m)) + rng.normal(size=(n, m))
+    return X, Y + np.sqrt(ratio) * rng.normal(size=(G, m))[codes]
+
+
+def dense_deviance(lam: float, X: np.ndarray, y: np.ndarray, codes: np.ndarray, method: str = "REML") -> float:
+    """-2 log-likelihood, profiled over coefficients and sigma2, by the n x n covariance matrix."""
+    n, p = X.shape
+    V = np.eye(n) + lam * (codes[:, None] == codes[None, :])
+    L = np.linalg.cholesky(V)
+    A, b = np.linalg.solve(L, X), np.linalg.solve(L, y)
+    residual = b - A @ np.linalg.lstsq(A, b, rcond=None)[0]
+    nu = n - p if method == "REML" else n
+    value = nu * (1 + np.log(2 * np.pi * residual @ residual / nu)) + 2 * np.sum(np.log(np.diag(L)))
+    return float(value + (np.linalg.slogdet(A.T @ A)[1] if method == "REML" else 0.0))
