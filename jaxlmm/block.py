@@ -30,7 +30,7 @@ class Model:
 
 def empty_results(m: int, p: int) -> dict[str, np.ndarray]:
     """Room for the results of m responses, by the names that ``Fit`` uses."""
-    out: dict[str, np.ndarray] = {name: np.empty((m, p)) for name in ("coef", "se")}
+    out: dict[str, np.ndarray] = {name: np.empty((m, p)) for name in ("coef", "se_gls")}
     out |= {name: np.empty(m) for name in ("lam", "sigma2", "loglik", "curvature")}
     return out | {"status": np.empty(m, dtype=np.int8)}
 
@@ -103,7 +103,7 @@ class BlockFitter:
             logdet = spectrum.logdet_xtx if self.method == "REML" else 0.0
             loglik = -0.5 * (nu * (1 + np.log(2 * np.pi / nu) + 2 * np.log(stats.scale)) + found.deviance + logdet)
             values = dict(
-                coef=(coef / x_scale).T, se=(np.sqrt(raw.variance * sigma2) / x_scale).T, lam=found.lam,
+                coef=(coef / x_scale).T, se_gls=(np.sqrt(raw.variance * sigma2) / x_scale).T, lam=found.lam,
                 sigma2=sigma2, loglik=loglik, curvature=found.curvature,
             )  # fmt: skip
         code = np.full(c, Status.OK, dtype=np.int8)

@@ -10,11 +10,11 @@ from typing import Any
 
 import jax
 
-from jaxlmm import inference
 from jaxlmm._types import float64_scope
 from jaxlmm.block import BlockFitter, Model, Raw, empty_results
 from jaxlmm.crossprod import project_design
 from jaxlmm.design import make_design, response_matrix
+from jaxlmm.hypotheses import check_df_method
 from jaxlmm.reduce import Stats, make_reducer, reduce_panel
 from jaxlmm.results import Fit
 from jaxlmm.spectrum import make_spectrum
@@ -40,7 +40,7 @@ def fit(
     groups: Any = None,
     *,
     method: str = "REML",
-    df: str = "residual",
+    df: str = "satterthwaite",
     names: Sequence[str] | None = None,
     response_names: Sequence[str] | None = None,
 ) -> Fit:
@@ -56,8 +56,9 @@ def fit(
     groups : array-like, (n_obs,), optional
         Hashable labels. None: ordinary least squares, in the same result object.
     method : {"REML", "ML"}
-    df : {"residual", "normal"}
-        Degrees of freedom of tests and intervals: n - p, or infinity (z tests, as statsmodels).
+    df : {"satterthwaite", "kenward-roger", "residual", "normal"}
+        Degrees of freedom of tests and intervals: as R's lmerTest; as pbkrtest, with its adjusted
+        covariance (REML only); n - p; infinity (z tests, as statsmodels).
     names, response_names : sequence of str, optional
         Names of the columns of X and Y. Default: a data frame's own; else x0, x1, ... and y0, ...
 
@@ -78,7 +79,7 @@ def fit(
     the type of Y, without changing the global JAX settings.
     """
     _check_option("method", method, ("REML", "ML"))
-    _check_option("df", df, inference.DF_METHODS)
+    check_df_method(df, method)
     check_index(X, Y, groups)
     return fit_prepared(prepare(X, groups, names=names), Y, method=method, df=df, response_names=response_names)
 
@@ -88,12 +89,12 @@ def fit_prepared(
     Y: Any,
     *,
     method: str = "REML",
-    df: str = "residual",
+    df: str = "satterthwaite",
     response_names: Sequence[str] | None = None,
 ) -> Fit:
     """Fit a prepared model to Y; parameters and result as in :func:`fit`."""
     _check_option("method", method, ("REML", "ML"))
-    _check_option("df", df, inference.DF_METHODS)
+    check_df_method(df, method)
     matrix, given_names = response_matrix(Y, model.design.n_obs, response_names)
     m, p = matrix.shape[1], model.design.n_fixef
     out = empty_results(m, p)

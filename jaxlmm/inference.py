@@ -13,18 +13,7 @@ import scipy.special
 
 from jaxlmm.spectrum import Spectrum
 
-__all__ = [
-    "DF_METHODS",
-    "coef_unit",
-    "df_values",
-    "halfwidth",
-    "pvalues",
-    "se2_weights",
-    "vcov_unit",
-    "weights",
-]
-
-DF_METHODS = ("residual", "normal")
+__all__ = ["coef_unit", "f_pvalues", "halfwidth", "pvalues", "se2_weights", "weights"]
 
 
 def weights(lam: Any, d: Any) -> Any:
@@ -39,20 +28,8 @@ def coef_unit(w: Any, ols: Any, u: Any, f: Any) -> Any:
 
 def se2_weights(spectrum: Spectrum) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """(a, b, C) with diag vcov / sigma2 = a + lam b + C w, for X with unit columns."""
-    return np.diag(spectrum.xtx_inv), np.diag(spectrum.c0), spectrum.f**2 / _divisor(spectrum.d)
-
-
-def vcov_unit(spectrum: Spectrum, lam: np.ndarray) -> np.ndarray:
-    """vcov / sigma2 (c, p, p), for X with unit columns."""
-    p = len(spectrum.R)
-    pairs = (spectrum.f[:, None, :] * spectrum.f[None, :, :] / _divisor(spectrum.d)).reshape(p * p, -1)
-    varying = (pairs @ weights(lam, spectrum.d)).T.reshape(-1, p, p)
-    return spectrum.xtx_inv + lam[:, None, None] * spectrum.c0 + varying
-
-
-def df_values(method: str, n_obs: int, n_fixef: int, shape: tuple[int, ...]) -> np.ndarray:
-    """Degrees of freedom of the t tests: n - p for "residual", infinity for "normal"."""
-    return np.full(shape, float(n_obs - n_fixef) if method == "residual" else np.inf)
+    d = np.where(spectrum.d > 0, spectrum.d, 1.0)  # where d is 0, f is 0: padding
+    return np.diag(spectrum.xtx_inv), np.diag(spectrum.c0), spectrum.f**2 / d
 
 
 def pvalues(stat: np.ndarray, df: np.ndarray) -> np.ndarray:
@@ -64,14 +41,19 @@ def pvalues(stat: np.ndarray, df: np.ndarray) -> np.ndarray:
         return 2 * np.where(np.isposinf(df), scipy.special.ndtr(tail), scipy.special.stdtr(df, tail))
 
 
+def f_pvalues(stat: np.ndarray, df_num: int, df_den: np.ndarray) -> np.ndarray:
+    """Upper tail of F statistics; df_den = inf is chi-square / df_num."""
+    with np.errstate(invalid="ignore"):
+        chi2 = scipy.special.chdtrc(df_num, df_num * stat)
+        return np.where(np.isposinf(df_den), chi2, scipy.special.fdtrc(df_num, df_den, stat))
+
+
 def halfwidth(level: float, df: np.ndarray) -> np.ndarray:
     """Quantile that a standard error is multiplied by for an interval of this level."""
     if not 0 < level < 1:
         raise ValueError(f"level must lie between 0 and 1, found {level}; 0.95 gives a 95 % interval.")
     tail = 0.5 + level / 2
+    if df.size and np.all(df == df.flat[0]):
+        df = df.flat[:1]  # one quantile for all
     with np.errstate(invalid="ignore"):
         return np.where(np.isposinf(df), scipy.special.ndtri(tail), scipy.special.stdtrit(df, tail))
-
-
-def _divisor(d: np.ndarray) -> np.ndarray:
-    return np.where(d > 0, d, 1.0)  # where d is 0, f is 0: padding

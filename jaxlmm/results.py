@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -9,16 +10,17 @@ from typing import Any
 
 import numpy as np
 
-from jaxlmm import inference
+from jaxlmm import effects, hypotheses, inference
 from jaxlmm._types import Status
+from jaxlmm.contrasts import contrast_matrix
 from jaxlmm.design import Design, group_codes, numeric
-from jaxlmm.reduce import Reducer, group_means
-from jaxlmm.text import number, summary_layout
+from jaxlmm.estimates import Estimates
+from jaxlmm.hypotheses import FTest, TTest
+from jaxlmm.objective import make_terms
+from jaxlmm.reduce import Reducer
+from jaxlmm.summary import summary_text
 
 __all__ = ["Fit"]
-
-# Responses whose group means are formed at once by ``ranef``.
-CHUNK = 2048
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,8 +37,10 @@ class Fit:
     method : {"REML", "ML"}
     df_method : str
         How ``df`` is found; see ``jaxlmm.fit``.
-    coef, se : ndarray, (m, p)
-        Fixed effects and their standard errors, in units of the response.
+    coef : ndarray, (m, p)
+        Fixed effects, in units of the response.
+    se_gls : ndarray, (m, p)
+        Their standard errors by generalised least squares; see ``se``.
     lam : ndarray, (m,)
         Variance ratio group_var / sigma2 (the square of lme4's theta).
     sigma2 : ndarray, (m,)
@@ -53,7 +57,7 @@ class Fit:
     method: str
     df_method: str
     coef: np.ndarray
-    se: np.ndarray
+    se_gls: np.ndarray
     lam: np.ndarray
     sigma2: np.ndarray
     loglik: np.ndarray
@@ -144,17 +148,49 @@ class Fit:
         """Bayesian criterion, (m,), with log(n_obs), as R's ``BIC`` of an lme4 fit."""
         return -2 * self.loglik + np.log(self.n_obs) * self.n_params
 
+    def variance_se(self) -> dict[str, np.ndarray]:
+        """Standard errors of ``sigma2``, ``group_var`` and ``icc``, (m,) each.
+
+        By the observed information of the (restricted) likelihood and the delta method. NaN for
+        the last two where ``singular``: no standard error describes an estimate on its boundary.
+        """
+        return hypotheses.variance_se(self.estimates)
+
     # -- tests and intervals of the fixed effects ---------------------------------------------
+
+    @functools.cached_property
+    def estimates(self) -> Estimates:
+        """The fits as the arrays that tests and intervals work on."""
+        spectrum = self.reducer.spectrum
+        terms = make_terms(spectrum, self.n_obs, self.method)
+        return Estimates(
+            spectrum, terms, self.reducer.projection.x_scale, self.names, bool(self.design.random),
+            self.coef, self.lam, self.sigma2, self.curvature, self.n_obs,
+        )  # fmt: skip
+
+    def with_df(self, df: str) -> Fit:
+        """The same fits with another way to find degrees of freedom; see ``jaxlmm.fit``."""
+        hypotheses.check_df_method(df, self.method)
+        return dataclasses.replace(self, df_method=df)
+
+    @functools.cached_property
+    def _se_df(self) -> tuple[np.ndarray, np.ndarray]:
+        return hypotheses.contrast_se_df(self.estimates, np.eye(self.design.n_fixef), self.df_method)
+
+    @property
+    def se(self) -> np.ndarray:
+        """Standard errors of ``coef``, (m, p); Kenward and Roger's if that is the ``df_method``."""
+        return self._se_df[0] if self.df_method == "kenward-roger" else self.se_gls
 
     @functools.cached_property
     def stat(self) -> np.ndarray:
         """Test statistics coef / se, (m, p)."""
         return self.coef / self.se
 
-    @functools.cached_property
+    @property
     def df(self) -> np.ndarray:
         """Degrees of freedom of the tests, (m, p); infinity for z tests."""
-        return inference.df_values(self.df_method, self.n_obs, self.design.n_fixef, self.coef.shape)
+        return self._se_df[1]
 
     @functools.cached_property
     def pvalue(self) -> np.ndarray:
@@ -168,33 +204,49 @@ class Fit:
 
     @functools.cached_property
     def vcov(self) -> np.ndarray:
-        """Covariance matrices of the fixed effects, (m, p, p)."""
-        unit = inference.vcov_unit(self.reducer.spectrum, self.lam)
-        scale = self.reducer.projection.x_scale
-        return unit * self.sigma2[:, None, None] / (scale[:, None] * scale)
+        """Covariance matrices of the fixed effects, (m, p, p); adjusted for Kenward-Roger."""
+        return hypotheses.adjusted_vcov(self.estimates, self.df_method)
+
+    def test(self, L: Any, rhs: Any = 0.0) -> TTest:
+        """t tests of contrasts, one by one: L coef = rhs.
+
+        Parameters
+        ----------
+        L : array-like, (p,) or (q, p); or dict, or sequence of dicts
+            Weights of the fixed effects. A dict names the effects, ``{"a": 1, "b": -1}``.
+        rhs : float or array-like, (q,)
+
+        Returns
+        -------
+        TTest
+            ``estimate, se, stat, df, pvalue`` (m, q), ``conf_int(level)`` (m, q, 2).
+        """
+        matrix, rhs = contrast_matrix(L, rhs, self.names)
+        return hypotheses.t_test(self.estimates, matrix, rhs, self.df_method)
+
+    def ftest(self, L: Any, rhs: Any = 0.0) -> FTest:
+        """F test of several contrasts together; arguments as in :meth:`test`.
+
+        Returns
+        -------
+        FTest
+            ``stat, df_den, pvalue`` (m,), ``df_num``. Denominators as lmerTest's (Satterthwaite)
+            or pbkrtest's (Kenward-Roger, with its scaled statistic).
+        """
+        matrix, rhs = contrast_matrix(L, rhs, self.names, joint=True)
+        return hypotheses.f_test(self.estimates, matrix, rhs, self.df_method)
 
     # -- random effects, fitted values, predictions -------------------------------------------
 
     @functools.cached_property
     def ranef(self) -> np.ndarray:
         """Conditional modes (BLUPs) of the group intercepts, (m, G), as lme4's ``ranef``."""
-        G = self.n_groups
-        modes = np.empty((self.n_responses, G))
-        if not G:
-            return modes
-        x_mean = self.reducer.projection.x_mean * self.reducer.projection.x_scale
-        for start in range(0, self.n_responses, CHUNK):
-            rows = slice(start, start + CHUNK)
-            means, shift = group_means(self.reducer.projection, self.Y[:, rows])
-            fixed = x_mean @ self.coef[rows].T
-            modes[rows] = (means - (fixed - shift)).T * self._shrinkage(self.lam[rows])
-        return modes
+        return effects.group_modes(self.reducer, self.Y, self.coef, self.lam)
 
     @property
     def ranef_sd(self) -> np.ndarray:
         """Conditional standard deviations of ``ranef``, (m, G), as lme4's ``condVar``."""
-        lam = self.lam[:, None]
-        return np.sqrt(self.sigma2[:, None] * lam / (1 + lam * self.reducer.projection.sizes))
+        return effects.mode_sd(self.reducer, self.lam, self.sigma2)
 
     def fitted(self, *, random: bool = True) -> np.ndarray:
         """Fitted values, (n_obs, m) as Y, with the random effects unless ``random=False``."""
@@ -279,53 +331,12 @@ class Fit:
     def summary_text(self, response: int | str = 0, *, level: float = 0.95) -> str:
         """The table that :meth:`summary` prints; ``level`` is that of the intervals."""
         i = self.position(response)
-        one = self.select([i])
-        letter = "z" if self.df_method == "normal" else "t"
-        sizes = self.reducer.projection.sizes
-        pairs = [
-            ("Model:", "Random intercept" if self.design.random else "OLS"),
-            ("No. Observations:", str(self.n_obs)),
-            ("No. Groups:", str(self.n_groups)),
-            ("Min. group size:", str(sizes.min()) if self.n_groups else "-"),
-            ("Max. group size:", str(sizes.max()) if self.n_groups else "-"),
-            ("Mean group size:", f"{sizes.mean():.1f}" if self.n_groups else "-"),
-            ("ICC:", number(one.icc[0]) if self.n_groups else "-"),
-            ("Dependent Variable:", self.response_names[i]),
-            ("Method:", self.method),
-            ("Scale:", number(one.sigma2[0])),
-            ("Log-Likelihood:", number(one.loglik[0])),
-            ("AIC:", number(one.aic[0])),
-            ("BIC:", number(one.bic[0])),
-            ("Converged:", "Yes" if one.converged[0] else "No"),
-        ]
-        tail = (1 - level) / 2
-        header = ["", "Coef.", "Std.Err.", "df", letter, f"P>|{letter}|", f"[{tail:.4g}", f"{1 - tail:.4g}]"]
-        columns = (
-            one.coef,
-            one.se,
-            one.df,
-            one.stat,
-            one.pvalue,
-            one.conf_int()[..., 0],
-            one.conf_int()[..., 1],
-        )
-        rows = [[name, *(number(c[0, j]) for c in columns)] for j, name in enumerate(self.names)]
-        if self.design.random:
-            rows.append([f"{self.design.random[0].name} Var", number(one.group_var[0]), *[""] * 6])
-        notes = [] if one.status[0] == Status.OK else [Status(one.status[0]).message]
-        title = "Mixed Linear Model Results" if self.design.random else "Linear Model Results"
-        return summary_layout(title, pairs, header, rows, notes)
+        return summary_text(self.select([i]), self.response_names[i], level)
 
     # -- inner --------------------------------------------------------------------------------
 
-    def _shrinkage(self, lam: np.ndarray) -> np.ndarray:
-        weight = lam[:, None] * self.reducer.projection.sizes
-        return weight / (1 + weight)
-
     def _variance_parts(self) -> tuple[np.ndarray, np.ndarray]:
-        centred = self.design.X - self.design.X.mean(axis=0)
-        covariance = centred.T @ centred / (self.n_obs - 1)
-        fixed = np.einsum("mi,ij,mj->m", self.coef, covariance, self.coef)
+        fixed = effects.variance_parts(self.design.X, self.coef)
         return fixed, fixed + self.group_var + self.sigma2
 
     def _positions(self, responses: Any) -> Any:
@@ -337,4 +348,4 @@ class Fit:
         return responses
 
 
-_ROW_FIELDS = ("coef", "se", "lam", "sigma2", "loglik", "curvature", "status")
+_ROW_FIELDS = ("coef", "se_gls", "lam", "sigma2", "loglik", "curvature", "status")

@@ -14,7 +14,8 @@ import jaxlmm
 PACKAGE = Path(jaxlmm.__file__).parent
 # In the order in which data flows; a module imports only modules that stand before it.
 ORDER = (
-    "_types threads text design crossprod spectrum objective solver reduce inference block results fit "
+    "_types threads text multiplicity labels design crossprod spectrum objective solver reduce inference "
+    "estimates contrasts hypotheses block effects summary results fit rlrt compare "
     "plots effects_model demo cli __init__ __main__"
 ).split()
 EDGES = {"plots", "effects_model", "demo", "cli", "__main__"}

@@ -1,0 +1,72 @@
+"""Contrasts as users write them -> a checked matrix."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+__all__ = ["contrast_matrix"]
+
+RANK_TOL = 1e-10
+
+
+def contrast_matrix(L: Any, rhs: Any, names: Sequence[str], *, joint: bool = False) -> tuple[np.ndarray, np.ndarray]:
+    """``L`` as a (q, p) matrix and ``rhs`` as (q,).
+
+    Parameters
+    ----------
+    L : array-like, (p,) or (q, p); or mapping of names to weights, or a sequence of mappings
+    rhs : float or array-like, (q,)
+    names : sequence of str, length p
+        Of the fixed effects.
+    joint : bool
+        The rows are to be tested together, so they must be linearly independent.
+
+    Raises
+    ------
+    ValueError
+        Wrong width, unknown name, non-finite weights, a row of zeros, wrong length of ``rhs``,
+        dependent rows if ``joint``.
+    """
+    if isinstance(L, Mapping):
+        L = [L]
+    if isinstance(L, Sequence) and len(L) and all(isinstance(row, Mapping) for row in L):
+        L = np.stack([_from_mapping(row, names) for row in L])
+    matrix = np.atleast_2d(np.asarray(L, dtype=np.float64))
+    p = len(names)
+    if matrix.ndim != 2 or matrix.shape[1] != p or not len(matrix):
+        raise ValueError(
+            f"L must have shape ({p},) or (q, {p}), one weight for each of {', '.join(names)}; found "
+            f"{np.shape(L)}. A dict such as {{'{names[-1]}': 1}} names the effects instead."
+        )
+    if not np.isfinite(matrix).all():
+        raise ValueError(f"L holds NaN or infinity in row {np.argwhere(~np.isfinite(matrix))[0, 0]}.")
+    zero = np.flatnonzero(~matrix.any(axis=1))
+    if len(zero):
+        raise ValueError(f"row {zero[0]} of L is all zero, which tests nothing; remove it.")
+    values = np.asarray(rhs, dtype=np.float64)
+    if values.ndim > 1 or (values.ndim == 1 and len(values) != len(matrix)) or not np.isfinite(values).all():
+        raise ValueError(
+            f"rhs must be one finite number, or one for each of the {len(matrix)} rows of L; found {rhs!r}."
+        )
+    if joint:
+        singular = np.linalg.svd(matrix / np.linalg.norm(matrix, axis=1, keepdims=True), compute_uv=False)
+        rank = int(np.sum(singular > RANK_TOL * singular[0]))
+        if rank < len(matrix):
+            raise ValueError(
+                f"the {len(matrix)} rows of L are linearly dependent (rank {rank}), so they cannot be tested "
+                "together; remove those that follow from the others."
+            )
+    return matrix, np.broadcast_to(values, len(matrix)).copy()
+
+
+def _from_mapping(row: Mapping[str, float], names: Sequence[str]) -> np.ndarray:
+    unknown = [str(name) for name in row if name not in names]
+    if unknown:
+        raise ValueError(f"L names {', '.join(map(repr, unknown))}, but the fixed effects are {', '.join(names)}.")
+    weights = np.zeros(len(names))
+    for name, weight in row.items():
+        weights[list(names).index(name)] = weight
+    return weights

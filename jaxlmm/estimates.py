@@ -1,0 +1,120 @@
+"""What tests and intervals need of a set of fits, and how fast its pieces change with the variance ratio.
+
+With lam the variance ratio and C(lam) = (X'V^-1 X)^-1 for V = I + lam ZZ' (so vcov = sigma2 C), for
+rows L of contrasts (see ``spectrum`` for f_j, d_j and c0):
+
+    L C L'   = L (X'X)^-1 L' + lam L c0 L' + sum_j (L f_j)(L f_j)' / d_j * lam / (1 + lam d_j)
+    L C' L'  = L c0 L' + sum_j (L f_j)(L f_j)' / d_j / (1 + lam d_j)^2
+    L K L'   = sum_j (L f_j)(L f_j)' / (1 + lam d_j)^3,          K = -C'' / 2
+
+and for the log-determinant l(lam) = sum_k m_k log(1 + lam d_k): T1 = l' and T2 = -l''.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from jaxlmm.objective import Terms
+from jaxlmm.spectrum import Spectrum
+
+__all__ = ["Curve", "Estimates", "contrast_curve", "information"]
+
+# Responses whose (J, c) arrays are formed at once.
+CHUNK = 8192
+
+
+@dataclass(frozen=True, eq=False)
+class Estimates:
+    """m fits of one design, as arrays.
+
+    Attributes
+    ----------
+    spectrum : Spectrum
+    terms : Terms
+        Of the fits' method, REML or ML.
+    x_scale : ndarray, (p,)
+        Norms of X's columns.
+    names : tuple of str, length p
+    has_random : bool
+    coef : ndarray, (m, p)
+        In units of the user's X.
+    lam, sigma2, curvature : ndarray, (m,)
+        As in :class:`jaxlmm.Fit`.
+    n_obs : int
+    """
+
+    spectrum: Spectrum
+    terms: Terms
+    x_scale: np.ndarray
+    names: tuple[str, ...]
+    has_random: bool
+    coef: np.ndarray
+    lam: np.ndarray
+    sigma2: np.ndarray
+    curvature: np.ndarray
+    n_obs: int
+
+    @property
+    def nu(self) -> float:
+        """n - p for REML, n for ML."""
+        return float(self.terms.nu)
+
+
+@dataclass(frozen=True, eq=False)
+class Curve:
+    """C, C' and K (see the module's docstring) seen through contrasts.
+
+    (m, q) for q contrasts one by one, (m, q, q) for q contrasts together.
+    """
+
+    value: np.ndarray
+    slope: np.ndarray
+    bend: np.ndarray
+
+
+def contrast_curve(est: Estimates, L: np.ndarray, *, joint: bool = False) -> Curve:
+    """Curves of contrasts.
+
+    Parameters
+    ----------
+    est : Estimates
+    L : ndarray, (q, p)
+        In units of the user's X.
+    joint : bool
+        All products of two contrasts, (m, q, q), not just their squares, (m, q).
+    """
+    spectrum, unit = est.spectrum, L / est.x_scale
+    q, m = len(L), len(est.lam)
+    # Bring products of pairs of contrasts to one axis; it is the diagonal alone if not joint.
+    first, second = np.indices((q, q)).reshape(2, -1) if joint else np.tile(np.arange(q), (2, 1))
+    constant = np.einsum("ki,ij,kj->k", unit[first], spectrum.xtx_inv, unit[second])
+    linear = np.einsum("ki,ij,kj->k", unit[first], spectrum.c0, unit[second])
+    Lf = unit @ spectrum.f
+    pairs = Lf[first] * Lf[second]
+    d = np.where(spectrum.d > 0, spectrum.d, 1.0)  # where d is 0, f is 0: padding
+    value, slope, bend = (np.empty((m, len(first))) for _ in range(3))
+    for start in range(0, m, CHUNK):
+        rows = slice(start, start + CHUNK)
+        lam = est.lam[rows]
+        r = 1 / (1 + lam[:, None] * spectrum.d)
+        value[rows] = constant + lam[:, None] * linear + lam[:, None] * (r @ (pairs / d).T)
+        r2 = r * r
+        slope[rows] = linear + r2 @ (pairs / d).T
+        bend[rows] = (r2 * r) @ pairs.T
+    if joint:
+        return Curve(*(a.reshape(m, q, q) for a in (value, slope, bend)))
+    return Curve(value, slope, bend)
+
+
+def information(est: Estimates) -> tuple[np.ndarray, np.ndarray]:
+    """T1 = sum m d / (1 + lam d) and T2 = sum m d^2 / (1 + lam d)^2 of the fits' method, (m,) each."""
+    d, multiplicity = np.asarray(est.terms.d), np.asarray(est.terms.m)
+    T1, T2 = np.empty(len(est.lam)), np.empty(len(est.lam))
+    for start in range(0, len(est.lam), CHUNK):
+        rows = slice(start, start + CHUNK)
+        w = d / (1 + est.lam[rows, None] * d)
+        T1[rows] = w @ multiplicity
+        T2[rows] = (w * w) @ multiplicity
+    return T1, T2
