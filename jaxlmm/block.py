@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import jax
 import numpy as np
@@ -14,18 +15,44 @@ from jaxlmm.objective import Terms, make_terms
 from jaxlmm.reduce import Reducer, Stats
 from jaxlmm.solver import Optimum, make_grid, minimise
 
-__all__ = ["BlockFitter", "Model", "Raw", "empty_results"]
+__all__ = ["BlockFitter", "Model", "Raw", "block_arrays", "block_width", "empty_results"]
 
 # Blocks are padded up to one of these, so that a last or a small block compiles nothing new.
 BLOCK_WIDTHS = (8, 128, 2048)
+# Residual variances outside [SMALLEST, 1 / SMALLEST] are refused.
+SMALLEST = 1e-280
 
 
 @dataclass(frozen=True, eq=False)
 class Model:
-    """A design and what is computed from it once: refitting it to other responses is cheap."""
+    """A design and what is computed from it once: refitting it to other responses is cheap.
+
+    ``indexes`` are those of the data frames it came from, to match those of Y.
+    """
 
     design: Design
     reducer: Reducer
+    indexes: tuple[tuple[str, Any], ...] = ()
+
+
+def block_width(m: int) -> int:
+    """Width of the blocks in which m responses are computed."""
+    return next((w for w in BLOCK_WIDTHS if m <= w), BLOCK_WIDTHS[-1])
+
+
+def block_arrays(stats: Stats, width: int) -> list[np.ndarray]:
+    """``ols``, ``u`` and ``rest`` padded to ``width``, harmless where a response is bad."""
+    arrays = [stats.ols, stats.u, stats.rest]
+    bad = ~stats.finite | stats.constant | stats.exact_within
+    if bad.any():
+        # A bad response must not slow the loops that all share.
+        arrays = [np.where(bad, fill, a) for a, fill in zip(arrays, (0.0, 0.0, 1.0), strict=True)]
+    pad = width - len(stats.rest)
+    if pad:
+        ols, u, rest = arrays
+        fill = ((0, 0), (0, pad))
+        arrays = [np.pad(ols, fill), np.pad(u, fill), np.pad(rest, (0, pad), constant_values=1.0)]
+    return arrays
 
 
 def empty_results(m: int, p: int) -> dict[str, np.ndarray]:
@@ -69,27 +96,16 @@ class BlockFitter:
     @classmethod
     def make(cls, model: Model, method: str, m: int) -> BlockFitter:
         spectrum = model.reducer.spectrum
-        width = next((w for w in BLOCK_WIDTHS if m <= w), BLOCK_WIDTHS[-1])
         terms = make_terms(spectrum, model.design.n_obs, method)
         constants = Constants(terms, make_grid(terms.d), spectrum.f, inference.se2_weights(spectrum))  # type: ignore[arg-type]
-        return cls(model, method, width, jax.device_put(constants))
+        return cls(model, method, block_width(m), jax.device_put(constants))
 
     def start(self, stats: Stats) -> Raw:
         """Send a block on its way; the result is a promise."""
-        arrays = [stats.ols, stats.u, stats.rest]
-        bad = ~stats.finite | stats.constant | stats.exact_within
-        if bad.any():
-            # A bad response must not slow the loop that all share: it gets harmless numbers.
-            arrays = [np.where(bad, fill, a) for a, fill in zip(arrays, (0.0, 0.0, 1.0), strict=True)]
-        pad = self.width - len(stats.rest)
-        if pad:
-            ols, u, rest = arrays
-            fill = ((0, 0), (0, pad))
-            arrays = [np.pad(ols, fill), np.pad(u, fill), np.pad(rest, (0, pad), constant_values=1.0)]
-        raw: Raw = _fit_block(self.constants, *arrays)
+        raw: Raw = _fit_block(self.constants, *block_arrays(stats, self.width))
         return raw
 
-    def store(self, cols: slice, stats: Stats, raw: Raw, out: dict[str, np.ndarray]) -> None:
+    def store(self, out: dict[str, np.ndarray], cols: slice, stats: Stats, raw: Raw) -> None:
         """Undo scale, shift and unit columns; set the status; write NaN where there is no fit."""
         c = cols.stop - cols.start
         raw = jax.tree.map(lambda a: np.asarray(a)[..., :c], raw)
@@ -110,7 +126,8 @@ class BlockFitter:
         if self.model.design.random:
             code[found.lam == 0] = Status.SINGULAR
         code[~found.converged] = Status.NOT_CONVERGED
-        usable = (sigma2 > 0) & np.isfinite(loglik) & np.isfinite(coef).all(axis=0)
+        # Squares that overflow, or that lose digits among the subnormal numbers, give no fit.
+        usable = (sigma2 > SMALLEST) & (sigma2 < 1 / SMALLEST) & np.isfinite(loglik) & np.isfinite(coef).all(axis=0)
         code[~stats.finite | ~usable] = Status.NONFINITE
         code[stats.constant] = Status.CONSTANT
         code[stats.exact_within] = Status.NO_RESIDUAL

@@ -34,8 +34,13 @@ def contrast_matrix(L: Any, rhs: Any, names: Sequence[str], *, joint: bool = Fal
         L = [L]
     if isinstance(L, Sequence) and len(L) and all(isinstance(row, Mapping) for row in L):
         L = np.stack([_from_mapping(row, names) for row in L])
-    matrix = np.atleast_2d(np.asarray(L, dtype=np.float64))
     p = len(names)
+    try:
+        matrix = np.atleast_2d(np.asarray(L, dtype=np.float64))
+    except (TypeError, ValueError):
+        raise ValueError(
+            f"L must hold numbers, or be a dict such as {{'{names[-1]}': 1}} that names effects; found {L!r}."
+        ) from None
     if matrix.ndim != 2 or matrix.shape[1] != p or not len(matrix):
         raise ValueError(
             f"L must have shape ({p},) or (q, {p}), one weight for each of {', '.join(names)}; found "

@@ -177,15 +177,15 @@ def numeric(value: Any, what: str) -> np.ndarray:
             raise ValueError(f"{what} cannot be made into an array: {error}") from None
     kind = array.dtype.kind
     if kind in "biuf":
-        if array.dtype.itemsize <= 8:
-            return array
-        with np.errstate(over="ignore"):  # long double: what float64 cannot hold becomes infinite
-            return array.astype(np.float64)
+        with np.errstate(over="ignore"):  # what float64 cannot hold of a long double becomes infinite
+            return array if array.dtype.itemsize <= 8 else array.astype(np.float64)
     if kind == "V" and array.dtype.names is None and array.dtype.itemsize <= 2:
         return array.astype(np.float32)  # JAX's small floats; float32 holds them exactly
     if frame:
         columns = [numeric(value.iloc[:, j], f"{what} column '{c}'") for j, c in enumerate(value.columns)]
         return np.column_stack(columns) if columns else np.zeros(array.shape)
+    if kind == "O" and array.ndim == 0:
+        raise ValueError(f"{what} is one {type(value).__name__}; give an array or a data frame.")
     if kind == "O":
         return _objects_to_floats(array, what)
     raise ValueError(f"{what} must be numeric, found dtype {array.dtype}{_HINTS.get(kind, _HINTS['U'])}")
@@ -208,12 +208,10 @@ def _objects_to_floats(array: np.ndarray, what: str) -> np.ndarray:
     wrong |= {t for t in types if issubclass(t, np.timedelta64)}
     if wrong:
         at = next(i for i, v in enumerate(values) if type(v) in wrong)
-        row = [int(i) for i in np.unravel_index(at, array.shape)]
-        where = "" if not row else f" in row {row[0]}" + "".join(f", column {j}" for j in row[1:])
-        found = repr(values[at])
-        raise ValueError(
-            f"{what} must be numeric, found {found[:60]} ({type(values[at]).__name__}){where}{_HINTS['U']}"
-        )
+        position = zip(("row", "column"), np.unravel_index(at, array.shape), strict=False)
+        where = ", ".join(f"{axis} {i}" for axis, i in position)
+        found = f"{values[at]!r:.60} ({type(values[at]).__name__})" + (f" in {where}" if where else "")
+        raise ValueError(f"{what} must be numeric, found {found}{_HINTS['U']}")
     try:
         flat = np.array([np.nan if types[type(v)] else float(v) for v in values], dtype=np.float64)
     except OverflowError:
@@ -225,7 +223,7 @@ def _distinct(names: Any, n: int, what: str, of: str) -> tuple[str, ...]:
     """``names`` as n different strings."""
     if isinstance(names, (str, bytes)) or not hasattr(names, "__iter__"):
         raise ValueError(f"{what} must be a sequence of {n} names, found {names!r}; write [{names!r}] for one name.")
-    names = tuple(str(v) for v in names)
+    names = tuple(str(v) for v in (names.to_numpy() if hasattr(names, "to_numpy") else names))
     if len(names) != n:
         raise ValueError(f"{what} has {len(names)} entries, {of} has {n} columns; give one name a column.")
     if len(set(names)) < n:
@@ -276,8 +274,7 @@ def _check_identifiable(unit: np.ndarray, grouping: Grouping) -> None:
     within. With none between, the REML deviance is flat; with none within, the ML deviance is
     unbounded, and REML estimates rest on nothing but unequal group sizes.
     """
-    n, p = unit.shape
-    G, codes = len(grouping.levels), grouping.codes
+    (n, p), G, codes = unit.shape, len(grouping.levels), grouping.codes
     if G > p and n - G > p:  # enough of both whatever pw is
         return
     within = unit - unit[np.unique(codes, return_index=True)[1]][codes]

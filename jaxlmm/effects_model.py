@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
@@ -101,7 +100,7 @@ class LinearMixedEffectsModel:
             If there is more than one random effect, ``varnames`` has the wrong length, a feature
             to be z-scored is constant, or ``jaxlmm.fit`` refuses the data.
         """
-        check_index(X, y, random_effect)
+        check_index(X=X, y=y, random_effect=random_effect)
         features = np.array(numeric(X, "X"), dtype=np.float64)
         if features.ndim != 2:
             hint = "; for one feature use X[:, None]" if features.ndim == 1 else ""
@@ -120,11 +119,11 @@ class LinearMixedEffectsModel:
             response_names = [f"{y_name}{j}" for j in range(np.shape(y)[1])]
         result = fit(
             np.column_stack([np.ones(len(features)), features]), y, random_effect, df=self._df,
-            names=["Intercept", *feature_names], response_names=response_names,
+            names=["Intercept", *feature_names], response_names=response_names, group_name=random_name,
         )  # fmt: skip
 
         # Set together at the end: a refused fit leaves the previous one whole.
-        self._result = result if random_effect is None else _with_random_name(result, random_name)
+        self._result = result
         self._one_response = one_response
         self._random_name = random_name
         self.varnames = [*feature_names, y_name]
@@ -258,7 +257,7 @@ class LinearMixedEffectsModel:
         Axes
             The axes drawn on.
         """
-        one = self.result.select([self.result.position(response)])
+        one = self.result.select([response])
         limits = one.conf_int(1 - self._alpha)[0, 1:]
         return plots.plot_effects(
             one.coef[0, 1:], limits[:, 0], limits[:, 1], self.varnames[:-1], ax=ax,
@@ -335,8 +334,3 @@ def _zscored(features: np.ndarray, names: Sequence[str]) -> np.ndarray:
     out = features.copy()
     out[:, finite] = (columns - columns.mean(axis=0)) / columns.std(axis=0)
     return out
-
-
-def _with_random_name(result: Fit, name: str) -> Fit:
-    grouping = dataclasses.replace(result.design.random[0], name=name)
-    return dataclasses.replace(result, design=dataclasses.replace(result.design, random=(grouping,)))

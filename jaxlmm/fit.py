@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import collections
-import concurrent.futures
+import dataclasses
+import functools
 import itertools
 from collections.abc import Sequence
 from typing import Any
@@ -11,27 +11,34 @@ from typing import Any
 import jax
 
 from jaxlmm._types import float64_scope
-from jaxlmm.block import BlockFitter, Model, Raw, empty_results
+from jaxlmm.block import BlockFitter, Model, empty_results
 from jaxlmm.crossprod import project_design
 from jaxlmm.design import make_design, response_matrix
 from jaxlmm.hypotheses import check_df_method
-from jaxlmm.reduce import Stats, make_reducer, reduce_panel
+from jaxlmm.reduce import make_reducer
 from jaxlmm.results import Fit
 from jaxlmm.spectrum import make_spectrum
-from jaxlmm.threads import N_THREADS, single_threaded_blas
+from jaxlmm.stream import stream_blocks
 
 __all__ = ["check_index", "enable_compile_cache", "fit", "fit_prepared", "prepare"]
 
 
-def prepare(X: Any, groups: Any = None, *, names: Sequence[str] | None = None) -> Model:
+def prepare(
+    X: Any, groups: Any = None, *, names: Sequence[str] | None = None, group_name: str | None = None
+) -> Model:
     """Do all the work that depends on X and groups only.
 
     Parameters, errors: as in :func:`fit`. Use with :func:`fit_prepared` to fit one design again
     and again (permutations, simulations) without paying for it each time.
     """
+    indexes = check_index(X=X, groups=groups)
     design = make_design(X, groups, names)
+    if group_name is not None:
+        design = dataclasses.replace(
+            design, random=tuple(dataclasses.replace(g, name=str(group_name)) for g in design.random)
+        )
     projection = project_design(design)
-    return Model(design, make_reducer(projection, make_spectrum(projection)))
+    return Model(design, make_reducer(projection, make_spectrum(projection)), indexes)
 
 
 def fit(
@@ -43,6 +50,7 @@ def fit(
     df: str = "satterthwaite",
     names: Sequence[str] | None = None,
     response_names: Sequence[str] | None = None,
+    group_name: str | None = None,
 ) -> Fit:
     """Fit ``y = X b + group intercept + noise`` to every column of Y.
 
@@ -61,6 +69,8 @@ def fit(
         covariance (REML only); n - p; infinity (z tests, as statsmodels).
     names, response_names : sequence of str, optional
         Names of the columns of X and Y. Default: a data frame's own; else x0, x1, ... and y0, ...
+    group_name : str, optional
+        What a group is, for tables. Default: the name of ``groups`` if it has one, else "group".
 
     Returns
     -------
@@ -80,8 +90,8 @@ def fit(
     """
     _check_option("method", method, ("REML", "ML"))
     check_df_method(df, method)
-    check_index(X, Y, groups)
-    return fit_prepared(prepare(X, groups, names=names), Y, method=method, df=df, response_names=response_names)
+    model = prepare(X, groups, names=names, group_name=group_name)
+    return fit_prepared(model, Y, method=method, df=df, response_names=response_names)
 
 
 def fit_prepared(
@@ -95,35 +105,14 @@ def fit_prepared(
     """Fit a prepared model to Y; parameters and result as in :func:`fit`."""
     _check_option("method", method, ("REML", "ML"))
     check_df_method(df, method)
+    known = dict(model.indexes)
+    check_index(X=known.get("X"), Y=Y, groups=known.get("groups"))
     matrix, given_names = response_matrix(Y, model.design.n_obs, response_names)
     m, p = matrix.shape[1], model.design.n_fixef
     out = empty_results(m, p)
-    with float64_scope(), single_threaded_blas(), concurrent.futures.ThreadPoolExecutor(N_THREADS) as pool:
+    with float64_scope():
         fitter = BlockFitter.make(model, method, m)
-        blocks = [slice(k, min(k + fitter.width, m)) for k in range(0, m, fitter.width)]
-        reading: collections.deque[tuple[slice, Stats, list[concurrent.futures.Future[None]]]] = collections.deque()
-        computing: collections.deque[tuple[slice, Stats, Raw]] = collections.deque()
-        upcoming = iter(blocks)
-
-        def read_next() -> None:
-            for cols in itertools.islice(upcoming, 1):
-                view, stats = matrix[:, cols], Stats.empty(model.reducer, cols.stop - cols.start)
-                panels = model.reducer.panels(view.shape[1])
-                jobs = [pool.submit(reduce_panel, model.reducer, view, panel, stats) for panel in panels]
-                reading.append((cols, stats, jobs))
-
-        read_next()
-        while reading:
-            # One block ahead is read by the pool's threads while JAX computes and this one stores.
-            read_next()
-            cols, stats, jobs = reading.popleft()
-            for job in jobs:
-                job.result()
-            computing.append((cols, stats, fitter.start(stats)))
-            if len(computing) > 1:
-                fitter.store(*computing.popleft(), out)
-        for block in computing:
-            fitter.store(*block, out)
+    stream_blocks(model.reducer, matrix, fitter.width, fitter.start, functools.partial(fitter.store, out))
     return Fit(
         design=model.design, method=method, df_method=df, **out,
         Y=matrix, reducer=model.reducer, given_names=given_names,
@@ -145,12 +134,21 @@ def _check_option(name: str, value: str, allowed: tuple[str, ...]) -> None:
         raise ValueError(f"{name} must be one of {', '.join(map(repr, allowed))}, found {value!r}.")
 
 
-def check_index(X: Any, Y: Any, groups: Any) -> None:
-    """Data frames are matched by position; refuse where their indexes say otherwise."""
-    labelled = [(k, v.index) for k, v in (("X", X), ("Y", Y), ("groups", groups)) if hasattr(v, "iloc")]
+def check_index(**data: Any) -> tuple[tuple[str, Any], ...]:
+    """Indexes of the pandas objects among ``data``, by name; ValueError where two differ.
+
+    Rows are matched by position; where the indexes say otherwise the data are not aligned.
+    """
+    labelled = tuple((name, getattr(v, "index", v)) for name, v in data.items() if _is_pandas(v))
     for (name_a, a), (name_b, b) in itertools.pairwise(labelled):
         if len(a) == len(b) and not a.equals(b):
             raise ValueError(
                 f"{name_a} and {name_b} have different indexes, so their rows may not match; "
                 "align them, or call reset_index(drop=True) on both if they match by position."
             )
+    return labelled
+
+
+def _is_pandas(value: Any) -> bool:
+    """A frame, a series, or an index kept from one."""
+    return hasattr(value, "iloc") or (hasattr(value, "equals") and hasattr(value, "get_indexer"))

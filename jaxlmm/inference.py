@@ -6,6 +6,7 @@ arrays alike; the response axis is last in them. Formulas: the docstring of ``sp
 
 from __future__ import annotations
 
+import numbers
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ import scipy.special
 
 from jaxlmm.spectrum import Spectrum
 
-__all__ = ["coef_unit", "f_pvalues", "halfwidth", "pvalues", "se2_weights", "weights"]
+__all__ = ["check_level", "coef_unit", "f_pvalues", "halfwidth", "pvalues", "se2_weights", "weights"]
 
 
 def weights(lam: Any, d: Any) -> Any:
@@ -48,10 +49,15 @@ def f_pvalues(stat: np.ndarray, df_num: int, df_den: np.ndarray) -> np.ndarray:
         return np.where(np.isposinf(df_den), chi2, scipy.special.fdtrc(df_num, df_den, stat))
 
 
+def check_level(level: float) -> None:
+    """ValueError unless ``level`` is a number between 0 and 1."""
+    if not isinstance(level, numbers.Real) or not 0 < level < 1:
+        raise ValueError(f"level must lie between 0 and 1, found {level!r}; 0.95 gives a 95 % interval.")
+
+
 def halfwidth(level: float, df: np.ndarray) -> np.ndarray:
     """Quantile that a standard error is multiplied by for an interval of this level."""
-    if not 0 < level < 1:
-        raise ValueError(f"level must lie between 0 and 1, found {level}; 0.95 gives a 95 % interval.")
+    check_level(level)
     tail = 0.5 + level / 2
     if df.size and np.all(df == df.flat[0]):
         df = df.flat[:1]  # one quantile for all

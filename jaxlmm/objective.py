@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxlmm.spectrum import ROUND_NODES, Spectrum, padded
+from jaxlmm.spectrum import Spectrum, padded
 
 __all__ = ["Moments", "Terms", "derivatives", "deviance", "logdet", "make_terms", "moments", "ratio", "slope"]
 
@@ -35,8 +35,10 @@ class Terms:
     d, m : (J,)
         Eigenvalue and multiplicity of each term.
     nu, d_max : scalar
-    n_spectrum, n_unit : int, static
-        How many leading terms belong to the spectrum, and how many of these have m = 1 (or d = 0).
+    n_spectrum : int, static
+        How many leading terms belong to the spectrum.
+    log_from, n_unit : int, static
+        Terms before ``log_from`` have m = 0; those from there to ``n_unit`` have m = 1 (or d = 0).
     """
 
     d: jax.Array
@@ -44,20 +46,21 @@ class Terms:
     nu: jax.Array
     d_max: jax.Array
     n_spectrum: int = field(metadata=dict(static=True))
+    log_from: int = field(metadata=dict(static=True))
     n_unit: int = field(metadata=dict(static=True))
 
 
 def make_terms(spectrum: Spectrum, n_obs: int, method: str) -> Terms:
     """The terms of ``method`` "REML" or "ML", as numpy arrays."""
     d, m, nu = spectrum.d, spectrum.multiplicity, float(n_obs - len(spectrum.R))
-    J, n_unit = len(d), spectrum.n_single
+    J, log_from, n_unit = len(d), 0, spectrum.n_single
     if method == "ML":
-        nu, n_unit = float(n_obs), 0
+        nu, log_from, n_unit = float(n_obs), J, J
         extra = np.zeros(padded(len(spectrum.size)) - len(spectrum.size))
         d = np.concatenate([d, spectrum.size, extra])
         m = np.concatenate([np.zeros(J), spectrum.size_count, extra])
     d_max = float(np.max(d)) if np.max(d) > 0 else 1.0
-    return Terms(d, m, np.float64(nu), np.float64(d_max), J, n_unit)  # type: ignore[arg-type]
+    return Terms(d, m, np.float64(nu), np.float64(d_max), J, log_from, n_unit)  # type: ignore[arg-type]
 
 
 @jax.tree_util.register_dataclass
@@ -97,7 +100,7 @@ def logdet(t: jax.Array, terms: Terms) -> jax.Array:
     """sum_k m_k log(1 + lam d_k); factors of m = 1 are multiplied first, to save logarithms."""
     lam = ratio(t, terms)
     total = jnp.zeros_like(t)
-    for start in range(0, terms.n_unit, LOG_GROUP):
+    for start in range(terms.log_from, terms.n_unit, LOG_GROUP):
         factor = jnp.ones_like(t)
         for k in range(start, min(start + LOG_GROUP, terms.n_unit)):
             factor = factor * (1 + lam * terms.d[k])
@@ -108,7 +111,7 @@ def logdet(t: jax.Array, terms: Terms) -> jax.Array:
         return total + m * jnp.log1p(lam * d), None
 
     rest = (terms.d[terms.n_unit :], terms.m[terms.n_unit :])
-    return jax.lax.scan(one, total, rest, unroll=ROUND_NODES)[0]
+    return jax.lax.scan(one, total, rest)[0]
 
 
 def moments(t: jax.Array, terms: Terms, u2: jax.Array, rest: jax.Array) -> Moments:
@@ -133,8 +136,8 @@ def moments(t: jax.Array, terms: Terms, u2: jax.Array, rest: jax.Array) -> Momen
 
     J = terms.n_spectrum
     carry = (zero + rest, zero, zero, zero, zero)
-    carry, _ = jax.lax.scan(both_terms, carry, (terms.d[:J], terms.m[:J], u2), unroll=ROUND_NODES)
-    carry, _ = jax.lax.scan(logdet_term, carry, (terms.d[J:], terms.m[J:]), unroll=ROUND_NODES)
+    carry, _ = jax.lax.scan(both_terms, carry, (terms.d[:J], terms.m[:J], u2))
+    carry, _ = jax.lax.scan(logdet_term, carry, (terms.d[J:], terms.m[J:]))
     return Moments(*carry)
 
 

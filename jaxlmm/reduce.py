@@ -12,6 +12,7 @@ projected twice, so that its squares are formed from residuals and lose nothing.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
@@ -27,7 +28,7 @@ DENSE_BYTES = 64 * 2**20
 MAX_LOSS = 32.0
 # Responses are handled in panels of about this many bytes, to stay in cache.
 PANEL_BYTES = 16 * 2**20
-# What is below this many roundings of the largest value is taken as zero.
+# Root mean square of the arithmetic's rounding errors, relative to the largest value.
 NOISE = 4 * np.finfo(np.float64).eps
 
 
@@ -122,7 +123,10 @@ def reduce_panel(reducer: Reducer, Y: np.ndarray, cols: slice, stats: Stats) -> 
 
     One pass; responses that it would cost digits, or that are bad, are taken again with more care.
     """
-    y = Y[:, cols].astype(np.float64, copy=False)
+    # The sparse product wants rows in one piece; the dense one takes a view as it is.
+    order: Literal["C", "K"] = "K" if reducer.A is not None else "C"
+    with np.errstate(invalid="ignore"):  # a signalling NaN
+        y = Y[:, cols].astype(np.float64, order=order, copy=False)
     where = np.arange(cols.start, cols.stop)
     unsafe = ~_one_pass(reducer, y, cols, stats)
     y, where = _columns(y, unsafe), where[unsafe]
@@ -135,7 +139,9 @@ def reduce_panel(reducer: Reducer, Y: np.ndarray, cols: slice, stats: Stats) -> 
         unsafe = ~_one_pass(reducer, shifted, where, stats)
         y, where = _columns(y, unsafe), where[unsafe]
     if len(where):
-        _reduce_careful(reducer, y, where, stats)
+        # What is below the roundings of the arithmetic, or of the data's own type, is taken as zero.
+        rounding = 0.5 * np.finfo(Y.dtype).eps if Y.dtype.kind == "f" else 0.0
+        _reduce_careful(reducer, y, where, stats, max(rounding, NOISE))
 
 
 def _columns(y: np.ndarray, mask: np.ndarray) -> np.ndarray:
@@ -155,13 +161,13 @@ def _one_pass(reducer: Reducer, y: np.ndarray, where: slice | np.ndarray, stats:
 
 def group_means(projection: Projection, Y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Means of the groups (G, c) of Y - shift, and the shift (c,): Y's first row."""
-    shift = np.asarray(Y[0], dtype=np.float64)
-    with np.errstate(invalid="ignore"):
+    with np.errstate(all="ignore"):  # responses that could not be fitted
+        shift = np.asarray(Y[0], dtype=np.float64)
         means = projection.Zt @ (Y - shift)
-    return means / np.sqrt(projection.sizes)[:, None], shift
+        return means / np.sqrt(projection.sizes)[:, None], shift
 
 
-def _reduce_careful(reducer: Reducer, y: np.ndarray, where: np.ndarray, stats: Stats) -> None:
+def _reduce_careful(reducer: Reducer, y: np.ndarray, where: np.ndarray, stats: Stats, rounding: float) -> None:
     """Shift, scale, and form residuals twice (Kahan: twice is enough) before squaring."""
     projection = reducer.projection
     finite = np.isfinite(y).all(axis=0)
@@ -182,7 +188,7 @@ def _reduce_careful(reducer: Reducer, y: np.ndarray, where: np.ndarray, stats: S
     rest = np.einsum("ij,ij->j", y, y) if projection.n_rest else np.zeros(y.shape[1])
     stats.rest[where], stats.shift[where], stats.scale[where] = rest, shift, scale
     _spectral(reducer, coords, where, stats)
-    noise = projection.n_obs * (NOISE * largest) ** 2
+    noise = projection.n_obs * (rounding * largest) ** 2
     u = stats.u[:, where]
     total = np.einsum("ij,ij->j", u, u) + rest
     stats.finite[where] = finite

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,8 +15,10 @@ from jaxlmm.contrasts import contrast_matrix
 from jaxlmm.design import Design, group_codes, numeric
 from jaxlmm.estimates import Estimates
 from jaxlmm.hypotheses import FTest, TTest
+from jaxlmm.intervals import Profile, profile_intervals
 from jaxlmm.objective import make_terms
 from jaxlmm.reduce import Reducer
+from jaxlmm.selection import position, positions
 from jaxlmm.summary import summary_text
 
 __all__ = ["Fit"]
@@ -202,6 +203,13 @@ class Fit:
         half = inference.halfwidth(level, self.df) * self.se
         return np.stack([self.coef - half, self.coef + half], axis=-1)
 
+    def profile(self, level: float = 0.95) -> Profile:
+        """Profile likelihood intervals of ``group_sd``, ``sigma`` and ``coef``.
+
+        By maximum likelihood whatever ``method`` is, as R's ``confint(fit, method="profile")``.
+        """
+        return profile_intervals(self.reducer, self.Y, self.converged, level)
+
     @functools.cached_property
     def vcov(self) -> np.ndarray:
         """Covariance matrices of the fixed effects, (m, p, p); adjusted for Kenward-Roger."""
@@ -270,6 +278,12 @@ class Fit:
             Labels; the group's mode is added. Unknown groups, and None, get the population's
             prediction.
         """
+        columns = getattr(X_new, "columns", None)
+        if columns is not None and [str(c) for c in columns] != list(self.names):
+            raise ValueError(
+                f"X_new has the columns {', '.join(map(str, columns))}, the model {', '.join(self.names)}; "
+                "select and order them alike, or pass a plain array."
+            )
         X = np.asarray(numeric(X_new, "X_new"), dtype=np.float64)
         if X.ndim != 2 or X.shape[1] != self.design.n_fixef:
             raise ValueError(
@@ -306,23 +320,10 @@ class Fit:
 
     def select(self, responses: Any) -> Fit:
         """The fit of some responses only: positions, a slice, a mask, or names."""
-        where = np.atleast_1d(np.arange(self.n_responses)[self._positions(responses)])
+        where = positions(responses, self.response_names)
         rows = {name: getattr(self, name)[where] for name in _ROW_FIELDS}
-        names = tuple(np.asarray(self.given_names, dtype=object)[where]) if self.given_names else ()
-        if not names:
-            names = tuple(f"y{j}" for j in where)
-        same = {name: getattr(self, name) for name in ("design", "method", "df_method", "reducer")}
-        return Fit(**same, **rows, Y=self.Y[:, where], given_names=names)
-
-    def position(self, response: int | str) -> int:
-        """Row of a response, given by position or by name."""
-        if isinstance(response, str):
-            if response not in self.response_names:
-                raise ValueError(f"no response is named {response!r}; names begin {self.response_names[:3]}.")
-            return self.response_names.index(response)
-        if not -self.n_responses <= response < self.n_responses:
-            raise ValueError(f"response {response} is out of range; there are {self.n_responses}.")
-        return int(response) % self.n_responses
+        names = tuple(self.response_names[j] for j in where)
+        return dataclasses.replace(self, **rows, Y=self.Y[:, where], given_names=names)
 
     def summary(self, response: int | str = 0, *, level: float = 0.95) -> None:
         """Print the table of one response, given by position or name, in statsmodels' style."""
@@ -330,7 +331,7 @@ class Fit:
 
     def summary_text(self, response: int | str = 0, *, level: float = 0.95) -> str:
         """The table that :meth:`summary` prints; ``level`` is that of the intervals."""
-        i = self.position(response)
+        i = position(response, self.response_names)
         return summary_text(self.select([i]), self.response_names[i], level)
 
     # -- inner --------------------------------------------------------------------------------
@@ -338,14 +339,6 @@ class Fit:
     def _variance_parts(self) -> tuple[np.ndarray, np.ndarray]:
         fixed = effects.variance_parts(self.design.X, self.coef)
         return fixed, fixed + self.group_var + self.sigma2
-
-    def _positions(self, responses: Any) -> Any:
-        if isinstance(responses, str) or (
-            isinstance(responses, Sequence) and responses and isinstance(responses[0], str)
-        ):
-            names = [responses] if isinstance(responses, str) else responses
-            return np.array([self.position(name) for name in names])
-        return responses
 
 
 _ROW_FIELDS = ("coef", "se_gls", "lam", "sigma2", "loglik", "curvature", "status")

@@ -13,7 +13,9 @@ from __future__ import annotations
 
 import functools
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -26,7 +28,7 @@ with warnings.catch_warnings():
     warnings.filterwarnings("ignore", message=".*JAXopt is no longer maintained.*")
     import jaxopt
 
-__all__ = ["GRID_SIZE", "Optimum", "make_grid", "minimise"]
+__all__ = ["FAR", "GRID_SIZE", "Optimum", "bracketed_minimum", "bracketed_root", "make_grid", "minimise"]
 
 GRID_SIZE = 36
 # exp(34) spans the variance ratios of float64.
@@ -36,6 +38,10 @@ MAX_ITER = 60
 TOL_STEP = 1e-7
 # Or where the derivative is this part of nu, which is rounding.
 TOL_SLOPE = 2e-14
+# Roots are of quantities in units of a standard error.
+TOL_ROOT = 1e-8
+# An upper end of a bracket that says: there is none.
+FAR = 1e30
 # jaxopt stops on the change of the whole state; so scaled (exactly) the bracket does not count.
 HIDDEN = 2.0**-40
 # What counts as converged: derivative in log lam, relative to nu.
@@ -153,19 +159,22 @@ def _grid_values(terms: Terms, u2: jax.Array, rest: jax.Array, grid: jax.Array) 
 
 
 def _lowest(value: jax.Array, grid: jax.Array) -> tuple[_Bracket, jax.Array]:
-    """Bracket of the lowest grid point, and the number of local minima; one fused walk."""
-    K = len(grid)
+    """Bracket of the lowest grid point, and the number of local minima; one walk over the grid."""
     zero = jnp.zeros_like(value[0])
-    best = _Bracket(zero + grid[0], zero + grid[0], zero + grid[1], value[0], value[0], value[1])
-    falling, valleys = jnp.ones_like(zero, dtype=bool), jnp.zeros_like(zero, dtype=jnp.int32)
-    for k in range(1, K):
-        n = min(k + 1, K - 1)
-        low, t, high = (zero + grid[j] for j in (k - 1, k, n))
-        here = _Bracket(low, t, high, value[k - 1], value[k], value[n])
+    k = jnp.arange(len(grid))
+    before, after = jnp.maximum(k - 1, 0), jnp.minimum(k + 1, len(grid) - 1)
+
+    def visit(state, at):  # type: ignore[no-untyped-def]
+        best, last, falling, valleys = state
+        k, low, high = at
+        here = _Bracket(zero + grid[low], zero + grid[k], zero + grid[high], last, value[k], value[high])
         best = jax.tree.map(functools.partial(jnp.where, value[k] < best.value), here, best)
-        rising = value[k] > value[k - 1]
-        valleys += falling & rising
-        falling = ~rising
+        rising = value[k] > last
+        return (best, value[k], ~rising, valleys + (falling & rising)), None
+
+    first = _Bracket(zero + grid[0], zero + grid[0], zero + grid[1], value[0], value[0], value[1])
+    start = (first, value[0], jnp.ones_like(zero, dtype=bool), jnp.zeros_like(zero, dtype=jnp.int32))
+    (best, _, falling, valleys), _ = jax.lax.scan(visit, start, (k[1:], before[1:], after[1:]))
     return best, valleys + falling
 
 
@@ -181,30 +190,92 @@ def _polish(terms: Terms, u2: jax.Array, rest: jax.Array, at: _Bracket, slope_ze
     start = jnp.where((vertex > at.low) & (vertex < at.high) & (bend > 0), vertex, 0.5 * (at.low + at.high))
     boundary = (at.t == 0) & (slope_zero >= 0)
     start, high = jnp.where(boundary, 0.0, start), jnp.where(boundary, 0.0, at.high)
-    solver = _newton()
-    run = jax.vmap(lambda init, v, r: solver.run(init, terms, v, r).params[0], in_axes=(0, 1, 0))
-    return run((start, at.low * HIDDEN, high * HIDDEN), u2, rest)
+    run = jax.vmap(
+        lambda t, low, high, v, r: bracketed_minimum(slope, t, low, high, terms.nu, terms, v, r),
+        in_axes=(0, 0, 0, 1, 0),
+    )
+    return run(start, at.low, high, u2, rest)
+
+
+def bracketed_minimum(
+    slope: Callable[..., tuple[jax.Array, jax.Array]],
+    start: jax.Array,
+    low: jax.Array,
+    high: jax.Array,
+    scale: jax.Array,
+    *args: Any,
+) -> jax.Array:
+    """Minimum in [low, high] of one function with derivatives ``slope(t, *args)``.
+
+    ``scale`` is the size of the first derivative's terms, that is, what its rounding goes with.
+    """
+    init = (start, low * HIDDEN, high * HIDDEN)
+    return _newton(slope).run(init, scale, *args).params[0]
+
+
+def bracketed_root(
+    value_slope: Callable[..., tuple[jax.Array, jax.Array]],
+    start: jax.Array,
+    low: jax.Array,
+    high: jax.Array,
+    *args: Any,
+) -> tuple[jax.Array, jax.Array]:
+    """Root in [low, high] of one increasing function, and whether it was reached.
+
+    ``value_slope(x, *args)`` gives the function and its derivative. ``high`` may be ``FAR``: then
+    the search doubles x until the function is positive. x is to be scaled to about 1.
+    """
+    init = (start, low * HIDDEN, high * HIDDEN)
+    found = _rootfinder(value_slope).run(init, *args)
+    return found.params[0], found.state.error <= TOL_ROOT
 
 
 def _newton_step(
-    state: tuple[jax.Array, jax.Array, jax.Array], terms: Terms, u2: jax.Array, rest: jax.Array
+    slope: Callable[..., tuple[jax.Array, jax.Array]],
+    state: tuple[jax.Array, jax.Array, jax.Array],
+    scale: jax.Array,
+    *args: Any,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """One safeguarded Newton step on (t, low, high); a fixed point is a minimum."""
     t, low, high = state[0], state[1] / HIDDEN, state[2] / HIDDEN
-    gradient, curvature = slope(t, terms, u2, rest)
+    gradient, curvature = slope(t, *args)
     low = jnp.where(gradient < 0, t, low)
     high = jnp.where(gradient > 0, t, high)
     newton = t - gradient / curvature
     inside = (curvature > 0) & (newton > low) & (newton < high)
     step = jnp.where(inside, newton, 0.5 * (low + high))
-    done = jnp.abs(gradient) <= TOL_SLOPE * terms.nu
+    done = jnp.abs(gradient) <= TOL_SLOPE * scale
     return jnp.where(done, t, step), low * HIDDEN, high * HIDDEN
 
 
+def _root_step(
+    value_slope: Callable[..., tuple[jax.Array, jax.Array]],
+    state: tuple[jax.Array, jax.Array, jax.Array],
+    *args: Any,
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """One safeguarded Newton step on (x, low, high); a fixed point is a root."""
+    x, low, high = state[0], state[1] / HIDDEN, state[2] / HIDDEN
+    value, derivative = value_slope(x, *args)
+    low = jnp.where(value < 0, x, low)
+    high = jnp.where(value > 0, x, high)
+    newton = x - value / derivative
+    # Far from the root a step may leave for where nothing is known: at most thrice as far.
+    inside = (derivative > 0) & (newton > low) & (newton < jnp.minimum(high, 3 * jnp.maximum(x, 1e-3)))
+    step = jnp.where(inside, newton, jnp.where(high < FAR, 0.5 * (low + high), 2 * x))
+    return jnp.where(value == 0, x, step), low * HIDDEN, high * HIDDEN
+
+
+# One solver for each function and process: a solver object is what jit's cache hangs on.
 @functools.cache
-def _newton() -> jaxopt.FixedPointIteration:
-    # One instance for the process: a solver object is what jit's cache hangs on.
-    return jaxopt.FixedPointIteration(_newton_step, maxiter=MAX_ITER, tol=TOL_STEP, implicit_diff=False, unroll=False)
+def _newton(slope: Callable[..., Any]) -> jaxopt.FixedPointIteration:
+    step = functools.partial(_newton_step, slope)
+    return jaxopt.FixedPointIteration(step, maxiter=MAX_ITER, tol=TOL_STEP, implicit_diff=False, unroll=False)
+
+
+@functools.cache
+def _rootfinder(value_slope: Callable[..., Any]) -> jaxopt.FixedPointIteration:
+    step = functools.partial(_root_step, value_slope)
+    return jaxopt.FixedPointIteration(step, maxiter=MAX_ITER, tol=TOL_ROOT, implicit_diff=False, unroll=False)
 
 
 def _second_valley(value: jax.Array, grid: jax.Array, best: _Bracket) -> tuple[_Bracket, jax.Array]:

@@ -14,11 +14,11 @@ import jaxlmm
 PACKAGE = Path(jaxlmm.__file__).parent
 # In the order in which data flows; a module imports only modules that stand before it.
 ORDER = (
-    "_types threads text multiplicity labels design crossprod spectrum objective solver reduce inference "
-    "estimates contrasts hypotheses block effects summary results fit rlrt compare "
-    "plots effects_model demo cli __init__ __main__"
+    "_types threads text multiplicity labels terms design crossprod spectrum objective solver reduce inference "
+    "stream block estimates contrasts hypotheses emmeans profile intervals effects selection summary results fit "
+    "rlrt compare formula plots effects_model demo cli __init__ __main__"
 ).split()
-EDGES = {"plots", "effects_model", "demo", "cli", "__main__"}
+EDGES = {"formula", "plots", "effects_model", "demo", "cli", "__main__"}
 MODULES = sorted(path.stem for path in PACKAGE.glob("*.py"))
 
 

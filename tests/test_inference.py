@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from conftest import Reference, dense_deviance, simulate, unbalanced
+from conftest import Reference
 
 import jaxlmm
 

@@ -13,7 +13,7 @@ from jaxlmm.solver import GRID_SIZE, make_grid, minimise
 
 def solve(d: list[float], m: list[float], nu: float, u2: np.ndarray, rest: np.ndarray, n_unit: int = 0) -> dict:
     d_, m_ = np.array(d, dtype=float), np.array(m, dtype=float)
-    terms = Terms(d_, m_, np.float64(nu), np.float64(d_.max()), len(d), n_unit)
+    terms = Terms(d_, m_, np.float64(nu), np.float64(d_.max()), len(d), 0, n_unit)
     with float64_scope():
         found = jax.jit(minimise)(terms, np.atleast_2d(u2.T).T, np.atleast_1d(rest), make_grid(d_))
         return {k: np.asarray(getattr(found, k)) for k in ("lam", "pwrss", "deviance", "curvature", "converged")}
@@ -76,7 +76,7 @@ def test_random_spectra_against_a_fine_grid(seed: int) -> None:
     found = solve(list(d), list(m), nu, u2, rest)
     assert found["converged"].all()
     for i in range(20):
-        lam, value = brute(list(d), list(m), nu, u2[:, i], rest[i])
+        _, value = brute(list(d), list(m), nu, u2[:, i], rest[i])
         assert found["deviance"][i] <= value + 1e-10 * abs(value)
 
 
@@ -92,7 +92,7 @@ def test_derivatives_are_those_of_the_deviance() -> None:
     d, m, u2 = rng.uniform(0.1, 50, 8), np.ones(8), rng.uniform(0, 9, 8)
     m[5:] = [4.0, 6.0, 0.0]
     with float64_scope():
-        terms = Terms(d, m, np.float64(40.0), np.float64(d.max()), 8, 5)
+        terms = Terms(d, m, np.float64(40.0), np.float64(d.max()), 8, 0, 5)
         for t in (0.0, 0.3, 4.0):
             first, second = slope(np.float64(t), terms, u2, np.float64(11.0))
             grad = jax.grad(deviance)(t, terms, u2, 11.0)

@@ -1,0 +1,155 @@
+"""How fast is a fit, against one pass of numpy over the same data and against statsmodels?
+
+    python benchmarks/fit_speed.py [--responses 100000] [--million]
+
+1. n = 1000, p = 4, 40 unequal groups, m responses, float64: one ``np.sum`` over Y, statsmodels on
+   a few responses (skipped with a message where it is missing), jaxlmm from numpy arrays to coef,
+   se, stat, df, pvalue, variances, likelihoods and status. First call (compiles) and later calls.
+2. Time against the number of groups: n = 20,000, m = 1000, G = 40, 500, 5000.
+3. Peak memory of a fit over that of Y, and the first call of a small fit, each in a fresh process.
+4. --million: n = 3,000,000 rows in 1,000,000 groups, once.
+
+Writes results/fit_speed.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+import time
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from common import best_time, save, simulate
+
+import jaxlmm
+
+MEMORY = """
+import resource, sys
+sys.path.insert(0, {here!r})
+from common import simulate
+import jaxlmm
+X, Y, groups = simulate(1000, 4, 40, 200)
+jaxlmm.fit(X, Y, groups).pvalue
+X, Y, groups = simulate(1000, 4, 40, {m})
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+fit = jaxlmm.fit(X, Y, groups)
+fit.pvalue
+after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+print((after - before) * 1024 / Y.nbytes, after * 1024 / Y.nbytes)
+"""
+
+FIRST = """
+import time
+start = time.perf_counter()
+import jaxlmm
+imported = time.perf_counter()
+from jaxlmm.demo import load_sleepstudy
+import numpy as np
+days, y, subject = load_sleepstudy()
+X = np.column_stack([np.ones(len(days)), days])
+{cache}
+start_fit = time.perf_counter()
+jaxlmm.fit(X, y, subject).pvalue
+first = time.perf_counter() - start_fit
+start_fit = time.perf_counter()
+jaxlmm.fit(X, y, subject).pvalue
+print(imported - start, first, time.perf_counter() - start_fit)
+"""
+
+
+def fit_all(X: np.ndarray, Y: np.ndarray, groups: np.ndarray, **options: Any) -> jaxlmm.Fit:
+    """Everything that is made without being asked for one by one."""
+    found = jaxlmm.fit(X, Y, groups, **options)
+    _ = found.stat, found.df, found.pvalue, found.group_var, found.icc, found.aic, found.bic
+    return found
+
+
+def statsmodels_seconds(X: np.ndarray, Y: np.ndarray, groups: np.ndarray) -> float | None:
+    try:
+        from statsmodels.regression.mixed_linear_model import MixedLM
+    except ImportError:
+        print("statsmodels is not installed: skipped")
+        return None
+    start = time.perf_counter()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for y in Y.T:
+            MixedLM(y, X, groups).fit()
+    return (time.perf_counter() - start) / Y.shape[1]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--responses", type=int, default=100_000)
+    parser.add_argument("--million", action="store_true")
+    options = parser.parse_args()
+    m = options.responses
+    rows: list[dict[str, Any]] = []
+
+    def row(what: str, seconds: float, count: int, one_pass: float) -> None:
+        rows.append(
+            {"what": what, "seconds": seconds, "us a response": seconds / count * 1e6, "passes": seconds / one_pass}
+        )
+
+    X, Y, groups = simulate(1000, 4, 40, m)
+    one_pass = best_time(lambda: np.sum(Y))
+    row(f"np.sum over Y, n = 1000, m = {m}", one_pass, m, one_pass)
+    start = time.perf_counter()
+    fit_all(X, Y, groups)
+    row("jaxlmm, 40 groups, first call", time.perf_counter() - start, m, one_pass)
+    jaxlmm_seconds = best_time(lambda: fit_all(X, Y, groups), 7)
+    row("jaxlmm, 40 groups, later calls", jaxlmm_seconds, m, one_pass)
+    Y += 1000.0
+    row("jaxlmm, the same with mean 1000", best_time(lambda: fit_all(X, Y, groups), 3), m, one_pass)
+    each = statsmodels_seconds(X, Y[:, :10] - 1000.0, groups)
+    ratio = None
+    if each is not None:
+        rows.append({"what": "statsmodels, 10 responses", "seconds": each * 10, "us a response": each * 1e6})
+        ratio = each / (jaxlmm_seconds / m)
+    del Y
+    for G in (40, 500, 5000):
+        X, Y, groups = simulate(20_000, 4, G, 1000)
+        one = best_time(lambda Y=Y: np.sum(Y))
+        fit_all(X, Y, groups)
+        model = jaxlmm.prepare(X, groups)
+        jaxlmm.fit_prepared(model, Y)
+        row(f"n = 20,000, m = 1000, {G} groups", best_time(lambda d=(X, Y, groups): fit_all(*d), 3), 1000, one)
+        row("  of it the design", best_time(lambda d=(X, groups): jaxlmm.prepare(*d), 3), 1000, one)
+    if options.million:
+        X, Y, groups = simulate(3_000_000, 3, 1_000_000, 20, unequal=True)
+        one = best_time(lambda: np.sum(Y))
+        start = time.perf_counter()
+        found = fit_all(X, Y, groups)
+        row("n = 3,000,000, m = 20, 1,000,000 groups, first call", time.perf_counter() - start, 20, one)
+        assert found.converged.all()
+        del X, Y, groups, found
+
+    here = str(Path(__file__).parent)
+    code = MEMORY.format(here=here, m=min(m, 100_000))
+    added, total = map(float, subprocess.check_output([sys.executable, "-c", code]).split())
+    first: dict[str, dict[str, float]] = {}
+    import tempfile
+
+    with tempfile.TemporaryDirectory() as folder:
+        for name, cache in (
+            ("no cache", ""),
+            ("cache, filling it", f"jaxlmm.enable_compile_cache({folder!r})"),
+            ("cache, filled", f"jaxlmm.enable_compile_cache({folder!r})"),
+        ):
+            out = subprocess.check_output([sys.executable, "-c", FIRST.format(cache=cache)], text=True)
+            first[name] = dict(zip(("import s", "first fit s", "second fit s"), map(float, out.split()), strict=True))
+    save(
+        "fit_speed",
+        rows,
+        statsmodels_over_jaxlmm=ratio,
+        peak_memory_over_Y={"process": total, "added by the fit": added},
+        first_fit_of_sleepstudy=first,
+    )
+
+
+if __name__ == "__main__":
+    main()
