@@ -88,6 +88,11 @@ class Fit:
         return self.design.n_obs
 
     @property
+    def n_used(self) -> np.ndarray:
+        """Number of observations that each response was fitted to, (m,)."""
+        return np.full(self.n_responses, self.n_obs)
+
+    @property
     def n_groups(self) -> int:
         """Number of groups, 0 without a random effect."""
         return self.design.n_groups

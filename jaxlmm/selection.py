@@ -16,7 +16,7 @@ def position(response: Any, names: Sequence[str]) -> int:
     m = len(names)
     if isinstance(response, str):
         if response not in names:
-            raise ValueError(f"no response is named '{response}'; the names begin {', '.join(names[:3])}.")
+            raise ValueError(f"no response is named '{response}'; the names begin {', '.join(map(repr, names[:3]))}.")
         return names.index(response)
     if isinstance(response, bool) or not isinstance(response, numbers.Integral):
         raise ValueError(f"a response is given by an integer position or a name, found {response!r}.")

@@ -384,7 +384,7 @@ def test_data_frames_that_do_not_match() -> None:
     expected = LinearMixedEffectsModel().fit(X, Y[:, 0], groups).result.coef
     found = LinearMixedEffectsModel().fit(frame, series, pandas.DataFrame({"subject": groups})).result.coef
     np.testing.assert_allclose(found, expected, rtol=1e-9)
-    with pytest.raises(ValueError, match="X and Y have different indexes"):
+    with pytest.raises(ValueError, match="X and y have different indexes"):
         LinearMixedEffectsModel().fit(frame, series.iloc[::-1], groups)
 
 
