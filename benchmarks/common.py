@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import platform
 import time
 from collections.abc import Callable
@@ -22,8 +23,6 @@ def machine() -> dict[str, Any]:
     if Path("/proc/cpuinfo").exists():
         lines = Path("/proc/cpuinfo").read_text().splitlines()
         name = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), name)
-    import os
-
     return {
         "processor": name,
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
@@ -41,6 +40,19 @@ def best_time(run: Callable[[], Any], repeats: int = 5) -> float:
         run()
         times.append(time.perf_counter() - start)
     return min(times)
+
+
+def added_memory(run: Callable[[], Any]) -> int:
+    """Bytes by which a call raises this process's resident memory at its highest point (Linux)."""
+
+    def status(key: str) -> int:
+        lines = Path("/proc/self/status").read_text().splitlines()
+        return int(next(line for line in lines if line.startswith(key)).split()[1]) * 1024
+
+    Path("/proc/self/clear_refs").write_text("5")  # forget the highest point so far
+    before = status("VmRSS")
+    run()
+    return status("VmHWM") - before
 
 
 def simulate(
@@ -67,7 +79,8 @@ def save(name: str, rows: list[dict[str, Any]], **more: Any) -> None:
     cells = [keys] + [[_cell(row.get(k, "")) for k in keys] for row in rows]
     widths = [max(len(row[j]) for row in cells) for j in range(len(keys))]
     for row in cells:
-        print("  ".join(f"{cell:>{w}}" if j else f"{cell:<{w}}" for j, (cell, w) in enumerate(zip(row, widths, strict=True))))
+        first, *others = (f"{cell:>{w}}" for cell, w in zip(row, widths, strict=True))
+        print("  ".join([f"{first.strip():<{widths[0]}}", *others]))
     for key, value in more.items():
         print(f"{key}: {value}")
     RESULTS.mkdir(exist_ok=True)

@@ -17,6 +17,7 @@ from __future__ import annotations
 import argparse
 import subprocess
 import sys
+import tempfile
 import time
 import warnings
 from pathlib import Path
@@ -28,18 +29,14 @@ from common import best_time, save, simulate
 import jaxlmm
 
 MEMORY = """
-import resource, sys
+import sys
 sys.path.insert(0, {here!r})
-from common import simulate
+from common import added_memory, simulate
 import jaxlmm
-X, Y, groups = simulate(1000, 4, 40, 200)
+X, Y, groups = simulate(1000, 4, 40, 4096)
 jaxlmm.fit(X, Y, groups).pvalue
 X, Y, groups = simulate(1000, 4, 40, {m})
-before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-fit = jaxlmm.fit(X, Y, groups)
-fit.pvalue
-after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-print((after - before) * 1024 / Y.nbytes, after * 1024 / Y.nbytes)
+print(added_memory(lambda: jaxlmm.fit(X, Y, groups).pvalue) / Y.nbytes)
 """
 
 FIRST = """
@@ -130,10 +127,8 @@ def main() -> None:
 
     here = str(Path(__file__).parent)
     code = MEMORY.format(here=here, m=min(m, 100_000))
-    added, total = map(float, subprocess.check_output([sys.executable, "-c", code]).split())
+    added = float(subprocess.check_output([sys.executable, "-c", code]))
     first: dict[str, dict[str, float]] = {}
-    import tempfile
-
     with tempfile.TemporaryDirectory() as folder:
         for name, cache in (
             ("no cache", ""),
@@ -146,7 +141,7 @@ def main() -> None:
         "fit_speed",
         rows,
         statsmodels_over_jaxlmm=ratio,
-        peak_memory_over_Y={"process": total, "added by the fit": added},
+        peak_memory_over_Y=1 + added,
         first_fit_of_sleepstudy=first,
     )
 

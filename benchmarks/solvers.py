@@ -127,7 +127,7 @@ def main() -> None:
                 start = time.perf_counter()
                 t = jax.block_until_ready(run(*arrays))
                 first = time.perf_counter() - start
-                each = best_time(lambda run=run: jax.block_until_ready(run(*arrays)), 3) / m * 1e6
+                each = best_time(lambda run=run, a=arrays: jax.block_until_ready(run(*a)), 3) / m * 1e6
                 value = np.asarray(batched(t, arrays[0], *arrays[2:]))
                 reached[name] = (first, each, np.where(np.isfinite(value), value, np.inf))
             fine = jnp.concatenate([jnp.zeros(1), jnp.geomspace(1e-5, T_MAX, 4000)])

@@ -5,21 +5,28 @@ from typing import TYPE_CHECKING, Any
 
 from jaxlmm._types import Status
 from jaxlmm.block import Model
+from jaxlmm.compare import Comparison, compare
 from jaxlmm.fit import enable_compile_cache, fit, fit_prepared, prepare
+from jaxlmm.multiplicity import adjust_pvalues
 from jaxlmm.results import Fit
+from jaxlmm.rlrt import rlrt
 
 if TYPE_CHECKING:
     from jaxlmm.effects_model import LinearMixedEffectsModel
 
 __all__ = [
+    "Comparison",
     "Fit",
     "LinearMixedEffectsModel",
     "Model",
     "Status",
+    "adjust_pvalues",
+    "compare",
     "enable_compile_cache",
     "fit",
     "fit_prepared",
     "prepare",
+    "rlrt",
 ]
 
 # Edges, loaded when first asked for: they import matplotlib, which the core does not need.
