@@ -24,7 +24,7 @@ from jaxlmm._types import float64_scope
 from jaxlmm.block import BlockFitter
 from jaxlmm.objective import Terms, deviance, slope
 from jaxlmm.reduce import Stats, reduce_panel
-from jaxlmm.solver import _grid_values, _lowest, minimise
+from jaxlmm.search import _grid_values, _lowest, minimise
 
 T_MAX = 34.0
 

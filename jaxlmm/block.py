@@ -13,7 +13,7 @@ from jaxlmm._types import Status
 from jaxlmm.design import Design
 from jaxlmm.objective import Terms, make_terms
 from jaxlmm.reduce import Reducer, Stats
-from jaxlmm.solver import Optimum, make_grid, minimise
+from jaxlmm.search import Optimum, make_grid, minimise
 
 __all__ = ["BlockFitter", "Model", "Raw", "block_arrays", "block_width", "empty_results"]
 

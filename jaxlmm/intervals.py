@@ -15,7 +15,7 @@ from jaxlmm.inference import check_level
 from jaxlmm.objective import make_terms
 from jaxlmm.profile import ProfileConstants, profile_block
 from jaxlmm.reduce import Reducer, Stats
-from jaxlmm.solver import make_grid
+from jaxlmm.search import make_grid
 from jaxlmm.stream import stream_blocks
 
 __all__ = ["Profile", "profile_intervals"]

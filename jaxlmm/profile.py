@@ -24,7 +24,8 @@ import jax
 import jax.numpy as jnp
 
 from jaxlmm.objective import Terms, logdet, moments, ratio
-from jaxlmm.solver import FAR, bracketed_minimum, bracketed_root, minimise
+from jaxlmm.search import minimise
+from jaxlmm.solver import FAR, bracketed_minimum, bracketed_root
 
 __all__ = ["ProfileConstants", "profile_block"]
 

@@ -23,7 +23,7 @@ from jaxlmm._types import float64_scope
 from jaxlmm.fit import fit_prepared, prepare
 from jaxlmm.objective import Terms, make_terms
 from jaxlmm.results import Fit
-from jaxlmm.solver import make_grid, minimise
+from jaxlmm.search import make_grid, minimise
 from jaxlmm.spectrum import Spectrum
 
 __all__ = ["RandomEffectTest", "mixture_pvalue", "null_distribution", "rlrt"]

@@ -8,7 +8,7 @@ import pytest
 
 from jaxlmm._types import float64_scope
 from jaxlmm.objective import Terms, deviance, moments, slope
-from jaxlmm.solver import GRID_SIZE, make_grid, minimise
+from jaxlmm.search import GRID_SIZE, make_grid, minimise
 
 
 def solve(d: list[float], m: list[float], nu: float, u2: np.ndarray, rest: np.ndarray, n_unit: int = 0) -> dict:

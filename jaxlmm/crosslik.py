@@ -1,0 +1,169 @@
+"""The likelihood of responses that each have a design of their own: some observations are missing.
+
+Nothing of the spectrum is shared then, so a response is reduced to its cross-products by group
+(Pinheiro & Bates 2000, ch. 2; as MixedModels.jl). With N_g the (weighted) number of observations
+of group g and [X, y] in q = p + 1 columns,
+
+    M(lam) = W + sum_g b_g b_g' / (1 + lam N_g),
+
+where W are the cross-products within groups and b_g = N_g^(1/2) times the group's mean of [X, y].
+M = [X, y]' V^-1 [X, y], so its Cholesky factor holds log|X'V^-1 X| and, last, the root of the
+pwrss. All terms are positive: nothing cancels at any lam. With v = (-beta, 1) and ' for d/dlam
+
+    s' = v'M'v,   s'' = v'M''v - 2 (M'v)_x' C (M'v)_x,   C = M_xx^-1,   C' = -C M'_xx C,
+    K = -C''/2 = C M''_xx C / 2 - C M'_xx C M'_xx C.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+
+from jaxlmm.search import Candidate, search
+from jaxlmm.solver import bracketed_minimum
+
+__all__ = ["CrossProducts", "CrossFit", "cross_curves", "fit_cross_block"]
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class CrossProducts:
+    """Cross-products of c responses; the response axis is first.
+
+    Attributes
+    ----------
+    N : (c, G)
+        (Weighted) number of observations of each group, 0 for a group without any.
+    b : (c, G, q)
+    W : (c, q, q)
+    nu : (c,)
+        Degrees of freedom of the method, n - p or n.
+    reml : bool scalar
+    d_max : scalar
+        Largest N_g of the design: the search is in t = log(1 + lam d_max).
+    """
+
+    N: jax.Array
+    b: jax.Array
+    W: jax.Array
+    nu: jax.Array
+    reml: jax.Array
+    d_max: jax.Array
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class CrossFit:
+    """At the optimum of c responses: scalars (c,), ``beta`` (c, p), ``C`` (c, p, p)."""
+
+    lam: jax.Array
+    pwrss: jax.Array
+    deviance: jax.Array
+    curvature: jax.Array
+    converged: jax.Array
+    beta: jax.Array
+    C: jax.Array
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class _Point:
+    """Everything about one response at one lam."""
+
+    s: jax.Array
+    s1: jax.Array
+    s2: jax.Array
+    l: jax.Array
+    l1: jax.Array
+    l2: jax.Array
+    beta: jax.Array
+    C: jax.Array
+    C1: jax.Array
+    K: jax.Array
+
+
+AXES = CrossProducts(0, 0, 0, 0, None, None)  # type: ignore[arg-type]
+
+
+def _M(lam: jax.Array, one: CrossProducts) -> jax.Array:
+    r = 1 / (1 + lam * one.N)
+    return one.W + jnp.einsum("gi,gj,g->ij", one.b, one.b, r)
+
+
+def _deviance(lam: jax.Array, one: CrossProducts) -> jax.Array:
+    L = jnp.linalg.cholesky(_M(lam, one))
+    diagonal = jnp.log(jnp.diagonal(L))
+    logdet = jnp.sum(jnp.log1p(lam * one.N)) + jnp.where(one.reml, 2 * jnp.sum(diagonal[:-1]), 0.0)
+    return 2 * one.nu * diagonal[-1] + logdet
+
+
+def _point(lam: jax.Array, one: CrossProducts) -> _Point:
+    p = one.b.shape[-1] - 1
+    r = 1 / (1 + lam * one.N)
+    M = one.W + jnp.einsum("gi,gj,g->ij", one.b, one.b, r)
+    M1 = -jnp.einsum("gi,gj,g->ij", one.b, one.b, one.N * r**2)
+    M2 = 2 * jnp.einsum("gi,gj,g->ij", one.b, one.b, one.N**2 * r**3)
+    L = jnp.linalg.cholesky(M)
+    Li = jax.scipy.linalg.solve_triangular(L[:p, :p], jnp.eye(p), lower=True)
+    C = Li.T @ Li
+    beta = Li.T @ L[p, :p]
+    v = jnp.concatenate([-beta, jnp.ones(1)])
+    Mv = M1 @ v
+    A, A2 = C @ M1[:p, :p], C @ M2[:p, :p]
+    reml = jnp.where(one.reml, 1.0, 0.0)
+    w = one.N * r
+    log_x = 2 * jnp.sum(jnp.log(jnp.diagonal(L)[:p]))
+    return _Point(
+        s=L[p, p] ** 2,
+        s1=v @ Mv,
+        s2=v @ M2 @ v - 2 * Mv[:p] @ C @ Mv[:p],
+        l=jnp.sum(jnp.log1p(lam * one.N)) + reml * log_x,
+        l1=jnp.sum(w) + reml * jnp.trace(A),
+        l2=-jnp.sum(w * w) + reml * (jnp.trace(A2) - jnp.sum(A * A.T)),
+        beta=beta,
+        C=C,
+        C1=-A @ C,
+        K=A2 @ C / 2 - A @ A @ C,
+    )
+
+
+def _slope(t: jax.Array, one: CrossProducts) -> tuple[jax.Array, jax.Array]:
+    """Derivatives of the deviance in t."""
+    at = _point(jnp.expm1(t) / one.d_max, one)
+    first = one.nu * at.s1 / at.s + at.l1
+    second = one.nu * (at.s2 / at.s - (at.s1 / at.s) ** 2) + at.l2
+    step = jnp.exp(t) / one.d_max
+    return first * step, (second * step + first) * step
+
+
+def _polish(start: jax.Array, low: jax.Array, high: jax.Array, one: CrossProducts) -> jax.Array:
+    return bracketed_minimum(_slope, start, low, high, one.nu, one)
+
+
+@jax.jit
+def fit_cross_block(data: CrossProducts, grid: jax.Array) -> CrossFit:
+    """Global minimum of each response's deviance."""
+    lams = jnp.expm1(grid) / data.d_max
+    value = jax.lax.map(lambda lam: jax.vmap(_deviance, in_axes=(None, AXES))(lam, data), lams)
+    slope_zero = jax.vmap(_slope, in_axes=(None, AXES))(jnp.zeros(()), data)[0]
+
+    def polish(start: jax.Array, low: jax.Array, high: jax.Array) -> Candidate:
+        t = jax.vmap(_polish, in_axes=(0, 0, 0, AXES))(start, low, high, data)
+        at = jax.vmap(_point, in_axes=(0, AXES))(jnp.expm1(t) / data.d_max, data)
+        return Candidate(t, at, data.nu * jnp.log(at.s) + at.l)
+
+    found = search(value, grid, slope_zero, polish)
+    at, step = found.at, jnp.exp(found.t) / data.d_max
+    first = data.nu * at.s1 / at.s + at.l1
+    second = data.nu * (at.s2 / at.s - (at.s1 / at.s) ** 2) + at.l2
+    converged = found.settled(first * step, second * step**2, data.nu)
+    return CrossFit(jnp.expm1(found.t) / data.d_max, at.s, found.deviance, second, converged, at.beta, at.C)
+
+
+@jax.jit
+def cross_curves(data: CrossProducts, lam: jax.Array) -> tuple[jax.Array, ...]:
+    """C, C' and K (c, p, p), T1 = l' and T2 = -l'' (c,) at given lam; see ``estimates``."""
+    at = jax.vmap(_point, in_axes=(0, AXES))(lam, data)
+    return at.C, at.C1, at.K, at.l1, -at.l2
