@@ -34,6 +34,7 @@ class Status(enum.IntEnum):
     CONSTANT = 3
     NO_RESIDUAL = 4
     NOT_CONVERGED = 5
+    TOO_FEW = 6
 
     @property
     def message(self) -> str:
@@ -51,6 +52,10 @@ _MESSAGES = {
     Status.NO_RESIDUAL: (
         "Not fitted: the response does not vary within groups beyond the fixed effects, "
         "so the residual variance is 0."
+    ),
+    Status.TOO_FEW: (
+        "Not fitted: the observations that are not missing are too few, or in too few groups, or X is rank "
+        "deficient on them."
     ),
     Status.NOT_CONVERGED: "The optimiser stopped short of its tolerance; do not use this response.",
 }

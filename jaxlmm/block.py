@@ -111,12 +111,13 @@ class BlockFitter:
         raw = jax.tree.map(lambda a: np.asarray(a)[..., :c], raw)
         projection, spectrum = self.model.reducer.projection, self.model.reducer.spectrum
         nu, x_scale, found = float(self.constants.terms.nu), projection.x_scale[:, None], raw.optimum
+        log_w = 0.0 if projection.root_w is None else 2 * np.sum(np.log(projection.root_w))
         with np.errstate(all="ignore"):
             sigma2 = found.pwrss / nu * stats.scale**2
             coef = raw.coef * stats.scale
             if projection.intercept is not None:
                 coef += projection.intercept[:, None] * (stats.shift * stats.scale)
-            logdet = spectrum.logdet_xtx if self.method == "REML" else 0.0
+            logdet = (spectrum.logdet_xtx if self.method == "REML" else 0.0) - log_w
             loglik = -0.5 * (nu * (1 + np.log(2 * np.pi / nu) + 2 * np.log(stats.scale)) + found.deviance + logdet)
             values = dict(
                 coef=(coef / x_scale).T, se_gls=(np.sqrt(raw.variance * sigma2) / x_scale).T, lam=found.lam,

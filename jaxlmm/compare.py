@@ -125,7 +125,7 @@ def compare(*fits: Fit, refit: str | None = None) -> Comparison:
     columns = zip(stat.T, df, boundary, strict=True)
     pvalue = np.column_stack([mixture_pvalue(s, q - 1) if b else scipy.special.chdtrc(q, s) for s, q, b in columns])
     aic = -2 * loglik + 2 * np.array(n_params)
-    bic = -2 * loglik + np.log(fits[0].n_obs) * np.array(n_params)
+    bic = -2 * loglik + np.log(np.maximum(fits[0].n_used, 1))[:, None] * np.array(n_params)
     rest = dict(
         loglik=loglik, aic=aic, bic=bic, aic_weight=_weights(aic), bic_weight=_weights(bic),
         n_params=n_params, method=fits[0].method,

@@ -24,7 +24,7 @@ import jax.numpy as jnp
 from jaxlmm.search import Candidate, search
 from jaxlmm.solver import bracketed_minimum
 
-__all__ = ["CrossProducts", "CrossFit", "cross_curves", "fit_cross_block"]
+__all__ = ["CrossFit", "CrossProducts", "cross_curves", "fit_cross_block"]
 
 
 @jax.tree_util.register_dataclass
@@ -75,7 +75,7 @@ class _Point:
     s: jax.Array
     s1: jax.Array
     s2: jax.Array
-    l: jax.Array
+    logdet: jax.Array
     l1: jax.Array
     l2: jax.Array
     beta: jax.Array
@@ -87,25 +87,30 @@ class _Point:
 AXES = CrossProducts(0, 0, 0, 0, None, None)  # type: ignore[arg-type]
 
 
-def _M(lam: jax.Array, one: CrossProducts) -> jax.Array:
-    r = 1 / (1 + lam * one.N)
-    return one.W + jnp.einsum("gi,gj,g->ij", one.b, one.b, r)
+def _cholesky(M: jax.Array) -> jax.Array:
+    return jnp.linalg.cholesky(M, symmetrize_input=False)
 
 
-def _deviance(lam: jax.Array, one: CrossProducts) -> jax.Array:
-    L = jnp.linalg.cholesky(_M(lam, one))
-    diagonal = jnp.log(jnp.diagonal(L))
-    logdet = jnp.sum(jnp.log1p(lam * one.N)) + jnp.where(one.reml, 2 * jnp.sum(diagonal[:-1]), 0.0)
-    return 2 * one.nu * diagonal[-1] + logdet
+def _outer(one: CrossProducts) -> jax.Array:
+    """b_g b_g' of every group, (G, q * q)."""
+    return (one.b[:, :, None] * one.b[:, None, :]).reshape(len(one.N), one.b.shape[-1] ** 2)
+
+
+def _deviances(lams: jax.Array, one: CrossProducts) -> jax.Array:
+    """Deviance at K values of lam."""
+    r = 1 / (1 + lams[:, None] * one.N)
+    L = _cholesky(one.W + (r @ _outer(one)).reshape(len(lams), *one.W.shape))
+    diagonal = jnp.log(jnp.diagonal(L, axis1=1, axis2=2))
+    logdet = -jnp.sum(jnp.log(r), axis=1) + jnp.where(one.reml, 2 * jnp.sum(diagonal[:, :-1], axis=1), 0.0)
+    return 2 * one.nu * diagonal[:, -1] + logdet
 
 
 def _point(lam: jax.Array, one: CrossProducts) -> _Point:
     p = one.b.shape[-1] - 1
     r = 1 / (1 + lam * one.N)
-    M = one.W + jnp.einsum("gi,gj,g->ij", one.b, one.b, r)
-    M1 = -jnp.einsum("gi,gj,g->ij", one.b, one.b, one.N * r**2)
-    M2 = 2 * jnp.einsum("gi,gj,g->ij", one.b, one.b, one.N**2 * r**3)
-    L = jnp.linalg.cholesky(M)
+    w = one.N * r
+    M, M1, M2 = (jnp.stack([r, -w * r, 2 * w * w * r]) @ _outer(one)).reshape(3, p + 1, p + 1)
+    L = _cholesky(M + one.W)
     Li = jax.scipy.linalg.solve_triangular(L[:p, :p], jnp.eye(p), lower=True)
     C = Li.T @ Li
     beta = Li.T @ L[p, :p]
@@ -113,13 +118,12 @@ def _point(lam: jax.Array, one: CrossProducts) -> _Point:
     Mv = M1 @ v
     A, A2 = C @ M1[:p, :p], C @ M2[:p, :p]
     reml = jnp.where(one.reml, 1.0, 0.0)
-    w = one.N * r
     log_x = 2 * jnp.sum(jnp.log(jnp.diagonal(L)[:p]))
     return _Point(
         s=L[p, p] ** 2,
         s1=v @ Mv,
         s2=v @ M2 @ v - 2 * Mv[:p] @ C @ Mv[:p],
-        l=jnp.sum(jnp.log1p(lam * one.N)) + reml * log_x,
+        logdet=jnp.sum(jnp.log1p(lam * one.N)) + reml * log_x,
         l1=jnp.sum(w) + reml * jnp.trace(A),
         l2=-jnp.sum(w * w) + reml * (jnp.trace(A2) - jnp.sum(A * A.T)),
         beta=beta,
@@ -146,13 +150,13 @@ def _polish(start: jax.Array, low: jax.Array, high: jax.Array, one: CrossProduct
 def fit_cross_block(data: CrossProducts, grid: jax.Array) -> CrossFit:
     """Global minimum of each response's deviance."""
     lams = jnp.expm1(grid) / data.d_max
-    value = jax.lax.map(lambda lam: jax.vmap(_deviance, in_axes=(None, AXES))(lam, data), lams)
+    value = jax.vmap(_deviances, in_axes=(None, AXES), out_axes=1)(lams, data)
     slope_zero = jax.vmap(_slope, in_axes=(None, AXES))(jnp.zeros(()), data)[0]
 
     def polish(start: jax.Array, low: jax.Array, high: jax.Array) -> Candidate:
         t = jax.vmap(_polish, in_axes=(0, 0, 0, AXES))(start, low, high, data)
         at = jax.vmap(_point, in_axes=(0, AXES))(jnp.expm1(t) / data.d_max, data)
-        return Candidate(t, at, data.nu * jnp.log(at.s) + at.l)
+        return Candidate(t, at, data.nu * jnp.log(at.s) + at.logdet)
 
     found = search(value, grid, slope_zero, polish)
     at, step = found.at, jnp.exp(found.t) / data.d_max

@@ -4,7 +4,8 @@ The columns of Z N^(-1/2) (Z: group indicators, N: group sizes) and of Qw (an or
 of X centred within groups) are orthonormal together and span the columns of [Z, X]. Call their
 matrix B (n_obs, G + pw). In the coordinates B'y the model is a regression on B'X with
 independent errors of variance sigma2 (1 + lam n_g) and sigma2, and what B leaves of y belongs
-to the residual alone.
+to the residual alone. With weights w the same holds after every row is multiplied by the root of
+its weight: Z holds the roots, N their sums of squares, that is, sums of weights.
 """
 
 from __future__ import annotations
@@ -28,7 +29,9 @@ class Projection:
     ----------
     n_obs : int
     codes : ndarray of int, (n_obs,)
-    sizes : ndarray of int, (G,)
+    sizes : ndarray of float, (G,)
+        Numbers of rows, or sums of weights.
+    root_w : ndarray, (n_obs,), or None
     x_scale : ndarray, (p,)
         Norms of X's columns; inside, X has unit columns.
     x_star : ndarray, (G + pw, p)
@@ -39,12 +42,13 @@ class Projection:
     intercept : ndarray, (p,), or None
         Coefficients a with X a = 1 for unit columns of X, if the constant is in the span of X.
     Zt : sparse array, (G, n_obs)
-        N^(-1/2) Z'.
+        N^(-1/2) Z', for rows multiplied by root_w.
     """
 
     n_obs: int
     codes: np.ndarray
     sizes: np.ndarray
+    root_w: np.ndarray | None
     x_scale: np.ndarray
     x_star: np.ndarray
     x_mean: np.ndarray
@@ -77,38 +81,47 @@ class Projection:
         G = self.n_groups
         spread = self.Qw @ C[G:]
         if G:
-            spread += (C[:G] / np.sqrt(self.sizes)[:, None])[self.codes]
+            rows = (C[:G] / np.sqrt(self.sizes)[:, None])[self.codes]
+            spread += self.weighted(rows)
         return spread
+
+    def weighted(self, V: np.ndarray) -> np.ndarray:
+        """Rows of V (n_obs, c) multiplied by the roots of their weights."""
+        return V if self.root_w is None else V * self.root_w[:, None]
 
 
 def project_design(design: Design) -> Projection:
     """Build the basis B of a design (see the module's docstring)."""
     n, p = design.X.shape
-    x_scale = np.linalg.norm(design.X, axis=0)
+    w = np.ones(n) if design.weights is None else design.weights
+    root_w = np.sqrt(w)
+    x_scale = np.linalg.norm(root_w[:, None] * design.X, axis=0)
     X = design.X / x_scale
+    rows = np.arange(n)
+    sizes: np.ndarray
     if design.random:
-        codes, sizes = design.random[0].codes, design.random[0].sizes
+        codes, G = design.random[0].codes, len(design.random[0].levels)
+        sizes = np.bincount(codes, weights=w, minlength=G)
         # Differences to the group's first row are exactly 0 for a group-level covariate.
-        first = np.full(len(sizes), n)
-        np.minimum.at(first, codes, np.arange(n))
+        first = np.full(G, n)
+        np.minimum.at(first, codes, rows)
         delta = X - X[first[codes]]
-        indicator = scipy.sparse.csr_array((np.ones(n), (codes, np.arange(n))), shape=(len(sizes), n))
+        indicator = scipy.sparse.csr_array((w, (codes, rows)), shape=(G, n))
         delta_mean = (indicator @ delta) / sizes[:, None]
         x_mean = X[first] + delta_mean
-        within = delta - delta_mean[codes]
+        within = root_w[:, None] * (delta - delta_mean[codes])
+        Zt = scipy.sparse.csr_array((root_w / np.sqrt(sizes)[codes], (codes, rows)), shape=(G, n))
     else:
-        codes, sizes = np.zeros(n, dtype=np.intp), np.zeros(0, dtype=np.intp)
-        x_mean, within = np.zeros((0, p)), X
+        codes, sizes = np.zeros(n, dtype=np.intp), np.zeros(0)
+        x_mean, within = np.zeros((0, p)), root_w[:, None] * X
+        Zt = scipy.sparse.csr_array((1, n))[:0]
     Qw = _orthonormal_basis(within)
-    root = np.sqrt(sizes.astype(np.float64))
-    x_star = np.concatenate([root[:, None] * x_mean, Qw.T @ within])
-    rows = np.arange(n)
-    values, shape = (1 / root[codes], (len(sizes), n)) if len(sizes) else (np.zeros(n), (1, n))
-    Zt = scipy.sparse.csr_array((values, (codes, rows)), shape=shape)[: len(sizes)]
+    x_star = np.concatenate([np.sqrt(sizes)[:, None] * x_mean, Qw.T @ within])
     intercept = np.linalg.lstsq(X, np.ones(n), rcond=None)[0]
     if np.max(np.abs(X @ intercept - 1)) > 1e-9:
         intercept = None
-    return Projection(n, codes, sizes, x_scale, x_star, x_mean, Qw, intercept, Zt)
+    kept_w = None if design.weights is None else root_w
+    return Projection(n, codes, sizes, kept_w, x_scale, x_star, x_mean, Qw, intercept, Zt)
 
 
 def _orthonormal_basis(W: np.ndarray) -> np.ndarray:

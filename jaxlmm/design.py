@@ -14,8 +14,9 @@ import scipy.linalg
 import scipy.sparse
 
 from jaxlmm.labels import Grouping, group_codes, make_grouping
+from jaxlmm.terms import TermStructure
 
-__all__ = ["Design", "Grouping", "group_codes", "make_design", "numeric", "response_matrix"]
+__all__ = ["Design", "Grouping", "checked_design", "group_codes", "make_design", "numeric", "response_matrix"]
 
 # Smallest norm, relative to a unit column, of what a column adds to those before it.
 RANK_TOL = 1e-10
@@ -33,11 +34,30 @@ class Design:
     names : tuple of str, length p
     random : tuple of Grouping
         Random-intercept terms; empty for ordinary least squares, at most one so far.
+    weights : ndarray, (n_obs,), or None
+        Precisions of the observations: the residual variance of row i is sigma2 / weights[i].
+    terms : TermStructure or None
+        Which columns make a term, for ``anova`` and ``emmeans``.
     """
 
     X: np.ndarray
     names: tuple[str, ...]
     random: tuple[Grouping, ...]
+    weights: np.ndarray | None = None
+    terms: TermStructure | None = None
+
+    def take(self, rows: np.ndarray) -> Design:
+        """The design of some rows, checked again; groups without a row are left out."""
+        groups = None
+        if self.random:
+            grouping = self.random[0]
+            codes = grouping.codes[rows]
+            present = np.unique(codes)
+            groups = Grouping(
+                grouping.name, tuple(grouping.levels[j] for j in present), np.searchsorted(present, codes)
+            )
+        weights = None if self.weights is None else self.weights[rows]
+        return checked_design(self.X[rows], self.names, groups, weights, self.terms)
 
     @property
     def n_obs(self) -> int:
@@ -55,7 +75,13 @@ class Design:
         return len(self.random[0].levels) if self.random else 0
 
 
-def make_design(X: Any, groups: Any = None, names: Sequence[str] | None = None) -> Design:
+def make_design(
+    X: Any,
+    groups: Any = None,
+    names: Sequence[str] | None = None,
+    weights: Any = None,
+    terms: TermStructure | None = None,
+) -> Design:
     """Check X and groups and freeze them.
 
     Parameters
@@ -67,6 +93,9 @@ def make_design(X: Any, groups: Any = None, names: Sequence[str] | None = None) 
         Hashable labels. None: no random effect.
     names : sequence of str, optional
         Names of X's columns. Default: the data frame's, or x0, x1, ...
+    weights : array-like, (n_obs,), optional
+        Positive precisions of the observations.
+    terms : TermStructure, optional
 
     Raises
     ------
@@ -92,15 +121,43 @@ def make_design(X: Any, groups: Any = None, names: Sequence[str] | None = None) 
             f"X holds {len(bad)} NaN or infinite values, the first in row {row}, column "
             f"'{names[col]}'; drop these rows from X, Y and groups."
         )
+    grouping = None if groups is None else make_grouping(groups, n)
+    return checked_design(matrix, names, grouping, _checked_weights(weights, n), terms)
+
+
+def checked_design(
+    X: np.ndarray,
+    names: tuple[str, ...],
+    grouping: Grouping | None,
+    weights: np.ndarray | None,
+    terms: TermStructure | None,
+) -> Design:
+    """A design whose estimates exist: of full rank, with degrees of freedom for every variance."""
+    n, p = X.shape
     if n <= p:
         raise ValueError(f"X has {n} rows for {p} columns; need more rows (observations) than columns.")
-    unit = _unit_columns(matrix, names)
+    unit = _unit_columns(X, names)
     _check_rank(unit, names)
-    if groups is None:
-        return Design(matrix, names, ())
-    grouping = make_grouping(groups, n)
-    _check_identifiable(unit, grouping)
-    return Design(matrix, names, (grouping,))
+    if grouping is not None:
+        if len(grouping.levels) < 2:
+            raise ValueError("a random intercept needs at least 2 groups.")
+        _check_identifiable(unit, grouping)
+    return Design(X, names, () if grouping is None else (grouping,), weights, terms)
+
+
+def _checked_weights(weights: Any, n: int) -> np.ndarray | None:
+    if weights is None:
+        return None
+    values = np.array(numeric(weights, "weights"), dtype=np.float64)
+    if values.shape != (n,):
+        raise ValueError(f"weights has shape {values.shape}, X has {n} rows; need one weight a row.")
+    bad = np.flatnonzero(~(np.isfinite(values) & (values > 0)))
+    if len(bad):
+        raise ValueError(
+            f"weights must be positive and finite, found {values[bad[0]]} in row {bad[0]} ({len(bad)} such rows); "
+            "drop the rows that are not to count."
+        )
+    return values
 
 
 def response_matrix(Y: Any, n_obs: int, names: Sequence[str] | None = None) -> tuple[np.ndarray, tuple[str, ...]]:

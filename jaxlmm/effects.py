@@ -37,9 +37,9 @@ def group_modes(reducer: Reducer, Y: np.ndarray, coef: np.ndarray, lam: np.ndarr
     return modes
 
 
-def mode_sd(reducer: Reducer, lam: np.ndarray, sigma2: np.ndarray) -> np.ndarray:
-    """Conditional standard deviations of the modes, (m, G), given the variances and coefficients."""
-    return np.sqrt(sigma2[:, None] * lam[:, None] / (1 + lam[:, None] * reducer.projection.sizes))
+def mode_sd(sizes: np.ndarray, lam: np.ndarray, sigma2: np.ndarray) -> np.ndarray:
+    """Conditional standard deviations of the modes, (m, G), for groups of ``sizes`` (m, G)."""
+    return np.sqrt(sigma2[:, None] * lam[:, None] / (1 + lam[:, None] * sizes))
 
 
 def variance_parts(X: np.ndarray, coef: np.ndarray) -> np.ndarray:

@@ -26,6 +26,18 @@ CHUNK = 8192
 
 
 @dataclass(frozen=True, eq=False)
+class Curve:
+    """C, C' and K (see the module's docstring) seen through contrasts.
+
+    (m, q) for q contrasts one by one, (m, q, q) for q contrasts together.
+    """
+
+    value: np.ndarray
+    slope: np.ndarray
+    bend: np.ndarray
+
+
+@dataclass(frozen=True, eq=False)
 class Estimates:
     """m fits of one design, as arrays.
 
@@ -42,7 +54,11 @@ class Estimates:
         In units of the user's X.
     lam, sigma2, curvature : ndarray, (m,)
         As in :class:`jaxlmm.Fit`.
-    n_obs : int
+    n_used : ndarray, (m,)
+        Observations that each response was fitted to.
+    reml : bool
+    matrices, info
+        C, C' and K as (m, p, p), and T1 and T2, where the responses do not share a design.
     """
 
     spectrum: Spectrum
@@ -54,24 +70,20 @@ class Estimates:
     lam: np.ndarray
     sigma2: np.ndarray
     curvature: np.ndarray
-    n_obs: int
+    n_used: np.ndarray
+    reml: bool
+    matrices: Curve | None = None
+    info: tuple[np.ndarray, np.ndarray] | None = None
 
     @property
-    def nu(self) -> float:
-        """n - p for REML, n for ML."""
-        return float(self.terms.nu)
+    def df_resid(self) -> np.ndarray:
+        """n - p, (m,)."""
+        return self.n_used - float(self.coef.shape[1])
 
-
-@dataclass(frozen=True, eq=False)
-class Curve:
-    """C, C' and K (see the module's docstring) seen through contrasts.
-
-    (m, q) for q contrasts one by one, (m, q, q) for q contrasts together.
-    """
-
-    value: np.ndarray
-    slope: np.ndarray
-    bend: np.ndarray
+    @property
+    def nu(self) -> np.ndarray:
+        """n - p for REML, n for ML, (m,)."""
+        return self.df_resid if self.reml else self.n_used.astype(np.float64)
 
 
 def contrast_curve(est: Estimates, L: np.ndarray, *, joint: bool = False) -> Curve:
@@ -85,6 +97,11 @@ def contrast_curve(est: Estimates, L: np.ndarray, *, joint: bool = False) -> Cur
     joint : bool
         All products of two contrasts, (m, q, q), not just their squares, (m, q).
     """
+    if est.matrices is not None:
+        whole = (est.matrices.value, est.matrices.slope, est.matrices.bend)
+        if joint:
+            return Curve(*(L @ a @ L.T for a in whole))
+        return Curve(*(np.einsum("qi,mij,qj->mq", L, a, L) for a in whole))
     spectrum, unit = est.spectrum, L / est.x_scale
     q, m = len(L), len(est.lam)
     # Bring products of pairs of contrasts to one axis; it is the diagonal alone if not joint.
@@ -110,6 +127,8 @@ def contrast_curve(est: Estimates, L: np.ndarray, *, joint: bool = False) -> Cur
 
 def information(est: Estimates) -> tuple[np.ndarray, np.ndarray]:
     """T1 = sum m d / (1 + lam d) and T2 = sum m d^2 / (1 + lam d)^2 of the fits' method, (m,) each."""
+    if est.info is not None:
+        return est.info
     d, multiplicity = np.asarray(est.terms.d), np.asarray(est.terms.m)
     T1, T2 = np.empty(len(est.lam)), np.empty(len(est.lam))
     for start in range(0, len(est.lam), CHUNK):

@@ -9,36 +9,50 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
+import numpy as np
 
-from jaxlmm._types import float64_scope
+from jaxlmm._types import Status, float64_scope
 from jaxlmm.block import BlockFitter, Model, empty_results
 from jaxlmm.crossprod import project_design
-from jaxlmm.design import make_design, response_matrix
+from jaxlmm.design import Design, make_design, response_matrix
 from jaxlmm.hypotheses import check_df_method
-from jaxlmm.reduce import make_reducer
+from jaxlmm.missing import MIN_SHARED, MissingDesign, fit_incomplete, patterns
+from jaxlmm.reduce import Reducer, make_reducer
 from jaxlmm.results import Fit
 from jaxlmm.spectrum import make_spectrum
 from jaxlmm.stream import stream_blocks
+from jaxlmm.terms import TermStructure, make_terms_structure
 
 __all__ = ["check_index", "enable_compile_cache", "fit", "fit_prepared", "prepare"]
 
+# Columns of one pattern that are copied together.
+COLUMNS_AT_ONCE = 8192
+
 
 def prepare(
-    X: Any, groups: Any = None, *, names: Sequence[str] | None = None, group_name: str | None = None
+    X: Any,
+    groups: Any = None,
+    *,
+    names: Sequence[str] | None = None,
+    group_name: str | None = None,
+    weights: Any = None,
+    terms: Any = None,
 ) -> Model:
-    """Do all the work that depends on X and groups only.
+    """Do all the work that depends on X, groups and weights only.
 
     Parameters, errors: as in :func:`fit`. Use with :func:`fit_prepared` to fit one design again
     and again (permutations, simulations) without paying for it each time.
     """
     indexes = check_index(X=X, groups=groups)
-    design = make_design(X, groups, names)
+    design = make_design(X, groups, names, weights)
+    if terms is not None:
+        structure = terms if isinstance(terms, TermStructure) else make_terms_structure(terms, design.names)
+        design = dataclasses.replace(design, terms=structure)
     if group_name is not None:
         design = dataclasses.replace(
             design, random=tuple(dataclasses.replace(g, name=str(group_name)) for g in design.random)
         )
-    projection = project_design(design)
-    return Model(design, make_reducer(projection, make_spectrum(projection)), indexes)
+    return Model(design, _reducer(design), indexes)
 
 
 def fit(
@@ -48,9 +62,12 @@ def fit(
     *,
     method: str = "REML",
     df: str = "satterthwaite",
+    weights: Any = None,
+    missing: str = "drop",
     names: Sequence[str] | None = None,
     response_names: Sequence[str] | None = None,
     group_name: str | None = None,
+    terms: Any = None,
 ) -> Fit:
     """Fit ``y = X b + group intercept + noise`` to every column of Y.
 
@@ -60,17 +77,26 @@ def fit(
         Fixed-effects matrix, used as given: no intercept is added.
     Y : array-like, (n_obs,) or (n_obs, m)
         Responses in columns. It is read in blocks, not copied, and the result keeps a
-        reference to it for ``ranef``, ``fitted`` and ``resid``.
+        reference to it for ``ranef``, ``fitted`` and ``resid``. NaN is a missing observation.
     groups : array-like, (n_obs,), optional
         Hashable labels. None: ordinary least squares, in the same result object.
     method : {"REML", "ML"}
     df : {"satterthwaite", "kenward-roger", "residual", "normal"}
         Degrees of freedom of tests and intervals: as R's lmerTest; as pbkrtest, with its adjusted
         covariance (REML only); n - p; infinity (z tests, as statsmodels).
+    weights : array-like, (n_obs,), optional
+        Known relative precisions: the residual variance of row i is sigma2 / weights[i], as in
+        lme4. Shared by all responses.
+    missing : {"drop", "refuse"}
+        What NaN in a response means: these rows are dropped for that response alone, which is
+        fitted exactly as if it had never had them (``n_used`` says how many are left); or the
+        response is not fitted.
     names, response_names : sequence of str, optional
         Names of the columns of X and Y. Default: a data frame's own; else x0, x1, ... and y0, ...
     group_name : str, optional
         What a group is, for tables. Default: the name of ``groups`` if it has one, else "group".
+    terms : mapping of str to sequence of str or int, optional
+        Columns of X that make a term, for ``Fit.anova``: ``{"dose": ["dose_b", "dose_c"]}``.
 
     Returns
     -------
@@ -90,8 +116,8 @@ def fit(
     """
     _check_option("method", method, ("REML", "ML"))
     check_df_method(df, method)
-    model = prepare(X, groups, names=names, group_name=group_name)
-    return fit_prepared(model, Y, method=method, df=df, response_names=response_names)
+    model = prepare(X, groups, names=names, group_name=group_name, weights=weights, terms=terms)
+    return fit_prepared(model, Y, method=method, df=df, missing=missing, response_names=response_names)
 
 
 def fit_prepared(
@@ -100,23 +126,73 @@ def fit_prepared(
     *,
     method: str = "REML",
     df: str = "satterthwaite",
+    missing: str = "drop",
     response_names: Sequence[str] | None = None,
 ) -> Fit:
     """Fit a prepared model to Y; parameters and result as in :func:`fit`."""
     _check_option("method", method, ("REML", "ML"))
+    _check_option("missing", missing, ("drop", "refuse"))
     check_df_method(df, method)
     known = dict(model.indexes)
     check_index(X=known.get("X"), Y=Y, groups=known.get("groups"))
     matrix, given_names = response_matrix(Y, model.design.n_obs, response_names)
-    m, p = matrix.shape[1], model.design.n_fixef
-    out = empty_results(m, p)
-    with float64_scope():
-        fitter = BlockFitter.make(model, method, m)
-    stream_blocks(model.reducer, matrix, fitter.width, fitter.start, functools.partial(fitter.store, out))
+    out = _fit_columns(model, matrix, method)
+    out["n_used"] = np.full(matrix.shape[1], model.design.n_obs)
+    if missing == "drop":
+        _fit_incomplete(model, matrix, method, out)
     return Fit(
         design=model.design, method=method, df_method=df, **out,
         Y=matrix, reducer=model.reducer, given_names=given_names,
     )  # fmt: skip
+
+
+def _reducer(design: Design) -> Reducer:
+    projection = project_design(design)
+    return make_reducer(projection, make_spectrum(projection))
+
+
+def _fit_columns(model: Model, Y: np.ndarray, method: str) -> dict[str, np.ndarray]:
+    """All columns of Y on one design; a column with NaN is not fitted."""
+    out = empty_results(Y.shape[1], model.design.n_fixef)
+    with float64_scope():
+        fitter = BlockFitter.make(model, method, Y.shape[1])
+    stream_blocks(model.reducer, Y, fitter.width, fitter.start, functools.partial(fitter.store, out))
+    return out
+
+
+def _fit_incomplete(model: Model, Y: np.ndarray, method: str, out: dict[str, np.ndarray]) -> None:
+    """Fit the columns that hold NaN, each to the rows it has, into ``out``."""
+    where = np.flatnonzero(out["status"] == Status.NONFINITE) if Y.dtype.kind == "f" else np.zeros(0, dtype=int)
+    if not len(where):
+        return
+    absent = np.isnan(Y[:, where])
+    some = absent.any(axis=0)
+    where, absent = where[some], absent[:, some]
+    if not len(where):
+        return
+    unique: list[np.ndarray] = []
+    for rows, columns in patterns(absent):
+        if len(columns) < MIN_SHARED or not rows.any():
+            unique.append(where[columns])
+            continue
+        part: dict[str, np.ndarray] = {}
+        try:
+            design = model.design.take(rows)
+            shared = Model(design, _reducer(design))
+        except ValueError:
+            out["status"][where[columns]] = Status.TOO_FEW
+        else:
+            for start in range(0, len(columns), COLUMNS_AT_ONCE):
+                at = where[columns[start : start + COLUMNS_AT_ONCE]]
+                part = _fit_columns(shared, Y[np.ix_(rows, at)], method)
+                for name, value in part.items():
+                    out[name][at] = value
+        out["n_used"][where[columns]] = rows.sum()
+    if unique:
+        rest = np.sort(np.concatenate(unique))
+        found = fit_incomplete(MissingDesign.make(model.design.X, model.reducer), Y, rest, method == "REML")
+        for name, value in found.items():
+            out[name][rest] = value
 
 
 def enable_compile_cache(path: str) -> None:

@@ -110,12 +110,12 @@ def contrast_se_df(est: Estimates, L: np.ndarray, df_method: str) -> tuple[np.nd
     curve = contrast_curve(est, L)
     variance, df = curve.value, np.full(curve.value.shape, np.inf)
     if df_method == "residual" or (df_method != "normal" and not est.has_random):
-        df[:] = est.n_obs - est.coef.shape[1]
+        df[:] = est.df_resid[:, None]
     elif df_method != "normal":
         pieces = _pieces(est, df_method)
         r = curve.slope / curve.value - pieces.drift[:, None]
         with np.errstate(divide="ignore"):
-            df = 1 / (1 / est.nu + r * r * pieces.inverse[:, None])
+            df = 1 / (1 / est.nu[:, None] + r * r * pieces.inverse[:, None])
         if df_method == "kenward-roger":
             variance = curve.value + 2 * pieces.omega[:, None] * curve.bend
     return np.sqrt(variance * est.sigma2[:, None]), np.where(np.isnan(est.lam)[:, None], np.nan, df)
@@ -145,11 +145,11 @@ def f_test(est: Estimates, L: np.ndarray, rhs: np.ndarray, df_method: str) -> FT
     if df_method in ("satterthwaite", "kenward-roger") and est.has_random:
         pieces = _pieces(est, df_method).rows(good)
         solve = _kenward_roger_f if df_method == "kenward-roger" else _satterthwaite_f
-        stat[good], df_den[good] = solve(part, scaled, pieces, est.nu)
+        stat[good], df_den[good] = solve(part, scaled, pieces, est.nu[good])
     else:
         inner = np.linalg.solve(part.value, scaled[:, :, None])[:, :, 0]
         stat[good] = np.sum(scaled * inner, axis=1) / q
-        df_den[good] = np.inf if df_method == "normal" else est.n_obs - est.coef.shape[1]
+        df_den[good] = np.inf if df_method == "normal" else est.df_resid[good]
     return FTest(L, rhs, stat, q, df_den)
 
 
@@ -197,14 +197,16 @@ def _pieces(est: Estimates, df_method: str) -> _Pieces:
     return _Pieces(drift, inverse, np.full_like(drift, np.nan))
 
 
-def _satterthwaite_f(curve: Curve, delta: np.ndarray, pieces: _Pieces, nu: float) -> tuple[np.ndarray, np.ndarray]:
+def _satterthwaite_f(
+    curve: Curve, delta: np.ndarray, pieces: _Pieces, nu: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
     """F and its denominator: independent contrasts from the eigenvectors of L C L'."""
     q = delta.shape[1]
     values, P = np.linalg.eigh(curve.value)
     stat = np.sum(np.einsum("mi,mij->mj", delta, P) ** 2 / values, axis=1) / q
     slope = np.einsum("mik,mij,mjk->mk", P, curve.slope, P)
     r = slope / values - pieces.drift[:, None]
-    df = 1 / (1 / nu + r * r * pieces.inverse[:, None])
+    df = 1 / (1 / nu[:, None] + r * r * pieces.inverse[:, None])
     if q == 1:
         return stat, df[:, 0]
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -215,7 +217,9 @@ def _satterthwaite_f(curve: Curve, delta: np.ndarray, pieces: _Pieces, nu: float
     return stat, np.where(same, df.mean(axis=1), den)
 
 
-def _kenward_roger_f(curve: Curve, delta: np.ndarray, pieces: _Pieces, nu: float) -> tuple[np.ndarray, np.ndarray]:
+def _kenward_roger_f(
+    curve: Curve, delta: np.ndarray, pieces: _Pieces, nu: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
     """Scaled F and its denominator (Kenward & Roger 1997, section 3)."""
     q = delta.shape[1]
     change = np.linalg.solve(curve.value, curve.slope) - pieces.drift[:, None, None] * np.eye(q)

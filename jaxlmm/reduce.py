@@ -114,7 +114,7 @@ def make_reducer(projection: Projection, spectrum: Spectrum) -> Reducer:
     W = np.concatenate(rows)
     A = W[:, G:] @ projection.Qw.T
     if G:
-        A += (W[:, :G] / np.sqrt(projection.sizes))[:, projection.codes]
+        A += projection.weighted((W[:, :G] / np.sqrt(projection.sizes))[:, projection.codes].T).T
     return Reducer(projection, spectrum, A)
 
 
@@ -127,14 +127,20 @@ def reduce_panel(reducer: Reducer, Y: np.ndarray, cols: slice, stats: Stats) -> 
     order: Literal["C", "K"] = "K" if reducer.A is not None else "C"
     with np.errstate(invalid="ignore"):  # a signalling NaN
         y = Y[:, cols].astype(np.float64, order=order, copy=False)
+    weighted = reducer.projection.weighted
     where = np.arange(cols.start, cols.stop)
-    unsafe = ~_one_pass(reducer, y, cols, stats)
+    unsafe = ~_one_pass(reducer, weighted(y), cols, stats)
     y, where = _columns(y, unsafe), where[unsafe]
+    if not len(where):
+        return
+    finite = np.asarray(np.isfinite(y).all(axis=0))
+    stats.finite[where] = finite
+    y, where = _columns(y, finite), where[finite]
     if len(where) and reducer.projection.intercept is not None:
         # A large mean is the usual reason, and shifting by the first row removes it.
         shift = y[0].copy()
         with np.errstate(all="ignore"):
-            shifted = y - shift
+            shifted = weighted(y - shift)
         stats.shift[where] = shift
         unsafe = ~_one_pass(reducer, shifted, where, stats)
         y, where = _columns(y, unsafe), where[unsafe]
@@ -163,15 +169,13 @@ def group_means(projection: Projection, Y: np.ndarray) -> tuple[np.ndarray, np.n
     """Means of the groups (G, c) of Y - shift, and the shift (c,): Y's first row."""
     with np.errstate(all="ignore"):  # responses that could not be fitted
         shift = np.asarray(Y[0], dtype=np.float64)
-        means = projection.Zt @ (Y - shift)
+        means = projection.Zt @ projection.weighted(Y - shift)
         return means / np.sqrt(projection.sizes)[:, None], shift
 
 
 def _reduce_careful(reducer: Reducer, y: np.ndarray, where: np.ndarray, stats: Stats, rounding: float) -> None:
     """Shift, scale, and form residuals twice (Kahan: twice is enough) before squaring."""
     projection = reducer.projection
-    finite = np.isfinite(y).all(axis=0)
-    y = np.where(finite, y, 0.0)
     largest = np.max(np.abs(y), axis=0)
     # A power of two, so that scaling is exact; subnormal responses are taken as 0.
     scale = np.where(largest > 1e-300, np.exp2(np.floor(np.log2(np.maximum(largest, 1e-300)))), 1.0)
@@ -179,7 +183,7 @@ def _reduce_careful(reducer: Reducer, y: np.ndarray, where: np.ndarray, stats: S
     largest = largest / scale
     # The difference of close numbers is exact, so the first row is as good as the mean.
     shift = y[0].copy() if projection.intercept is not None else np.zeros(y.shape[1])
-    y = y - shift
+    y = projection.weighted(y - shift)
     coords = reducer.coords(y)
     y = reducer.remove(y, coords)
     again = reducer.coords(y)
@@ -188,13 +192,13 @@ def _reduce_careful(reducer: Reducer, y: np.ndarray, where: np.ndarray, stats: S
     rest = np.einsum("ij,ij->j", y, y) if projection.n_rest else np.zeros(y.shape[1])
     stats.rest[where], stats.shift[where], stats.scale[where] = rest, shift, scale
     _spectral(reducer, coords, where, stats)
-    noise = projection.n_obs * (rounding * largest) ** 2
+    weight = projection.n_obs if projection.root_w is None else np.sum(projection.root_w**2)
+    noise = weight * (rounding * largest) ** 2
     u = stats.u[:, where]
     total = np.einsum("ij,ij->j", u, u) + rest
-    stats.finite[where] = finite
-    stats.constant[where] = finite & (total <= noise)
+    stats.constant[where] = total <= noise
     # Without degrees of freedom within groups rest is 0 by construction, which says nothing.
-    stats.exact_within[where] = finite & (rest <= noise) & (total > noise) & (projection.n_rest > 0)
+    stats.exact_within[where] = (rest <= noise) & (total > noise) & (projection.n_rest > 0)
 
 
 def _spectral(reducer: Reducer, coords: np.ndarray, where: slice | np.ndarray, stats: Stats) -> None:

@@ -12,11 +12,11 @@ import numpy as np
 from jaxlmm import effects, hypotheses, inference
 from jaxlmm._types import Status
 from jaxlmm.contrasts import contrast_matrix
+from jaxlmm.derived import fit_estimates, fit_modes, fit_profile, fixed_variance
 from jaxlmm.design import Design, group_codes, numeric
 from jaxlmm.estimates import Estimates
 from jaxlmm.hypotheses import FTest, TTest
-from jaxlmm.intervals import Profile, profile_intervals
-from jaxlmm.objective import make_terms
+from jaxlmm.intervals import Profile
 from jaxlmm.reduce import Reducer
 from jaxlmm.selection import position, positions
 from jaxlmm.summary import summary_text
@@ -52,6 +52,8 @@ class Fit:
         Second derivative of -2 loglik in ``lam``, profiled over everything else.
     status : ndarray of int8, (m,)
         Values of :class:`jaxlmm.Status`.
+    n_used : ndarray of int, (m,)
+        Observations that the response was fitted to: all but its missing ones.
     """
 
     design: Design
@@ -64,6 +66,7 @@ class Fit:
     loglik: np.ndarray
     curvature: np.ndarray
     status: np.ndarray
+    n_used: np.ndarray
     Y: np.ndarray = field(repr=False)
     reducer: Reducer = field(repr=False)
     given_names: tuple[str, ...] = field(repr=False, default=())
@@ -88,9 +91,9 @@ class Fit:
         return self.design.n_obs
 
     @property
-    def n_used(self) -> np.ndarray:
-        """Number of observations that each response was fitted to, (m,)."""
-        return np.full(self.n_responses, self.n_obs)
+    def incomplete(self) -> np.ndarray:
+        """Whether the response was fitted without some of the observations, (m,)."""
+        return (self.n_used < self.n_obs) & self.converged
 
     @property
     def n_groups(self) -> int:
@@ -151,8 +154,8 @@ class Fit:
 
     @property
     def bic(self) -> np.ndarray:
-        """Bayesian criterion, (m,), with log(n_obs), as R's ``BIC`` of an lme4 fit."""
-        return -2 * self.loglik + np.log(self.n_obs) * self.n_params
+        """Bayesian criterion, (m,), with log(n_used), as R's ``BIC`` of an lme4 fit."""
+        return -2 * self.loglik + np.log(np.maximum(self.n_used, 1)) * self.n_params
 
     def variance_se(self) -> dict[str, np.ndarray]:
         """Standard errors of ``sigma2``, ``group_var`` and ``icc``, (m,) each.
@@ -167,12 +170,7 @@ class Fit:
     @functools.cached_property
     def estimates(self) -> Estimates:
         """The fits as the arrays that tests and intervals work on."""
-        spectrum = self.reducer.spectrum
-        terms = make_terms(spectrum, self.n_obs, self.method)
-        return Estimates(
-            spectrum, terms, self.reducer.projection.x_scale, self.names, bool(self.design.random),
-            self.coef, self.lam, self.sigma2, self.curvature, self.n_obs,
-        )  # fmt: skip
+        return fit_estimates(self)
 
     def with_df(self, df: str) -> Fit:
         """The same fits with another way to find degrees of freedom; see ``jaxlmm.fit``."""
@@ -213,7 +211,7 @@ class Fit:
 
         By maximum likelihood whatever ``method`` is, as R's ``confint(fit, method="profile")``.
         """
-        return profile_intervals(self.reducer, self.Y, self.converged, level)
+        return fit_profile(self, level)
 
     @functools.cached_property
     def vcov(self) -> np.ndarray:
@@ -252,14 +250,21 @@ class Fit:
     # -- random effects, fitted values, predictions -------------------------------------------
 
     @functools.cached_property
+    def _modes(self) -> tuple[np.ndarray, np.ndarray]:
+        return fit_modes(self)
+
+    @property
     def ranef(self) -> np.ndarray:
-        """Conditional modes (BLUPs) of the group intercepts, (m, G), as lme4's ``ranef``."""
-        return effects.group_modes(self.reducer, self.Y, self.coef, self.lam)
+        """Conditional modes (BLUPs) of the group intercepts, (m, G), as lme4's ``ranef``.
+
+        A group of which a response misses every observation has 0.
+        """
+        return self._modes[0]
 
     @property
     def ranef_sd(self) -> np.ndarray:
         """Conditional standard deviations of ``ranef``, (m, G), as lme4's ``condVar``."""
-        return effects.mode_sd(self.reducer, self.lam, self.sigma2)
+        return effects.mode_sd(self._modes[1], self.lam, self.sigma2)
 
     def fitted(self, *, random: bool = True) -> np.ndarray:
         """Fitted values, (n_obs, m) as Y, with the random effects unless ``random=False``."""
@@ -342,8 +347,8 @@ class Fit:
     # -- inner --------------------------------------------------------------------------------
 
     def _variance_parts(self) -> tuple[np.ndarray, np.ndarray]:
-        fixed = effects.variance_parts(self.design.X, self.coef)
+        fixed = fixed_variance(self)
         return fixed, fixed + self.group_var + self.sigma2
 
 
-_ROW_FIELDS = ("coef", "se_gls", "lam", "sigma2", "loglik", "curvature", "status")
+_ROW_FIELDS = ("coef", "se_gls", "lam", "sigma2", "loglik", "curvature", "status", "n_used")

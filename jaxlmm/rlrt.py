@@ -97,6 +97,11 @@ def rlrt(fit: Fit, *, n_sim: int = 10_000, seed: int = 0) -> RandomEffectTest:
             "the fit has no random effect, so there is nothing to test; fit with groups, and rlrt "
             "compares that with the model without them."
         )
+    if fit.incomplete.any():
+        raise ValueError(
+            f"{int(fit.incomplete.sum())} responses miss observations, so that they do not share the null "
+            "distribution; test the others, fit.select(~fit.incomplete), or use jaxlmm.compare."
+        )
     null = null_distribution(fit.reducer.spectrum, fit.n_obs, n_sim=n_sim, seed=seed, method=fit.method)
     without = fit_prepared(prepare(fit.design.X, names=fit.names), fit.Y, method=fit.method)
     stat = np.maximum(2 * (fit.loglik - without.loglik), 0.0)

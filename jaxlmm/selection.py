@@ -20,9 +20,10 @@ def position(response: Any, names: Sequence[str]) -> int:
         return names.index(response)
     if isinstance(response, bool) or not isinstance(response, numbers.Integral):
         raise ValueError(f"a response is given by an integer position or a name, found {response!r}.")
-    if not -m <= response < m:
-        raise ValueError(f"response {response} is out of range; there are {m}.")
-    return int(response) % m
+    row = int(response)
+    if not -m <= row < m:
+        raise ValueError(f"response {row} is out of range; there are {m}.")
+    return row % m
 
 
 def positions(responses: Any, names: Sequence[str]) -> np.ndarray:

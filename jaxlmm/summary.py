@@ -22,10 +22,11 @@ DF_LABELS = {
 def summary_text(one: Any, name: str, level: float) -> str:
     """Table of ``one``, a ``Fit`` of a single response of that name, with intervals of ``level``."""
     letter = "z" if one.df_method == "normal" else "t"
-    sizes, grouped = one.reducer.projection.sizes, bool(one.n_groups)
+    grouped = bool(one.n_groups)
+    sizes = one.design.random[0].sizes if grouped else np.zeros(0)
     pairs = [
         ("Model:", "Random intercept" if grouped else "OLS"),
-        ("No. Observations:", str(one.n_obs)),
+        ("No. Observations:", str(one.n_used[0])),
         ("No. Groups:", str(one.n_groups)),
         ("Min. group size:", str(sizes.min()) if grouped else "-"),
         ("Max. group size:", str(sizes.max()) if grouped else "-"),

@@ -203,6 +203,23 @@ def test_covariates_of_several_columns(spline: str, k: int) -> None:
         assert used == {name, *(f"{left}:a[T.{level}]:{right}" for level in "qr")}
 
 
+def test_a_basis_that_spans_the_constant() -> None:
+    """With and without its first column in one formula; the curves and their differences are the same."""
+    basis = "bs(x, df=4, include_intercept=True)"
+    data = crossed()
+    with_1, without = (contrasts_of(prepare_formula(f"{one} + {basis}*a", data)) for one in (1, 0))
+    assert [L.shape for L in with_1.values()] == [(3, 12), (2, 12), (6, 12)]
+    assert [L.shape for L in without.values()] == [(4, 12), (2, 12), (6, 12)]
+    mean_curve = np.eye(12)[:4]
+    for j in range(1, 4):  # the first column of the basis has no interaction with a
+        mean_curve[j, [5 + j, 8 + j]] = 1 / 3
+    names = prepare_formula(f"0 + {basis}*a", data).names
+    assert [names[i] for i in np.flatnonzero(mean_curve[1])] == [
+        f"{basis}[1]", f"{basis}[1]:a[T.q]", f"{basis}[1]:a[T.r]",
+    ]  # fmt: skip
+    np.testing.assert_allclose(without[basis], mean_curve, atol=1e-12)
+
+
 @pytest.mark.parametrize("formula", ["a*b*c", "1 + a:b", "C(a, contr.sum)*C(b, contr.poly) + a:c", "0 + b:a + c"])
 def test_codings_make_the_columns_of_X(formula: str) -> None:
     data = crossed()
@@ -232,6 +249,12 @@ def test_terms_by_name_and_position() -> None:
     np.testing.assert_array_equal(contrasts["Machine"], np.eye(5)[1:3])
     np.testing.assert_array_equal(contrasts["age"], np.eye(5)[[3]])
     np.testing.assert_array_equal(contrasts["slope"], np.eye(5)[[4]])
+
+
+def test_terms_are_in_the_order_of_their_columns() -> None:
+    names = ("z", "one", "b", "a")
+    structure = make_terms_structure({"M": ["a", "one"], "L": ["b"]}, names)
+    assert list(type3_contrasts(structure, names)) == ["z", "M", "L"]
 
 
 def test_rows_are_in_the_order_that_the_user_gave() -> None:
