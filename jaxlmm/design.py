@@ -121,6 +121,7 @@ def make_design(
             f"X holds {len(bad)} NaN or infinite values, the first in row {row}, column "
             f"'{names[col]}'; drop these rows from X, Y and groups."
         )
+    _check_rows(n, p)
     grouping = None if groups is None else make_grouping(groups, n)
     return checked_design(matrix, names, grouping, _checked_weights(weights, n), terms)
 
@@ -134,8 +135,7 @@ def checked_design(
 ) -> Design:
     """A design whose estimates exist: of full rank, with degrees of freedom for every variance."""
     n, p = X.shape
-    if n <= p:
-        raise ValueError(f"X has {n} rows for {p} columns; need more rows (observations) than columns.")
+    _check_rows(n, p)
     unit = _unit_columns(X, names)
     _check_rank(unit, names)
     if grouping is not None:
@@ -143,6 +143,11 @@ def checked_design(
             raise ValueError("a random intercept needs at least 2 groups.")
         _check_identifiable(unit, grouping)
     return Design(X, names, () if grouping is None else (grouping,), weights, terms)
+
+
+def _check_rows(n: int, p: int) -> None:
+    if n <= p:
+        raise ValueError(f"X has {n} rows for {p} columns; need more rows (observations) than columns.")
 
 
 def _checked_weights(weights: Any, n: int) -> np.ndarray | None:

@@ -231,7 +231,8 @@ def _reduce(design: MissingDesign, Y: np.ndarray, where: np.ndarray) -> _Block:
     """Cross-products of the columns ``where`` of Y; see the module's docstring."""
     projection, codes = design.reducer.projection, design.reducer.projection.codes
     rounding = max(0.5 * np.finfo(Y.dtype).eps if Y.dtype.kind == "f" else 0.0, NOISE)
-    y = np.ascontiguousarray(Y[:, where]).astype(np.float64)
+    with np.errstate(invalid="ignore"):  # a signalling NaN
+        y = np.ascontiguousarray(Y[:, where]).astype(np.float64)
     missing = np.isnan(y)
     there = (~missing).astype(np.float64)
     n_used = len(y) - missing.sum(axis=0)

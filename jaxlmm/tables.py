@@ -13,7 +13,7 @@ except ImportError as error:
     raise ImportError('tables need pandas: pip install "jaxlmm[pandas]"') from error
 
 from jaxlmm._types import Status
-from jaxlmm.inference import halfwidth
+from jaxlmm.inference import check_level, halfwidth
 from jaxlmm.multiplicity import adjust_pvalues
 from jaxlmm.results import Fit
 from jaxlmm.selection import position, positions
@@ -67,18 +67,19 @@ def tidy(
     of modes are normal, with the conditional standard deviation, as in broom.mixed.
     """
     wanted = _check_effects(effects)
+    check_level(level)
     inner, keys = _parts(fit)
     where = np.arange(inner.n_responses)
     if responses is not None:
         where = positions(responses, inner.response_names)
     part = inner if responses is None else inner.select(where)
-    blocks = [block for name, make in _BLOCKS.items() if name in wanted for block in [make(part, level)]]
+    blocks = [make(part, level) for name, make in _BLOCKS.items() if name in wanted]
     columns = ["estimate", "std.error", "statistic", "df", "p.value"]
     if adjust is not None:
         columns.append("p.adjusted")
         adjusted = adjust_pvalues(inner.pvalue, adjust, axis=0)[where]
         for block in blocks:
-            if block["effect"][:1] == ["fixed"]:
+            if "p.value" in block:
                 block["p.adjusted"] = adjusted
     if conf_int:
         columns += ["conf.low", "conf.high"]

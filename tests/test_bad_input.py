@@ -675,8 +675,9 @@ def within(groups: np.ndarray, y: np.ndarray) -> np.ndarray:
 
 # id -> (a bad response made from a design and a good response, its status)
 BAD: dict[str, tuple[Callable[[np.ndarray, Any, np.ndarray], np.ndarray], Status]] = {
-    "response-nan": (lambda X, g, y: put(y, 3, np.nan), Status.NONFINITE),
-    "response-nan-first-row": (lambda X, g, y: put(y, 0, np.nan), Status.NONFINITE),
+    "response-inf-first-row": (lambda X, g, y: put(y, 0, -np.inf), Status.NONFINITE),
+    "response-nan-and-inf": (lambda X, g, y: put(put(y, 3, np.nan), 9, np.inf), Status.NONFINITE),
+    "response-nan-but-two": (lambda X, g, y: np.where(np.arange(len(y)) < 2, y, np.nan), Status.TOO_FEW),
     "response-all-nan": (lambda X, g, y: np.full_like(y, np.nan), Status.NONFINITE),
     "response-inf": (lambda X, g, y: put(y, 5, np.inf), Status.NONFINITE),
     "response-minus-inf": (lambda X, g, y: put(y, 5, -np.inf), Status.NONFINITE),
@@ -803,7 +804,8 @@ def test_signalling_nan() -> None:
     """What uninitialised or corrupt float32 memory may hold; converting it to float64 must not warn."""
     given = Y.astype(np.float32)
     given.view(np.uint32)[4, 1] = 0x7FA00000
-    assert fit(X, given, CODES).status[1] == Status.NONFINITE
+    found = fit(X, given, CODES)
+    assert found.converged[1] and found.n_used[1] == len(X) - 1
 
 
 def test_constant_response_without_intercept() -> None:
