@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from jaxlmm import plots
-from jaxlmm.design import numeric
+from jaxlmm.arrays import numeric
 from jaxlmm.fit import check_index, fit
 from jaxlmm.results import Fit
 

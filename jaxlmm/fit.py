@@ -12,9 +12,10 @@ import jax
 import numpy as np
 
 from jaxlmm._types import Status, float64_scope
+from jaxlmm.arrays import response_matrix
 from jaxlmm.block import BlockFitter, Model, empty_results
 from jaxlmm.crossprod import project_design
-from jaxlmm.design import Design, make_design, response_matrix
+from jaxlmm.design import Design, make_design
 from jaxlmm.hypotheses import check_df_method
 from jaxlmm.missing import MIN_SHARED, MissingDesign, fit_incomplete, patterns
 from jaxlmm.reduce import Reducer, make_reducer

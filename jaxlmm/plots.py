@@ -158,7 +158,7 @@ def forest(
     limits = chosen.conf_int(level)
 
     ax = make_axes(ax, 5.5, float(np.clip(1.1 + k * (0.25 + 0.16 * m), 2.0, 8.0)))
-    step = 0.75 / m
+    step, size = 0.75 / m, 6 if m <= 8 else 4
     rows = np.arange(k)
     handles = []
     for i, name in enumerate(names):
@@ -166,7 +166,7 @@ def forest(
         color, marker = CATEGORIES[i % len(CATEGORIES)], MARKERS[i % len(MARKERS)]
         ax.hlines(y, limits[i, columns, 0], limits[i, columns, 1], color=color, linewidth=1.8, alpha=0.7)
         handles += ax.plot(
-            chosen.coef[i, columns], y, linestyle="none", marker=marker, markersize=6, color=color, label=name
+            chosen.coef[i, columns], y, linestyle="none", marker=marker, markersize=size, color=color, label=name
         )
     ax.axvline(0, color="black", linestyle="dashed", linewidth=1, alpha=0.5, zorder=0)
     ax.set_ylim(k - 0.5, -0.5)

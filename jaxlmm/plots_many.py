@@ -230,7 +230,7 @@ def _name_points(ax: Axes, x: np.ndarray, y: np.ndarray, names: list[str]) -> No
     low, high = ax.get_ylim()
     apart = LINE * font_points("small") / axes_points(ax)[1] * (high - low)
     shares = []
-    for side, at, align in ((x < 0, 0.01, "left"), (x >= 0, 0.99, "right")):
+    for side, at, align in ((x < 0, 0.02, "left"), (x >= 0, 0.98, "right")):
         rows = np.flatnonzero(side)
         rows = rows[np.argsort(-y[rows], kind="stable")]
         widths = [0.0]
@@ -243,7 +243,7 @@ def _name_points(ax: Axes, x: np.ndarray, y: np.ndarray, names: list[str]) -> No
                     "relpos": (1.0 if align == "left" else 0.0, 0.5),
                 },
             )  # fmt: skip
-            widths.append(0.06 + Text.get_window_extent(text).width / ax.get_window_extent().width)
+            widths.append(0.08 + Text.get_window_extent(text).width / ax.get_window_extent().width)
         shares.append(min(max(widths), 0.35))
     left, right = ax.get_xlim()
     width = (right - left) / (1 - sum(shares))

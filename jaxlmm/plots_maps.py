@@ -10,6 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
 from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
+from matplotlib.ticker import MaxNLocator
 
 from jaxlmm.plots_base import label_step, legend_outside, make_axes
 
@@ -99,10 +100,12 @@ def stat_map(
     bar = ax.figure.colorbar(mesh, ax=ax, extend="both" if over else "neither", label=value_label or "", pad=0.02)
     outline: Any = bar.outline
     outline.set_linewidth(0.6)
-    for axis, names in (("x", x_names), ("y", y_names)):
+    for axis, given, names in (("x", x, x_names), ("y", y, y_names)):
         if names is not None:
             step = label_step(ax, names, axis)
             getattr(ax, f"set_{axis}ticks")(range(0, len(names), step), labels=names[::step])
+        elif given is None:  # positions
+            getattr(ax, f"{axis}axis").set_major_locator(MaxNLocator(integer=True))
     ax.set(xlabel=x_label or "", ylabel=y_label or "")
 
     handles: list[Any] = []
@@ -115,7 +118,7 @@ def stat_map(
         # Behind the mesh, which is transparent there.
         corner, size = (x_edges[0], y_edges[0]), (x_edges[-1] - x_edges[0], y_edges[-1] - y_edges[0])
         ax.add_patch(Rectangle(corner, *size, zorder=mesh.get_zorder() - 1, **NO_VALUE))
-        handles.append(Rectangle((0, 0), 1, 1, label=f"no value ({missing:,} cells)", **NO_VALUE))
+        handles.append(Rectangle((0, 0), 1, 1, label=f"no value: {missing:,}", **NO_VALUE))
     if handles:
         legend_outside(ax, handles)
     return ax
@@ -155,7 +158,7 @@ def _edges(centres: Any, n: int, what: str, of: str) -> tuple[np.ndarray, list[s
     found = np.asarray(centres)
     if found.shape != (n,):
         raise ValueError(f"{what} has shape {found.shape}, values have {n} {of}; need one {what} for each.")
-    if found.dtype.kind in "UO":
+    if found.dtype.kind in "UOT":
         return np.arange(n + 1) - 0.5, [str(v) for v in found]
     if found.dtype.kind not in "iuf":
         raise ValueError(f"{what} must be numbers or names, found dtype {found.dtype}.")

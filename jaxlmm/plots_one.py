@@ -49,7 +49,8 @@ def caterpillar(fit: Fit, response: int | str = 0, *, level: float = 0.95, ax: A
     -------
     Axes
         Row i from below is the group of the (i + 1)-th smallest intercept, at y = i. The groups
-        are named where their names fit beside the axis.
+        are named where their names fit beside the axis. Those of which the response misses every
+        observation are left out.
 
     Raises
     ------
@@ -58,12 +59,13 @@ def caterpillar(fit: Fit, response: int | str = 0, *, level: float = 0.95, ax: A
     """
     group = grouping_name(fit)
     one, name = one_response(fit, response)
-    blup = one.ranef[0]
-    half = float(halfwidth(level, np.array([np.inf]))[0]) * one.ranef_sd[0]
+    seen = _groups_seen(one)
+    blup = one.ranef[0, seen]
+    half = float(halfwidth(level, np.array([np.inf]))[0]) * one.ranef_sd[0, seen]
     order = np.argsort(blup, kind="stable")
     rows = np.arange(len(order))
 
-    labels = [str(one.design.random[0].levels[i]) for i in order]
+    labels = [str(one.design.random[0].levels[i]) for i in seen[order]]
     height = 1.3 * LINE * font_points("medium") / 72 * len(labels) + 0.4
     ax = make_axes(ax, 5.0, float(np.clip(height, 2.4, 6.5)))
     fitting = [size for size in ("medium", "small", "x-small") if label_step(ax, labels, "y", size) == 1]
@@ -98,7 +100,8 @@ def residual_plot(fit: Fit, response: int | str = 0, *, ax: Axes | None = None) 
     Returns
     -------
     Axes
-        The line joins mean residuals of bins that hold about equally many observations; none is
+        With weights, the residuals are multiplied by their square roots, so that their spread is
+        comparable. The line joins mean residuals of bins that hold about equally many observations; none is
         drawn for less than 40 observations.
 
     Raises
@@ -107,16 +110,16 @@ def residual_plot(fit: Fit, response: int | str = 0, *, ax: Axes | None = None) 
         Unknown response or one without a fit.
     """
     one, name = one_response(fit, response)
-    fitted, resid = one.fitted()[:, 0], one.resid()[:, 0]
+    label, resid = _residuals(one)
     known = np.isfinite(resid)
-    fitted, resid = fitted[known], resid[known]
+    fitted, resid = one.fitted()[known, 0], resid[known]
     ax = make_axes(ax, 5.0, 3.6)
     many = len(resid) > RASTERIZE
     ax.scatter(fitted, resid, s=4 if many else 14, color=BELOW, alpha=0.5, linewidths=0, rasterized=many)
     ax.axhline(0, color="black", linestyle="dashed", linewidth=1, alpha=0.5, zorder=0)
     reach = 1.05 * float(np.max(np.abs(resid), initial=0.0)) or 1.0
     ax.set_ylim(-reach, reach)
-    ax.set(xlabel=f"Fitted {name}", ylabel="Residual")
+    ax.set(xlabel=f"Fitted {name}", ylabel=label)
     at, mean = _bin_means(fitted, resid)
     if len(at) > 1:
         (line,) = ax.plot(at, mean, color=ABOVE, linewidth=1.8, marker="o", markersize=4, label="binned mean")
@@ -133,6 +136,7 @@ def qq_plot(fit: Fit, response: int | str = 0, *, what: str = "resid", ax: Axes 
     response : int or str
         Position or name.
     what : {"resid", "ranef"}
+        Residuals, as in :func:`residual_plot`, or random intercepts, as in :func:`caterpillar`.
     ax : Axes, optional
         Default: that of a new figure.
 
@@ -149,9 +153,12 @@ def qq_plot(fit: Fit, response: int | str = 0, *, what: str = "resid", ax: Axes 
     """
     if what not in ("resid", "ranef"):
         raise ValueError(f"what must be 'resid' or 'ranef', found {what!r}.")
-    label = f"Random intercept of {grouping_name(fit)}" if what == "ranef" else "Residual"
+    group = grouping_name(fit) if what == "ranef" else ""
     one, name = one_response(fit, response)
-    values = one.ranef[0] if what == "ranef" else one.resid()[:, 0]
+    if what == "ranef":
+        label, values = f"Random intercept of {group}", one.ranef[0, _groups_seen(one)]
+    else:
+        label, values = _residuals(one)
     values = np.sort(values[np.isfinite(values)])
     n = len(values)
     a = 0.375 if n <= 10 else 0.5  # R's ppoints
@@ -168,6 +175,17 @@ def qq_plot(fit: Fit, response: int | str = 0, *, what: str = "resid", ax: Axes 
     if what == "ranef":
         _note_singular(ax, one)
     return ax
+
+
+def _groups_seen(one: Fit) -> np.ndarray:
+    """Groups of which the response has observations."""
+    return np.unique(one.design.random[0].codes[np.isfinite(one.Y[:, 0])])
+
+
+def _residuals(one: Fit) -> tuple[str, np.ndarray]:
+    """What to call the residuals, and the residuals, of equal variance; NaN where missing."""
+    resid, weights = one.resid()[:, 0], one.design.weights
+    return ("Residual", resid) if weights is None else ("Residual × √weight", resid * np.sqrt(weights))
 
 
 def _note_singular(ax: Axes, one: Fit) -> None:

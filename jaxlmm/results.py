@@ -11,12 +11,14 @@ import numpy as np
 
 from jaxlmm import effects, hypotheses, inference
 from jaxlmm._types import Status
+from jaxlmm.arrays import numeric
 from jaxlmm.contrasts import contrast_matrix
 from jaxlmm.derived import fit_estimates, fit_modes, fit_profile, fixed_variance
-from jaxlmm.design import Design, group_codes, numeric
+from jaxlmm.design import Design
 from jaxlmm.estimates import Estimates
 from jaxlmm.hypotheses import FTest, TTest
 from jaxlmm.intervals import Profile
+from jaxlmm.labels import group_codes
 from jaxlmm.reduce import Reducer
 from jaxlmm.selection import position, positions
 from jaxlmm.summary import summary_text

@@ -61,7 +61,7 @@ def range_tail(q: np.ndarray, k: int, df: np.ndarray) -> np.ndarray:
 
 def _z_nodes(k: int) -> np.ndarray:
     """Nodes that resolve Phi(z)^(k-1), for z less its middle."""
-    return np.linspace(-Z_MAX, Z_MAX, 57 if k <= FEW else 169)
+    return np.linspace(-Z_MAX, Z_MAX, 57 if k <= FEW else 113)
 
 
 def _tail_known_sd(w: np.ndarray, k: int) -> np.ndarray:

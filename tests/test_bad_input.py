@@ -18,7 +18,9 @@ import scipy.sparse
 
 import jaxlmm
 from jaxlmm import Status, fit
-from jaxlmm.design import group_codes, make_design, response_matrix
+from jaxlmm.arrays import response_matrix
+from jaxlmm.design import make_design
+from jaxlmm.labels import group_codes
 
 pd = pytest.importorskip("pandas")
 

@@ -249,14 +249,14 @@ def test_tukey(df: str) -> None:
     np.testing.assert_allclose(two.pvalue, two.test.pvalue, rtol=1e-12)
 
 
-@pytest.mark.parametrize("k", [2, 3, 5, 9, 30])
+@pytest.mark.parametrize("k", [2, 3, 5, 9, 120])
 def test_range_tail(k: int) -> None:
     q, df = (v.ravel() for v in np.meshgrid([0.3, 1.5, 3.5, 8.0], [1.0, 2.5, 12.0, 300.0]))
     expected = scipy.stats.studentized_range.sf(q, k, df)
     np.testing.assert_allclose(range_tail(q, k, df), expected, rtol=1e-7, atol=2e-11)
     known = range_tail(q, k, np.full(q.shape, np.inf))
     np.testing.assert_allclose(known, scipy.stats.studentized_range.sf(q, k, np.inf), rtol=1e-7, atol=1e-12)
-    np.testing.assert_allclose(range_tail(q, k, np.full(q.shape, 1e9)), known, rtol=1e-6)
+    np.testing.assert_allclose(range_tail(q, k, np.full(q.shape, 1e10)), known, rtol=1e-7)
 
 
 def test_range_tail_of_two_is_the_t_test() -> None:
