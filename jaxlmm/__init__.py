@@ -13,6 +13,7 @@ from jaxlmm.rlrt import rlrt
 
 if TYPE_CHECKING:
     from jaxlmm.effects_model import LinearMixedEffectsModel
+    from jaxlmm.formula import lmm
 
 __all__ = [
     "Comparison",
@@ -25,12 +26,13 @@ __all__ = [
     "enable_compile_cache",
     "fit",
     "fit_prepared",
+    "lmm",
     "prepare",
     "rlrt",
 ]
 
-# Edges, loaded when first asked for: they import matplotlib, which the core does not need.
-_EDGES = {"LinearMixedEffectsModel": "jaxlmm.effects_model"}
+# Edges, loaded when first asked for: they import matplotlib or formulaic, which the core does not need.
+_EDGES = {"LinearMixedEffectsModel": "jaxlmm.effects_model", "lmm": "jaxlmm.formula"}
 
 
 def __getattr__(name: str) -> Any:

@@ -1,7 +1,8 @@
 """Estimated marginal means and all their pairwise differences.
 
 The reference grid has a row for every combination of the levels of all factors, observed or not,
-with covariates at their mean. A marginal mean is the average, with equal weights, of the model's
+with covariates at their mean over all rows of the data (the same for all responses, whatever they
+miss). A marginal mean is the average, with equal weights, of the model's
 predictions over the rows that share the levels asked for (Searle, Speed & Milliken 1980, Am Stat
 34:216-221). As R's emmeans, a covariate with only two values keeps both, like a factor.
 """

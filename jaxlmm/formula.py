@@ -6,11 +6,10 @@ random part is lme4's, ``(1 | group)`` alone so far.
 
 from __future__ import annotations
 
-import builtins
-import contextlib
+import dataclasses
 import functools
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,8 +18,6 @@ import numpy as np
 try:
     import formulaic
     import pandas as pd
-    from formulaic.errors import DataMismatchWarning
-    from formulaic.transforms import TRANSFORMS
 except ImportError as error:
     raise ImportError('formulas need formulaic and pandas: pip install "jaxlmm[formula]"') from error
 
@@ -28,23 +25,18 @@ from jaxlmm.emmeans import GridVariable
 from jaxlmm.fit import check_index, fit
 from jaxlmm.formula_data import (
     as_frame,
+    evaluation,
     find_columns,
     fit_column,
+    formula_errors,
     grid_variable,
     group_labels,
     new_column,
     no_missing,
     term_structure,
+    used_columns,
 )
-from jaxlmm.formula_text import (
-    category_column,
-    expression_names,
-    match_columns,
-    near_misses,
-    one_line,
-    parse_random,
-    split_formula,
-)
+from jaxlmm.formula_text import category_column, match_columns, parse_random, split_formula
 from jaxlmm.results import Fit
 from jaxlmm.terms import TermStructure
 
@@ -122,7 +114,7 @@ class FormulaDesign:
         return group_labels(frame, self.group_columns)
 
     def _rows(self, frame: Any) -> np.ndarray:
-        with _errors(self.formula):
+        with formula_errors(self.formula):
             matrix = self.spec.get_model_matrix(frame.reset_index(drop=True), context=self.context)
         return np.asarray(matrix, dtype=np.float64)
 
@@ -145,6 +137,8 @@ def lmm(
     *,
     method: str = "REML",
     df: str = "satterthwaite",
+    weights: Any = None,
+    missing: str = "drop",
     response_names: Sequence[str] | None = None,
     context: Mapping[str, Any] | None = None,
 ) -> Fit:
@@ -163,7 +157,9 @@ def lmm(
     data : pandas DataFrame, or what makes one
     responses : str, list of str, or array-like (n_obs,) or (n_obs, m), optional
         Columns of ``data``, by name or by pattern, ``"elec_*"``; or the responses themselves.
-    method, df, response_names
+    weights : str or array-like, (n_obs,), optional
+        As in :func:`jaxlmm.fit`, or the name of a column.
+    method, df, missing, response_names
         As in :func:`jaxlmm.fit`.
     context : mapping, optional
         Functions and values that the formula uses, beside numpy as ``np`` and formulaic's own.
@@ -178,9 +174,15 @@ def lmm(
     made = prepare_formula(formula, data, responses, context=context)
     if made.response is None:
         raise ValueError(f"formula '{formula}' names no response; write 'y ~ ...' or give responses=.")
-    return fit(
-        made.X, made.response, made.groups, method=method, df=df, names=made.names, response_names=response_names
-    )
+    if isinstance(weights, str):
+        frame = as_frame(data)
+        find_columns([weights], frame, "weights names")
+        weights = frame[weights]
+    found = fit(
+        made.X, made.response, made.groups, method=method, df=df, weights=weights, missing=missing,
+        names=made.names, response_names=response_names, group_name=made.group_name, terms=made.structure,
+    )  # fmt: skip
+    return dataclasses.replace(found, source=made)
 
 
 def prepare_formula(
@@ -189,19 +191,19 @@ def prepare_formula(
     """All of :func:`lmm` but the fit; parameters and errors as there. ``response`` may be None."""
     fixed, group_columns = split_formula(formula)
     frame, context = as_frame(data), dict(context or {})
-    with _errors(formula):
+    with formula_errors(formula):
         parsed = formulaic.Formula(fixed)
     lhs, rhs = (parsed.lhs, parsed.rhs) if hasattr(parsed, "lhs") else (None, parsed)
     if lhs is not None and responses is not None:
         raise ValueError(f"formula '{formula}' names the response and responses= is given too; leave one out.")
-    used, _ = _variables(rhs, frame, context, formula), _variables(lhs or (), frame, context, formula)
+    used, _ = used_columns(rhs, frame, context, formula), used_columns(lhs or (), frame, context, formula)
     find_columns(group_columns, frame, f"formula '{formula}' groups by")
     for name in group_columns:
         no_missing(frame[name], name)
-    plain = {factor.expr for term in rhs for factor in term.factors if _method(factor) == "lookup"}
+    plain = {factor.expr for term in rhs for factor in term.factors if evaluation(factor) == "lookup"}
     columns = {name: fit_column(frame[name], name, name in plain) for name in used}
     made = pd.DataFrame(columns, index=frame.index).reset_index(drop=True)
-    with _errors(formula):
+    with formula_errors(formula):
         matrix = rhs.get_model_matrix(made, context=context, na_action="raise", output="numpy")
     spec = matrix.model_spec
     for expr, (_, state) in spec.encoder_state.items():
@@ -224,41 +226,12 @@ def prepare_formula(
     )
 
 
-def _variables(part: Any, frame: Any, context: Mapping[str, Any], formula: str) -> list[str]:
-    """The columns that a side of the formula uses, in order; ValueError for names that nothing has."""
-    used: dict[str, None] = {}
-    for factor in (factor for term in part for factor in term.factors):
-        names, functions = {factor.expr}, set[str]()
-        if _method(factor) == "literal":
-            continue
-        if _method(factor) == "python":
-            with _errors(formula):
-                names, functions = expression_names(factor.expr)
-        for name in sorted(functions):
-            if not (name in context or name in TRANSFORMS or hasattr(builtins, name)):
-                raise ValueError(
-                    f"formula '{formula}' calls '{name}', which is no known function; give it in context=."
-                )
-        for name in sorted(names):
-            if name in frame.columns:
-                find_columns([name], frame, f"formula '{formula}' uses")
-                used[name] = None
-            elif _method(factor) == "lookup" or not (
-                name in context or name in TRANSFORMS or hasattr(builtins, name)
-            ):
-                raise ValueError(
-                    f"formula '{formula}' uses {name!r}, which is no column of the data; "
-                    f"{near_misses(name, frame.columns)}"
-                )
-    return list(used)
-
-
 def _response(lhs: Any, responses: Any, frame: Any, context: Mapping[str, Any], formula: str) -> Any:
     """The responses, one a column; None if neither the formula nor the caller gives any."""
     if lhs is not None:
-        if all(len(term.factors) == 1 and _method(term.factors[0]) == "lookup" for term in lhs):
+        if all(len(term.factors) == 1 and evaluation(term.factors[0]) == "lookup" for term in lhs):
             return frame[[term.factors[0].expr for term in lhs]]
-        with _errors(formula):
+        with formula_errors(formula):
             made = lhs.get_model_matrix(frame.reset_index(drop=True), context=context, na_action="ignore")
         if any(kind.value == "categorical" for kind, _ in made.model_spec.encoder_state.values()):
             raise ValueError(f"the response of formula '{formula}' is not numeric.")
@@ -274,19 +247,3 @@ def _response(lhs: Any, responses: Any, frame: Any, context: Mapping[str, Any], 
         raise ValueError(f"responses has {len(responses)} rows, data has {len(frame)}; they must have the same rows.")
     check_index(data=frame, responses=responses)
     return responses
-
-
-def _method(factor: Any) -> str:
-    """How formulaic evaluates a factor: "lookup" by name, "python", or "literal"."""
-    return str(factor.eval_method.value)
-
-
-@contextlib.contextmanager
-def _errors(formula: str) -> Iterator[None]:
-    """Whatever formulaic, or a function in the formula, raises is a ValueError of one line."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("error", DataMismatchWarning)
-        try:
-            yield
-        except Exception as error:
-            raise ValueError(one_line(str(error), formula)) from error

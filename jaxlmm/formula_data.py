@@ -2,28 +2,36 @@
 
 from __future__ import annotations
 
+import builtins
+import contextlib
 import functools
-from collections.abc import Iterable, Mapping
+import warnings
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import formulaic
 import numpy as np
 import pandas as pd
+from formulaic.errors import DataMismatchWarning
 from formulaic.parser.types import Term as ParsedTerm
+from formulaic.transforms import TRANSFORMS
 
 from jaxlmm.emmeans import GridVariable
-from jaxlmm.formula_text import near_misses
+from jaxlmm.formula_text import expression_names, near_misses, one_line
 from jaxlmm.terms import Factor, Part, Term, TermStructure
 
 __all__ = [
     "as_frame",
+    "evaluation",
     "find_columns",
     "fit_column",
+    "formula_errors",
     "grid_variable",
     "group_labels",
     "new_column",
     "no_missing",
     "term_structure",
+    "used_columns",
 ]
 
 
@@ -141,6 +149,35 @@ def group_labels(frame: Any, columns: tuple[str, ...]) -> Any:
     return pd.Series(rows, index=frame.index, name=":".join(columns), dtype=object)
 
 
+def used_columns(part: Any, frame: Any, context: Mapping[str, Any], formula: str) -> list[str]:
+    """The columns that a side of the formula uses, in order; ValueError for names that nothing has."""
+    used: dict[str, None] = {}
+    for factor in (factor for term in part for factor in term.factors):
+        names, functions = {factor.expr}, set[str]()
+        if evaluation(factor) == "literal":
+            continue
+        if evaluation(factor) == "python":
+            with formula_errors(formula):
+                names, functions = expression_names(factor.expr)
+        for name in sorted(functions):
+            if not (name in context or name in TRANSFORMS or hasattr(builtins, name)):
+                raise ValueError(
+                    f"formula '{formula}' calls '{name}', which is no known function; give it in context=."
+                )
+        for name in sorted(names):
+            if name in frame.columns:
+                find_columns([name], frame, f"formula '{formula}' uses")
+                used[name] = None
+            elif evaluation(factor) == "lookup" or not (
+                name in context or name in TRANSFORMS or hasattr(builtins, name)
+            ):
+                raise ValueError(
+                    f"formula '{formula}' uses {name!r}, which is no column of the data; "
+                    f"{near_misses(name, frame.columns)}"
+                )
+    return list(used)
+
+
 def term_structure(spec: Any, frame: Any, context: Mapping[str, Any]) -> TermStructure:
     """formulaic's record of how it made the columns, as terms."""
     factors: dict[str, Factor] = {}
@@ -190,3 +227,19 @@ def _plain(column: Any) -> Any:
         plain = bool if types.is_bool_dtype(dtype) else "int64" if types.is_integer_dtype(dtype) else "float64"
         return column.astype(plain)
     return column.infer_objects() if types.is_object_dtype(dtype) else column
+
+
+def evaluation(factor: Any) -> str:
+    """How formulaic evaluates a factor: "lookup" by name, "python", or "literal"."""
+    return str(factor.eval_method.value)
+
+
+@contextlib.contextmanager
+def formula_errors(formula: str) -> Iterator[None]:
+    """Whatever formulaic, or a function in the formula, raises is a ValueError of one line."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", DataMismatchWarning)
+        try:
+            yield
+        except Exception as error:
+            raise ValueError(one_line(str(error), formula)) from error

@@ -11,10 +11,12 @@ import numpy as np
 
 from jaxlmm import effects, hypotheses, inference
 from jaxlmm._types import Status
+from jaxlmm.anova import Anova, anova
 from jaxlmm.arrays import numeric
 from jaxlmm.contrasts import contrast_matrix
 from jaxlmm.derived import fit_estimates, fit_modes, fit_profile, fixed_variance
 from jaxlmm.design import Design
+from jaxlmm.emmeans import EMMeans, emmeans
 from jaxlmm.estimates import Estimates
 from jaxlmm.hypotheses import FTest, TTest
 from jaxlmm.intervals import Profile
@@ -22,6 +24,7 @@ from jaxlmm.labels import group_codes
 from jaxlmm.reduce import Reducer
 from jaxlmm.selection import position, positions
 from jaxlmm.summary import summary_text
+from jaxlmm.terms import make_terms_structure, type3_contrasts
 
 __all__ = ["Fit"]
 
@@ -56,6 +59,8 @@ class Fit:
         Values of :class:`jaxlmm.Status`.
     n_used : ndarray of int, (m,)
         Observations that the response was fitted to: all but its missing ones.
+    source : FormulaDesign or None
+        What ``jaxlmm.lmm`` made X with, to apply it to new data.
     """
 
     design: Design
@@ -72,6 +77,7 @@ class Fit:
     Y: np.ndarray = field(repr=False)
     reducer: Reducer = field(repr=False)
     given_names: tuple[str, ...] = field(repr=False, default=())
+    source: Any = field(repr=False, default=None)
 
     def __repr__(self) -> str:
         counts = ", ".join(f"{n} {name.lower()}" for name, n in self.status_counts().items() if n)
@@ -249,6 +255,33 @@ class Fit:
         matrix, rhs = contrast_matrix(L, rhs, self.names, joint=True)
         return hypotheses.f_test(self.estimates, matrix, rhs, self.df_method)
 
+    def anova(self) -> Anova:
+        """Type III F tests of the terms, as lmerTest's ``anova``, by this fit's ``df_method``.
+
+        Terms are those of the formula, or of ``terms=`` in ``jaxlmm.fit``; without either each
+        column of X but a constant one is a term.
+        """
+        X, structure = self.design.X, self.design.terms
+        if structure is None:
+            structure = make_terms_structure(None, self.names, np.flatnonzero((X == X[0]).all(axis=0)).tolist())
+        return anova(self.estimates, type3_contrasts(structure, self.names), self.df_method)
+
+    def emmeans(self, specs: Any, by: Any = None, at: Any = None) -> EMMeans:
+        """Estimated marginal means, as R's ``emmeans``; ``.pairs()`` of the result compares them.
+
+        Parameters
+        ----------
+        specs, by, at
+            Variables of the formula, see ``jaxlmm.emmeans.marginal_means``. Averages over other
+            factors have equal weights; covariates stand at their means.
+        """
+        if self.source is None:
+            raise ValueError(
+                "emmeans needs the variables behind X: fit with jaxlmm.lmm(formula, data). With X alone, "
+                "write the means as contrasts and use test(L)."
+            )
+        return emmeans(self.source, self.estimates, self.df_method, specs, by, at)
+
     # -- random effects, fitted values, predictions -------------------------------------------
 
     @functools.cached_property
@@ -284,13 +317,17 @@ class Fit:
 
         Parameters
         ----------
-        X_new : array-like, (n_new, p)
-            The same columns as X.
+        X_new : array-like, (n_new, p); or data frame, for a fit by formula
+            The same columns as X; or the variables of the formula, and its groups if wanted.
         groups_new : array-like, (n_new,), optional
             Labels; the group's mode is added. Unknown groups, and None, get the population's
             prediction.
         """
         columns = getattr(X_new, "columns", None)
+        if self.source is not None and columns is not None:
+            if groups_new is None and self.source.group_columns and set(self.source.group_columns) <= set(columns):
+                groups_new = self.source.group_labels(X_new)
+            X_new, columns = self.source.rows(X_new), None
         if columns is not None and [str(c) for c in columns] != list(self.names):
             raise ValueError(
                 f"X_new has the columns {', '.join(map(str, columns))}, the model {', '.join(self.names)}; "

@@ -288,10 +288,29 @@ def test_responses_as_array(data: pd.DataFrame) -> None:
         np.testing.assert_allclose(found.coef, expected.coef[: found.n_responses], rtol=1e-12)
 
 
-def test_missing_responses_cost_no_other(data: pd.DataFrame) -> None:
-    for formula in ("gap + y ~ a + (1 | g)", "I(gap + 1) + y ~ a + (1 | g)"):
+def test_missing_responses(data: pd.DataFrame) -> None:
+    without = data.dropna(subset=["gap"])
+    for response in ("gap", "I(gap + 1)"):
+        formula = f"{response} + y ~ a + (1 | g)"
         found = lmm(formula, data)
-        assert found.converged.tolist() == [False, True]
+        assert found.n_used.tolist() == [59, 60]
+        np.testing.assert_allclose(found.coef[0], lmm(f"{response} ~ a + (1 | g)", without).coef[0], rtol=1e-6)
+        np.testing.assert_allclose(found.coef[1], lmm("y ~ a + (1 | g)", data).coef[0], rtol=1e-10)
+        assert lmm(formula, data, missing="refuse").converged.tolist() == [False, True]
+
+
+def test_weights(data: pd.DataFrame) -> None:
+    found = lmm("y ~ a + (1 | g)", data, weights="y2")
+    np.testing.assert_allclose(found.coef, lmm("y ~ a + (1 | g)", data, weights=data["y2"]).coef, rtol=1e-12)
+    assert np.all(np.abs(found.coef - lmm("y ~ a + (1 | g)", data).coef) > 1e-6)
+    with pytest.raises(ValueError, match="weights names 'w2', which is no column of the data"):
+        lmm("y ~ a + (1 | g)", data, weights="w2")
+
+
+def test_the_fit_knows_the_terms(data: pd.DataFrame) -> None:
+    design = lmm("y ~ a*x + (1 | g:h)", data).design
+    assert [term.name for term in design.terms.terms] == ["Intercept", "a", "x", "a:x"]
+    assert design.random[0].name == "g:h"
 
 
 # -- refusals -------------------------------------------------------------------------------------
