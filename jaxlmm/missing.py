@@ -26,7 +26,7 @@ from jaxlmm.threads import N_THREADS, single_threaded_blas
 __all__ = ["MIN_SHARED", "MissingDesign", "cross_matrices", "cross_modes", "fit_incomplete", "patterns"]
 
 # Patterns with at least so many responses are worth a design of their own.
-MIN_SHARED = 256
+MIN_SHARED = 1024
 # Cross-products of about this many bytes are held at once.
 BLOCK_BYTES = 64 * 2**20
 # What a response's X may lose in rank before it counts as dependent.
