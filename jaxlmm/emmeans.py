@@ -245,16 +245,17 @@ def marginal_means(
         Unknown variables or levels, no variable, one in both ``specs`` and ``by``, a huge grid.
     """
     variables = {v.name: v for v in source.variables}
+    known = ", ".join(variables) or "(none)"
     wanted, outer = _names(specs), _names(by)
     if not wanted:
-        raise ValueError("specs names no variable; give one or more of " + _listed(variables))
+        raise ValueError(f"specs names no variable; give one or more of {known}.")
     if len(set(wanted + outer)) < len(wanted + outer):
         raise ValueError(f"specs and by must name different variables, found {', '.join(wanted + outer)}.")
     given = {} if at is None else dict(at)
     for what, names in (("specs", wanted), ("by", outer), ("at", tuple(given))):
         unknown = [name for name in names if name not in variables]
         if unknown:
-            raise ValueError(f"{what} names {unknown[0]!r}; the variables of the model are " + _listed(variables))
+            raise ValueError(f"{what} names {unknown[0]!r}; the variables of the model are {known}.")
     levels = {name: _levels(v, given[name]) if name in given else v.levels for name, v in variables.items()}
     size = int(np.prod([len(values) for values in levels.values()], dtype=float))
     if size > LARGEST_GRID:
@@ -291,10 +292,6 @@ def _names(names: Any) -> tuple[str, ...]:
     if names is None:
         return ()
     return (names,) if isinstance(names, str) else tuple(names)
-
-
-def _listed(names: Mapping[str, Any]) -> str:
-    return f"{', '.join(names) if names else '(none)'}."
 
 
 def _text(name: str, level: Any) -> str:

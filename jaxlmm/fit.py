@@ -22,7 +22,7 @@ from jaxlmm.reduce import Reducer, make_reducer
 from jaxlmm.results import Fit
 from jaxlmm.spectrum import make_spectrum
 from jaxlmm.stream import stream_blocks
-from jaxlmm.terms import TermStructure, make_terms_structure
+from jaxlmm.terms import make_terms_structure
 
 __all__ = ["check_index", "enable_compile_cache", "fit", "fit_prepared", "prepare"]
 
@@ -47,8 +47,8 @@ def prepare(
     indexes = check_index(X=X, groups=groups)
     design = make_design(X, groups, names, weights)
     if terms is not None:
-        structure = terms if isinstance(terms, TermStructure) else make_terms_structure(terms, design.names)
-        design = dataclasses.replace(design, terms=structure)
+        constant = np.flatnonzero((design.X == design.X[0]).all(axis=0)).tolist()
+        design = dataclasses.replace(design, terms=make_terms_structure(terms, design.names, constant))
     if group_name is not None:
         design = dataclasses.replace(
             design, random=tuple(dataclasses.replace(g, name=str(group_name)) for g in design.random)

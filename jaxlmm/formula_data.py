@@ -226,7 +226,8 @@ def _plain(column: Any) -> Any:
     if isinstance(dtype, pd.api.extensions.ExtensionDtype) and types.is_numeric_dtype(dtype):
         plain = bool if types.is_bool_dtype(dtype) else "int64" if types.is_integer_dtype(dtype) else "float64"
         return column.astype(plain)
-    return column.infer_objects() if types.is_object_dtype(dtype) else column
+    inferred = column.infer_objects() if types.is_object_dtype(dtype) else column
+    return column if types.is_string_dtype(inferred.dtype) else inferred
 
 
 def evaluation(factor: Any) -> str:

@@ -295,6 +295,17 @@ def test_responses_without_a_fit_have_nan() -> None:
     assert np.isnan(found.conf_int()[1]).all()
 
 
+@pytest.mark.parametrize("df", ["satterthwaite", "kenward-roger"])
+def test_responses_with_missing_observations(df: str) -> None:
+    data = crossed()
+    data.loc[data.index[::7], "y1"] = np.nan
+    found = means("a + b + (1 | g)", data, "a", "y?", df)
+    alone = means("a + b + (1 | g)", data.dropna(), "a", "y1", df)
+    for name in ("estimate", "se", "df"):
+        np.testing.assert_allclose(getattr(found, name)[1], getattr(alone, name)[0], rtol=1e-5)
+    np.testing.assert_allclose(found.pairs().pvalue[1], alone.pairs().pvalue[0], rtol=1e-4)
+
+
 # -- refusals -------------------------------------------------------------------------------------
 
 
