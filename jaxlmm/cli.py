@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 import matplotlib
@@ -34,3 +35,42 @@ def demo(responses: int, plot: Path) -> None:
     from jaxlmm import demo as demonstration  # after the backend is chosen
 
     demonstration.run(responses, plot)
+
+
+@main.command()
+@click.argument("table", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.option(
+    "--formula", required=True, help="As 'x * cond + (1 | subject)'; with 'y ~' before it for one response."
+)
+@click.option("--responses", help="Columns of TABLE: a name, or a pattern such as 'elec_*'.")
+@click.option(
+    "--array",
+    type=click.Path(exists=True, path_type=Path),
+    help="Responses (rows x responses) in a .npy file, instead.",
+)
+@click.option("--out", required=True, type=click.Path(path_type=Path), help="Results: .csv, .parquet.")
+@click.option("--method", default="REML", show_default=True, type=click.Choice(["REML", "ML"]))
+@click.option(
+    "--df", default="satterthwaite", show_default=True,
+    type=click.Choice(["satterthwaite", "kenward-roger", "residual", "normal"]), help="Degrees of freedom of tests.",
+)  # fmt: skip
+@click.option(
+    "--adjust", type=click.Choice(["bh", "by", "holm", "bonferroni"]), help="Adjust p-values over responses."
+)
+@click.option(
+    "--what", default="tidy", show_default=True, type=click.Choice(["tidy", "glance"]),
+    help="A row an effect, or a row a response.",
+)  # fmt: skip
+@click.option("--overwrite", is_flag=True, help="Replace the file of results if there is one.")
+@click.option("--progress/--no-progress", default=None, help="Progress bar; default: on a terminal only.")
+def fit(**options: Any) -> None:
+    """Fit a formula to columns of TABLE (.csv or .parquet), or to an array beside it, and write a table."""
+    try:
+        from jaxlmm import run  # needs pandas and formulaic
+    except ImportError as error:
+        raise click.ClickException(str(error)) from None
+    try:
+        report = run.fit_file(**options)
+    except (ValueError, OSError, ImportError) as error:
+        raise click.ClickException(" ".join(str(error).split())) from None
+    click.echo(report)

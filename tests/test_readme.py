@@ -54,7 +54,7 @@ def test_the_code_runs(capsys: pytest.CaptureFixture[str]) -> None:
     assert "y4812" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("page", sorted(p.name for p in (ROOT / "docs").glob("*.md")) + ["../README.md"])
+@pytest.mark.parametrize("page", [*sorted(p.name for p in (ROOT / "docs").glob("*.md")), "../README.md"])
 def test_links_lead_somewhere(page: str) -> None:
     text = (ROOT / "docs" / page).read_text()
     for target in re.findall(r"\]\(([^)#]+)\)", text):

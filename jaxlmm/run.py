@@ -1,0 +1,113 @@
+"""From files to a file: what the command line's ``fit`` does."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import tqdm
+
+from jaxlmm.block import Model
+from jaxlmm.fit import fit_prepared, prepare
+from jaxlmm.formula import prepare_formula
+from jaxlmm.multiplicity import adjust_pvalues
+from jaxlmm.tables import glance, tidy
+
+__all__ = ["fit_file"]
+
+# Responses fitted and tabled between two steps of the progress bar.
+CHUNK = 8192
+WRITERS = {".csv": "to_csv", ".parquet": "to_parquet"}
+
+
+def fit_file(
+    *,
+    table: Path,
+    formula: str,
+    responses: str | None,
+    array: Path | None,
+    out: Path,
+    method: str,
+    df: str,
+    adjust: str | None,
+    what: str,
+    overwrite: bool,
+    progress: bool | None,
+) -> str:
+    """Read, fit, write; returns one line that says what was done.
+
+    Raises
+    ------
+    ValueError, OSError
+        With a message that says what to do; nothing is written then.
+    """
+    if out.suffix not in WRITERS:
+        raise ValueError(f"--out '{out}' must end in {' or '.join(WRITERS)}.")
+    if out.exists() and not overwrite:
+        raise ValueError(f"'{out}' exists; add --overwrite, or choose another name.")
+    if not out.resolve().parent.is_dir():
+        raise ValueError(f"the folder '{out.resolve().parent}' does not exist; make it first.")
+    if responses is not None and array is not None:
+        raise ValueError("--responses and --array are both given; responses come from one of them.")
+    data = _read(table)
+    made = prepare_formula(formula, data, _array(array) if array is not None else responses)
+    if made.response is None:
+        raise ValueError("the formula names no response; write 'y ~ ...', or give --responses or --array.")
+    model = prepare(made.X, made.groups, names=made.names, group_name=made.group_name, terms=made.structure)
+    frames, counts = _fit_chunks(model, made.response, method, df, what, progress)
+    result = pd.concat(frames, ignore_index=True)
+    if adjust is not None and what == "tidy":
+        fixed = result["effect"] == "fixed"
+        for term in result.loc[fixed, "term"].unique():
+            rows = fixed & (result["term"] == term)
+            result.loc[rows, "p.adjusted"] = adjust_pvalues(result.loc[rows, "p.value"].to_numpy(), adjust)
+    # Whole or not at all: a half-written table must not be taken for a result.
+    partial = out.with_name(f".{out.name}.partial")
+    try:
+        write = getattr(result, WRITERS[out.suffix])
+        write(partial, index=False)
+        partial.replace(out)
+    finally:
+        partial.unlink(missing_ok=True)
+    outcome = ", ".join(f"{n} {name.lower()}" for name, n in counts.items() if n)
+    return f"{sum(counts.values())} responses ({outcome}) -> {out}"
+
+
+def _fit_chunks(
+    model: Model, response: Any, method: str, df: str, what: str, progress: bool | None
+) -> tuple[list[pd.DataFrame], dict[str, int]]:
+    names = [str(c) for c in response.columns] if hasattr(response, "columns") else None
+    values = response.to_numpy() if names is not None else np.asarray(response)
+    values = values[:, None] if values.ndim == 1 else values
+    model = dataclasses.replace(model, indexes=())
+    names = names or [f"y{j}" for j in range(values.shape[1])]
+    frames, counts = [], {}  # type: ignore[var-annotated]
+    show = sys.stderr.isatty() if progress is None else progress
+    with tqdm.tqdm(total=len(names), unit=" responses", disable=not show) as bar:
+        for start in range(0, len(names), CHUNK):
+            part = slice(start, start + CHUNK)
+            fit = fit_prepared(model, values[:, part], method=method, df=df, response_names=names[part])
+            frames.append(tidy(fit) if what == "tidy" else glance(fit))
+            for name, n in fit.status_counts().items():
+                counts[name] = counts.get(name, 0) + n
+            bar.update(len(names[part]))
+    return frames, counts
+
+
+def _read(path: Path) -> pd.DataFrame:
+    if path.suffix == ".parquet":
+        return pd.read_parquet(path)
+    if path.suffix in (".csv", ".tsv"):
+        return pd.read_csv(path, sep="\t" if path.suffix == ".tsv" else ",")
+    raise ValueError(f"'{path}' must end in .csv, .tsv or .parquet.")
+
+
+def _array(path: Path) -> np.ndarray:
+    if path.suffix != ".npy":
+        raise ValueError(f"--array '{path}' must be a .npy file; make one with numpy.save.")
+    values: np.ndarray = np.load(path, mmap_mode="r", allow_pickle=False)
+    return values
