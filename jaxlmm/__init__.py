@@ -38,4 +38,6 @@ _EDGES = {"LinearMixedEffectsModel": "jaxlmm.effects_model", "lmm": "jaxlmm.form
 def __getattr__(name: str) -> Any:
     if name in _EDGES:
         return getattr(importlib.import_module(_EDGES[name]), name)
+    if name in ("plots", "tables"):
+        return importlib.import_module(f"jaxlmm.{name}")
     raise AttributeError(f"module 'jaxlmm' has no attribute {name!r}")

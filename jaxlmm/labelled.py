@@ -113,8 +113,9 @@ class LabelledFit:
             # What a file cannot hold, such as tuples, as text.
             plain = isinstance(index.dtype, np.dtype) and index.dtype.kind in "biufmM"
             coords["group"] = index.to_numpy() if plain else [str(label) for label in index]
+        formula = " + ".join(["~ 0", *one.names, *(f"(1 | {g.name})" for g in one.design.random)])
         attrs = {
-            "formula": " + ".join(["~ 0", *one.names, *(f"(1 | {g.name})" for g in one.design.random)]),
+            "formula": formula if one.source is None else one.source.formula,
             "method": one.method,
             "df": one.df_method,
             "level": level,
@@ -149,7 +150,7 @@ class LabelledFit:
         attrs, units = {"long_name": text}, self.units
         if units is not None and power:
             attrs["units"] = units if power == 1 else f"{units}^2" if units.isalnum() else f"({units})^2"
-        whole = np.array(values, order="C").reshape(*values.shape[: len(lead)], *self.shape)
+        whole = np.array(values, order="C").reshape((*values.shape[: len(lead)], *self.shape))
         return xr.Variable((*lead, *self.dims), whole, attrs)
 
 

@@ -100,9 +100,9 @@ def residual_plot(fit: Fit, response: int | str = 0, *, ax: Axes | None = None) 
     Returns
     -------
     Axes
-        With weights, the residuals are multiplied by their square roots, so that their spread is
-        comparable. The line joins mean residuals of bins that hold about equally many observations; none is
-        drawn for less than 40 observations.
+        The line joins mean residuals of bins that hold about equally many observations; none is
+        drawn for less than 40 observations. With weights, the residuals are multiplied by the
+        square roots of these, so that their spread is comparable.
 
     Raises
     ------

@@ -309,7 +309,7 @@ class Fit:
         return values
 
     def resid(self, *, random: bool = True) -> np.ndarray:
-        """Residuals Y - fitted, (n_obs, m)."""
+        """Residuals Y - fitted, (n_obs, m), not scaled by weights; NaN where Y is missing."""
         return self.Y - self.fitted(random=random)
 
     def predict(self, X_new: Any, groups_new: Any = None) -> np.ndarray:

@@ -31,6 +31,8 @@ def positions(responses: Any, names: Sequence[str]) -> np.ndarray:
     m = len(names)
     if isinstance(responses, slice):
         return np.arange(m)[responses]
+    if isinstance(responses, (list, tuple)) and any(isinstance(v, str) for v in responses):
+        return np.array([position(v, names) for v in responses], dtype=np.intp)  # an array would make all text
     array = np.atleast_1d(np.asarray(responses))
     if array.dtype == bool:
         if array.shape != (m,):

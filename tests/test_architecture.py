@@ -31,9 +31,12 @@ def imports(module: str) -> set[str]:
     """Every module that is imported, anywhere in the file but under TYPE_CHECKING."""
     tree = ast.parse((PACKAGE / f"{module}.py").read_text())
     found: set[str] = set()
-    for node in ast.walk(tree):
+    skipped: set[int] = set()
+    for node in ast.walk(tree):  # parents come before their children
         if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test):
-            node.body = []
+            skipped |= {id(child) for statement in node.body for child in ast.walk(statement)}
+        if id(node) in skipped:
+            continue
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module != "__future__":

@@ -176,3 +176,13 @@ def test_input_is_not_changed_and_may_be_read_only() -> None:
     X.setflags(write=False)
     jaxlmm.fit(X, Y, codes)
     np.testing.assert_array_equal(Y, before)
+
+
+def test_selection_by_names_positions_and_both() -> None:
+    X, Y, codes = case(7)
+    fit = jaxlmm.fit(X, Y, codes, response_names=["a", "b", "c"])
+    for chosen in (["c", "a"], [2, 0], ["c", 0], np.array(["c", "a"]), [-1, -3]):
+        part = fit.select(chosen)
+        assert part.response_names == ("c", "a")
+        np.testing.assert_array_equal(part.coef, fit.coef[[2, 0]])
+    np.testing.assert_array_equal(fit.select(np.array([True, False, True])).lam, fit.lam[[0, 2]])
