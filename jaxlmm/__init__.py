@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 from jaxlmm._types import Status
 from jaxlmm.block import Model
 from jaxlmm.compare import Comparison, compare
+from jaxlmm.exports import edge
 from jaxlmm.fit import enable_compile_cache, fit, fit_prepared, prepare
 from jaxlmm.multiplicity import adjust_pvalues
 from jaxlmm.results import Fit
@@ -14,6 +15,8 @@ from jaxlmm.rlrt import rlrt
 if TYPE_CHECKING:
     from jaxlmm.effects_model import LinearMixedEffectsModel
     from jaxlmm.formula import lmm
+    from jaxlmm.labelled import fit_dataarray
+    from jaxlmm.storage import load
 
 __all__ = [
     "Comparison",
@@ -25,19 +28,27 @@ __all__ = [
     "compare",
     "enable_compile_cache",
     "fit",
+    "fit_dataarray",
     "fit_prepared",
     "lmm",
+    "load",
     "prepare",
     "rlrt",
 ]
 
-# Edges, loaded when first asked for: they import matplotlib or formulaic, which the core does not need.
-_EDGES = {"LinearMixedEffectsModel": "jaxlmm.effects_model", "lmm": "jaxlmm.formula"}
+# Edges, loaded when first asked for: they need matplotlib, pandas, formulaic, xarray, which the core does not.
+_EDGES = {
+    "LinearMixedEffectsModel": "effects_model",
+    "fit_dataarray": "labelled",
+    "lmm": "formula",
+    "load": "storage",
+}
+_MODULES = ("labelled", "mne_io", "plots", "storage", "tables")
 
 
 def __getattr__(name: str) -> Any:
     if name in _EDGES:
-        return getattr(importlib.import_module(_EDGES[name]), name)
-    if name in ("plots", "tables"):
+        return edge(_EDGES[name], name)
+    if name in _MODULES:
         return importlib.import_module(f"jaxlmm.{name}")
     raise AttributeError(f"module 'jaxlmm' has no attribute {name!r}")

@@ -23,6 +23,7 @@ from jaxlmm.results import Fit
 from jaxlmm.spectrum import make_spectrum
 from jaxlmm.stream import stream_blocks
 from jaxlmm.terms import make_terms_structure
+from jaxlmm.threads import single_threaded_blas
 
 __all__ = ["check_index", "enable_compile_cache", "fit", "fit_prepared", "prepare"]
 
@@ -148,8 +149,9 @@ def fit_prepared(
 
 
 def _reducer(design: Design) -> Reducer:
-    projection = project_design(design)
-    return make_reducer(projection, make_spectrum(projection))
+    with single_threaded_blas():  # many small matrices: threads would only wait for each other
+        projection = project_design(design)
+        return make_reducer(projection, make_spectrum(projection))
 
 
 def _fit_columns(model: Model, Y: np.ndarray, method: str) -> dict[str, np.ndarray]:

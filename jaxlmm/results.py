@@ -18,6 +18,7 @@ from jaxlmm.derived import fit_estimates, fit_modes, fit_profile, fixed_variance
 from jaxlmm.design import Design
 from jaxlmm.emmeans import EMMeans, emmeans
 from jaxlmm.estimates import Estimates
+from jaxlmm.exports import Exports
 from jaxlmm.hypotheses import FTest, TTest
 from jaxlmm.intervals import Profile
 from jaxlmm.labels import group_codes
@@ -30,7 +31,7 @@ __all__ = ["Fit"]
 
 
 @dataclass(frozen=True, eq=False)
-class Fit:
+class Fit(Exports):
     """m fitted responses on one design; every array has one row a response.
 
     A response that could not be fitted has NaN in its row, ``converged`` False, and a ``status``

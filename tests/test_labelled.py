@@ -199,7 +199,8 @@ def test_attributes() -> None:
 def test_units_that_are_not_one_word() -> None:
     Y = responses().assign_attrs(units="T/m")
     assert fit_dataarray(design, Y, obs_dim="trial").to_dataset()["sigma2"].attrs["units"] == "(T/m)^2"
-    without = responses().drop_attrs()
+    without = responses()
+    without.attrs = {}
     assert "units" not in fit_dataarray(design, without, obs_dim="trial").to_dataset()["coef"].attrs
 
 
@@ -431,7 +432,9 @@ def test_datasets_survive_files(engine: str, tmp_path: Any) -> None:
     pytest.importorskip({"netcdf4": "netCDF4"}.get(engine, engine))
     data = fit_dataarray(design, responses(), "subject", obs_dim="trial").to_dataset(ranef=True)
     if engine == "zarr":
-        data.to_zarr(tmp_path / "a.zarr", zarr_format=2)
+        # Version 3 of the format warns that text is not in its standard yet; older zarr knows only 2.
+        options = {"zarr_format": 2} if sys.modules["zarr"].__version__ >= "3" else {}
+        data.to_zarr(tmp_path / "a.zarr", **options)
         read = xr.open_zarr(tmp_path / "a.zarr", chunks=None).load()
     else:
         data.to_netcdf(tmp_path / "a.nc", engine=engine)
