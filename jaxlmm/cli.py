@@ -61,16 +61,36 @@ def demo(responses: int, plot: Path) -> None:
     "--what", default="tidy", show_default=True, type=click.Choice(["tidy", "glance"]),
     help="A row an effect, or a row a response.",
 )  # fmt: skip
-@click.option("--overwrite", is_flag=True, help="Replace the file of results if there is one.")
+@click.option("--save", type=click.Path(path_type=Path), help="Write the fit itself too, for 'jaxlmm plot': .npz.")
+@click.option("--overwrite", is_flag=True, help="Replace files of results if there are any.")
 @click.option("--progress/--no-progress", default=None, help="Progress bar; default: on a terminal only.")
 def fit(**options: Any) -> None:
     """Fit a formula to columns of TABLE (.csv or .parquet), or to an array beside it, and write a table."""
+    _run("fit_file", **options)
+
+
+@main.command()
+@click.argument("fit", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.option(
+    "--kind", required=True,
+    type=click.Choice(["forest", "volcano", "pvalues", "icc", "caterpillar", "residuals", "qq"]),
+)  # fmt: skip
+@click.option("--term", help="Fixed effect, for volcano and pvalues.")
+@click.option("--response", multiple=True, help="Name of a response; several for forest. Default: the first.")
+@click.option("--out", required=True, type=click.Path(path_type=Path), help="Picture: .png, .pdf, .svg.")
+@click.option("--overwrite", is_flag=True, help="Replace the picture if there is one.")
+def plot(**options: Any) -> None:
+    """Draw a FIT that 'jaxlmm fit --save' or Fit.save(..., include_Y=True) wrote."""
+    _run("plot_file", **options)
+
+
+def _run(name: str, **options: Any) -> None:
+    """Call a function of ``run``; what it refuses becomes one line."""
+    matplotlib.use("Agg")
     try:
         from jaxlmm import run  # needs pandas and formulaic
-    except ImportError as error:
-        raise click.ClickException(str(error)) from None
-    try:
-        report = run.fit_file(**options)
+
+        report = getattr(run, name)(**options)
     except (ValueError, OSError, ImportError) as error:
         raise click.ClickException(" ".join(str(error).split())) from None
     click.echo(report)

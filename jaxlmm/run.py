@@ -1,23 +1,26 @@
-"""From files to a file: what the command line's ``fit`` does."""
+"""From files to files: what the command line's ``fit`` and ``plot`` do."""
 
 from __future__ import annotations
 
 import dataclasses
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import tqdm
+from matplotlib.axes import Axes
 
+from jaxlmm import plots, storage
 from jaxlmm.block import Model
 from jaxlmm.fit import fit_prepared, prepare
 from jaxlmm.formula import prepare_formula
 from jaxlmm.multiplicity import adjust_pvalues
 from jaxlmm.tables import glance, tidy
 
-__all__ = ["fit_file"]
+__all__ = ["PLOTS", "fit_file", "plot_file"]
 
 # Responses fitted and tabled between two steps of the progress bar.
 CHUNK = 8192
@@ -37,8 +40,11 @@ def fit_file(
     what: str,
     overwrite: bool,
     progress: bool | None,
+    save: Path | None,
 ) -> str:
     """Read, fit, write; returns one line that says what was done.
+
+    With ``save`` the fit goes into a file too, with its data, for :func:`plot_file`.
 
     Raises
     ------
@@ -47,8 +53,9 @@ def fit_file(
     """
     if out.suffix not in WRITERS:
         raise ValueError(f"--out '{out}' must end in {' or '.join(WRITERS)}.")
-    if out.exists() and not overwrite:
-        raise ValueError(f"'{out}' exists; add --overwrite, or choose another name.")
+    for path in (out, save):
+        if path is not None and path.exists() and not overwrite:
+            raise ValueError(f"'{path}' exists; add --overwrite, or choose another name.")
     if not out.resolve().parent.is_dir():
         raise ValueError(f"the folder '{out.resolve().parent}' does not exist; make it first.")
     if responses is not None and array is not None:
@@ -58,6 +65,9 @@ def fit_file(
     if made.response is None:
         raise ValueError("the formula names no response; write 'y ~ ...', or give --responses or --array.")
     model = prepare(made.X, made.groups, names=made.names, group_name=made.group_name, terms=made.structure)
+    if save is not None:
+        whole = fit_prepared(model, made.response, method=method, df=df)
+        storage.save(whole, save, include_Y=True, overwrite=overwrite)
     frames, counts = _fit_chunks(model, made.response, method, df, what, progress)
     result = pd.concat(frames, ignore_index=True)
     if adjust is not None and what == "tidy":
@@ -111,3 +121,43 @@ def _array(path: Path) -> np.ndarray:
         raise ValueError(f"--array '{path}' must be a .npy file; make one with numpy.save.")
     values: np.ndarray = np.load(path, mmap_mode="r", allow_pickle=False)
     return values
+
+
+# Kinds of pictures: the function, and which of term and response it takes.
+PLOTS: dict[str, tuple[Callable[..., Axes], tuple[str, ...]]] = {
+    "forest": (plots.forest, ("responses",)),
+    "volcano": (plots.volcano, ("term",)),
+    "pvalues": (plots.pvalue_histogram, ("term",)),
+    "icc": (plots.icc_distribution, ()),
+    "caterpillar": (plots.caterpillar, ("response",)),
+    "residuals": (plots.residual_plot, ("response",)),
+    "qq": (plots.qq_plot, ("response",)),
+}
+
+
+def plot_file(
+    *, fit: Path, kind: str, term: str | None, response: tuple[str, ...], out: Path, overwrite: bool
+) -> str:
+    """Draw a saved fit; returns one line that says what was done."""
+    if out.exists() and not overwrite:
+        raise ValueError(f"'{out}' exists; add --overwrite, or choose another name.")
+    draw, takes = PLOTS[kind]
+    found = storage.load(fit)
+    options: dict[str, Any] = {}
+    if "term" in takes:
+        if term is None:
+            raise ValueError(f"--kind {kind} needs --term, one of {', '.join(found.names)}.")
+        options["term"] = term
+    elif term is not None:
+        raise ValueError(f"--kind {kind} takes no --term.")
+    if "responses" in takes:
+        options["responses"] = list(response) or [found.response_names[0]]
+    elif "response" in takes:
+        if len(response) > 1:
+            raise ValueError(f"--kind {kind} takes one --response, found {len(response)}.")
+        options["response"] = response[0] if response else 0
+    elif response:
+        raise ValueError(f"--kind {kind} takes no --response.")
+    axes = draw(found, **options)
+    axes.figure.savefig(out, dpi=150, bbox_inches="tight")
+    return f"{kind} -> {out}"

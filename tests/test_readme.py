@@ -71,3 +71,21 @@ def test_bad_arguments_of_the_command_line(tmp_path: Path) -> None:
     ):
         run = subprocess.run([sys.executable, "-m", "jaxlmm", *arguments], capture_output=True, text=True)
         assert run.returncode == 2 and message in " ".join(run.stderr.split()), run.stderr
+
+
+def test_the_code_of_the_usage_page_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for package in ("pandas", "formulaic", "xarray"):
+        pytest.importorskip(package)
+    import matplotlib
+
+    matplotlib.use("Agg")
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, object] = {}
+    for code in re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "usage.md").read_text(), re.S):
+        exec(code, names)
+    assert names["fit"].n_responses == 64 and names["labelled"].fit.n_responses == 400
+    assert len(names["table"]) == 64 * 6 and np.array_equal(names["again"].coef, names["fit"].coef)
+    assert names["ax"].get_xlabel() and (tmp_path / "effects.csv").exists()
+    import matplotlib.pyplot as plt
+
+    plt.close("all")
