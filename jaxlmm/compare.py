@@ -110,6 +110,10 @@ def compare(*fits: Fit, refit: str | None = None) -> Comparison:
             f"fit {k} and fit {k + 1} are REML fits with different fixed effects, and REML likelihoods with "
             "different fixed effects cannot be compared; refit='ML' refits both by maximum likelihood."
         )
+    # Only responses that every fit was made of, and of the same observations.
+    usable = np.all([fit.converged for fit in fits], axis=0) & np.all(
+        [fit.n_used == fits[0].n_used for fit in fits], axis=0
+    )
     if refit == "ML":
         fits = tuple(_by_ml(fit) for fit in fits)
     n_params = tuple(fit.n_params for fit in fits)
@@ -118,7 +122,7 @@ def compare(*fits: Fit, refit: str | None = None) -> Comparison:
     loglik = np.column_stack([fit.loglik for fit in fits])
     if fits[0].method == "REML":
         loglik += 0.5 * np.array([_logdet_xtx(fit, fits[0]) for fit in fits])
-    loglik[~np.all([fit.converged for fit in fits], axis=0)] = np.nan
+    loglik[~(usable & np.all([fit.converged for fit in fits], axis=0))] = np.nan
     stat = np.maximum(2 * np.diff(loglik, axis=1), 0.0)
     for j in np.flatnonzero(np.array(boundary) & ~np.array(fixed_added, dtype=bool)):
         stat[fits[j + 1].singular, j] *= 0  # the fits are one and the same; keeps NaN
@@ -175,6 +179,9 @@ def _check_same_data(fits: tuple[Fit, ...], refit: str | None) -> None:
             raise ValueError(
                 f"fit 0 is by {first.method}, fit {k} by {fit.method}; fit both by one method, or give refit='ML'."
             )
+        w0, w = (np.ones(f.n_obs) if f.design.weights is None else f.design.weights for f in (first, fit))
+        if not np.array_equal(w0, w):
+            raise ValueError(f"fit 0 and fit {k} have different weights; fit the models with the same ones.")
         at = _first_difference(first.Y, fit.Y)
         if at is not None:
             raise ValueError(

@@ -103,7 +103,9 @@ def rlrt(fit: Fit, *, n_sim: int = 10_000, seed: int = 0) -> RandomEffectTest:
             "distribution; test the others, fit.select(~fit.incomplete), or use jaxlmm.compare."
         )
     null = null_distribution(fit.reducer.spectrum, fit.n_obs, n_sim=n_sim, seed=seed, method=fit.method)
-    without = fit_prepared(prepare(fit.design.X, names=fit.names), fit.Y, method=fit.method)
+    without = fit_prepared(
+        prepare(fit.design.X, names=fit.names, weights=fit.design.weights), fit.Y, method=fit.method
+    )
     stat = np.maximum(2 * (fit.loglik - without.loglik), 0.0)
     stat[fit.singular] *= 0  # the fits are one and the same; keeps NaN
     return RandomEffectTest(

@@ -159,5 +159,7 @@ def plot_file(
     elif response:
         raise ValueError(f"--kind {kind} takes no --response.")
     axes = draw(found, **options)
-    axes.figure.savefig(out, dpi=150, bbox_inches="tight")
+    figure = axes.get_figure(root=True)
+    assert figure is not None  # it was drawn just now
+    figure.savefig(out, dpi=150, bbox_inches="tight")
     return f"{kind} -> {out}"

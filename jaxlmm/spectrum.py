@@ -135,6 +135,8 @@ def _limit(projection: Projection) -> np.ndarray:
     G, p = projection.x_mean.shape
     if not G or projection.n_within == p:
         return np.zeros((p, p))
-    null = scipy.linalg.svd(projection.x_star[G:], full_matrices=True)[2][projection.n_within :].T
+    null = np.eye(p)
+    if projection.n_within:
+        null = scipy.linalg.svd(projection.x_star[G:], full_matrices=True)[2][projection.n_within :].T
     means = projection.x_mean @ null
     return null @ np.linalg.inv(means.T @ means) @ null.T

@@ -244,3 +244,34 @@ def test_weighted_dense_oracle_is_the_unweighted_one_at_weight_1() -> None:
     X, Y, codes = data(12, m=1, share=0.0)
     one = weighted_deviance(0.7, X, Y[:, 0], codes, np.ones(len(X)))
     np.testing.assert_allclose(one, dense_deviance(0.7, X, Y[:, 0], codes), rtol=1e-10)
+
+
+def test_weights_in_comparisons() -> None:
+    X, Y, codes = data(13, m=4, share=0.0)
+    w = np.random.default_rng(3).uniform(0.2, 5, len(X))
+    with_groups, without = jaxlmm.fit(X, Y, codes, weights=w), jaxlmm.fit(X, Y, weights=w)
+    found = jaxlmm.rlrt(with_groups, n_sim=200)
+    dense = [
+        weighted_deviance(0.0, X, y, codes, w) - weighted_deviance(lam, X, y, codes, w)
+        for y, lam in zip(Y.T, with_groups.lam, strict=True)
+    ]
+    np.testing.assert_allclose(found.stat, dense, rtol=1e-6, atol=1e-8)
+    np.testing.assert_allclose(jaxlmm.compare(without, with_groups).stat, dense, rtol=1e-6, atol=1e-8)
+    with pytest.raises(ValueError, match="have different weights"):
+        jaxlmm.compare(jaxlmm.fit(X, Y), with_groups)
+
+
+def test_comparison_needs_the_same_observations() -> None:
+    X, Y, codes = data(14, m=4)
+    dropped, refused = (
+        jaxlmm.fit(X, Y, codes, method="ML"),
+        jaxlmm.fit(X[:, :2], Y, codes, method="ML", missing="refuse"),
+    )
+    assert np.isnan(jaxlmm.compare(refused, dropped).stat).all()
+    same = jaxlmm.fit(X[:, :2], Y, codes, method="ML")
+    found = jaxlmm.compare(same, dropped)
+    for i, y in enumerate(Y.T):
+        one, rows = alone(X, y, codes, method="ML")
+        small = jaxlmm.fit(X[rows][:, :2], y[rows], codes[rows], method="ML")
+        np.testing.assert_allclose(found.stat[i], 2 * (one.loglik - small.loglik)[0], rtol=1e-6, atol=1e-8)
+        np.testing.assert_allclose(found.bic[i, 1], one.bic[0], rtol=1e-9)
