@@ -13,6 +13,7 @@ import numpy as np
 import scipy.special
 
 from jaxlmm.spectrum import Spectrum
+from jaxlmm.threads import in_threads
 
 __all__ = ["check_level", "coef_unit", "f_pvalues", "halfwidth", "pvalues", "se2_weights", "weights"]
 
@@ -35,6 +36,10 @@ def se2_weights(spectrum: Spectrum) -> tuple[np.ndarray, np.ndarray, np.ndarray]
 
 def pvalues(stat: np.ndarray, df: np.ndarray) -> np.ndarray:
     """Two-sided p-values of t statistics; df = inf is the normal distribution."""
+    return in_threads(_two_sided, stat, df)
+
+
+def _two_sided(stat: np.ndarray, df: np.ndarray) -> np.ndarray:
     tail = -np.abs(stat)
     if np.all(np.isposinf(df)):
         return 2 * scipy.special.ndtr(tail)
@@ -61,5 +66,9 @@ def halfwidth(level: float, df: np.ndarray) -> np.ndarray:
     tail = 0.5 + level / 2
     if df.size and np.all(df == df.flat[0]):
         df = df.flat[:1]  # one quantile for all
-    with np.errstate(invalid="ignore"):
-        return np.where(np.isposinf(df), scipy.special.ndtri(tail), scipy.special.stdtrit(df, tail))
+
+    def quantile(df: np.ndarray) -> np.ndarray:
+        with np.errstate(invalid="ignore"):
+            return np.where(np.isposinf(df), scipy.special.ndtri(tail), scipy.special.stdtrit(df, tail))
+
+    return in_threads(quantile, df)
