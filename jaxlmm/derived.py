@@ -11,8 +11,9 @@ from jaxlmm import effects
 from jaxlmm.crossprod import project_design
 from jaxlmm.estimates import Estimates, contrast_curve, information
 from jaxlmm.intervals import Profile, profile_intervals
-from jaxlmm.missing import MissingDesign, cross_matrices, cross_modes, patterns
+from jaxlmm.missing import MissingDesign, cross_matrices, cross_modes
 from jaxlmm.objective import make_terms
+from jaxlmm.patterns import missing_mask, patterns
 from jaxlmm.reduce import make_reducer
 from jaxlmm.spectrum import make_spectrum
 
@@ -52,7 +53,7 @@ def fit_profile(fit: Any, level: float) -> Profile:
     """Profile likelihood intervals of a ``Fit``; a design for every pattern of missing observations."""
     out = profile_intervals(fit.reducer, fit.Y, fit.converged & ~fit.incomplete, level)
     where = np.flatnonzero(fit.incomplete)
-    for rows, columns in patterns(np.isnan(fit.Y[:, where])) if len(where) else ():
+    for rows, columns in patterns(missing_mask(fit.Y, where)) if len(where) else ():
         at = where[columns]
         projection = project_design(fit.design.take(rows))
         reducer = make_reducer(projection, make_spectrum(projection))

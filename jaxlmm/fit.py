@@ -17,7 +17,8 @@ from jaxlmm.block import BlockFitter, Model, empty_results
 from jaxlmm.crossprod import project_design
 from jaxlmm.design import Design, make_design
 from jaxlmm.hypotheses import check_df_method
-from jaxlmm.missing import MIN_SHARED, MissingDesign, fit_incomplete, patterns
+from jaxlmm.missing import MissingDesign, fit_incomplete
+from jaxlmm.patterns import MIN_SHARED, missing_mask, patterns
 from jaxlmm.reduce import Reducer, make_reducer
 from jaxlmm.results import Fit
 from jaxlmm.spectrum import make_spectrum
@@ -168,17 +169,17 @@ def _fit_incomplete(model: Model, Y: np.ndarray, method: str, out: dict[str, np.
     where = np.flatnonzero(out["status"] == Status.NONFINITE) if Y.dtype.kind == "f" else np.zeros(0, dtype=int)
     if not len(where):
         return
-    absent = np.isnan(Y[:, where])
+    absent = missing_mask(Y, where)
     some = absent.any(axis=0)
-    where, absent = where[some], absent[:, some]
-    if not len(where):
+    if not some.any():
         return
-    unique: list[np.ndarray] = []
-    for rows, columns in patterns(absent):
-        if len(columns) < MIN_SHARED or not rows.any():
-            unique.append(where[columns])
+    if not some.all():
+        where, absent = where[some], absent[:, some]
+    alone = np.ones(len(where), dtype=bool)
+    for rows, columns in patterns(absent, MIN_SHARED):
+        if not rows.any():
             continue
-        part: dict[str, np.ndarray] = {}
+        alone[columns] = False
         try:
             design = model.design.take(rows)
             shared = Model(design, _reducer(design))
@@ -191,8 +192,8 @@ def _fit_incomplete(model: Model, Y: np.ndarray, method: str, out: dict[str, np.
                 for name, value in part.items():
                     out[name][at] = value
         out["n_used"][where[columns]] = rows.sum()
-    if unique:
-        rest = np.sort(np.concatenate(unique))
+    rest = where[alone]
+    if len(rest):
         found = fit_incomplete(MissingDesign.make(model.design.X, model.reducer), Y, rest, method == "REML")
         for name, value in found.items():
             out[name][rest] = value

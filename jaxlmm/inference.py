@@ -40,11 +40,12 @@ def pvalues(stat: np.ndarray, df: np.ndarray) -> np.ndarray:
 
 
 def _two_sided(stat: np.ndarray, df: np.ndarray) -> np.ndarray:
-    tail = -np.abs(stat)
-    if np.all(np.isposinf(df)):
+    tail, normal = -np.abs(stat), np.isposinf(df)
+    if normal.all():
         return 2 * scipy.special.ndtr(tail)
     with np.errstate(invalid="ignore"):
-        return 2 * np.where(np.isposinf(df), scipy.special.ndtr(tail), scipy.special.stdtr(df, tail))
+        p = 2 * scipy.special.stdtr(df, tail)
+    return np.where(normal, 2 * scipy.special.ndtr(tail), p) if normal.any() else p
 
 
 def f_pvalues(stat: np.ndarray, df_num: int, df_den: np.ndarray) -> np.ndarray:

@@ -18,15 +18,21 @@ import numpy as np
 import scipy.sparse
 
 from jaxlmm._types import Status, float64_scope
-from jaxlmm.crosslik import CrossProducts, cross_curves, fit_cross_block
+from jaxlmm.crosslik import CrossFit, CrossProducts, cross_curves, fit_cross_block
 from jaxlmm.reduce import NOISE, Reducer
 from jaxlmm.search import make_grid
 from jaxlmm.threads import N_THREADS, single_threaded_blas
 
-__all__ = ["MIN_SHARED", "MissingDesign", "cross_matrices", "cross_modes", "fit_incomplete", "patterns"]
+__all__ = [
+    "MIN_SHARED",
+    "MissingDesign",
+    "cross_matrices",
+    "cross_modes",
+    "fit_incomplete",
+    "missing_mask",
+    "patterns",
+]
 
-# Patterns with at least so many responses are worth a design of their own.
-MIN_SHARED = 1024
 # Cross-products of about this many bytes are held at once.
 BLOCK_BYTES = 64 * 2**20
 # What a response's X may lose in rank before it counts as dependent.
@@ -98,16 +104,6 @@ class _Block:
     finite: np.ndarray
 
 
-def patterns(missing: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Columns of a mask (n_obs, c) that are the same: pairs of (rows that are there, columns)."""
-    packed = np.ascontiguousarray(np.packbits(missing, axis=0).T)
-    keys = packed.view([("", packed.dtype)] * packed.shape[1]).reshape(-1)
-    _, first, which = np.unique(keys, return_index=True, return_inverse=True)
-    order = np.argsort(which, kind="stable")
-    for start, column in zip(np.split(order, np.cumsum(np.bincount(which))[:-1]), first, strict=True):
-        yield ~missing[:, column], start
-
-
 def fit_incomplete(design: MissingDesign, Y: np.ndarray, where: np.ndarray, reml: bool) -> dict[str, np.ndarray]:
     """Fit the m columns ``where`` of Y (n_obs, any) to the rows where they are not NaN.
 
@@ -116,36 +112,58 @@ def fit_incomplete(design: MissingDesign, Y: np.ndarray, where: np.ndarray, reml
     dict
         The arrays of ``Fit``, one row a column.
     """
-    m, p, G = len(where), design.Q.shape[1], len(design.q_mean)
-    projection, spectrum = design.reducer.projection, design.reducer.spectrum
+    m, p = len(where), design.Q.shape[1]
     out: dict[str, np.ndarray] = {name: np.full((m, p), np.nan) for name in ("coef", "se_gls")}
     out |= {name: np.full(m, np.nan) for name in ("lam", "sigma2", "loglik", "curvature")}
     out |= {"status": np.full(m, Status.NONFINITE, dtype=np.int8), "n_used": np.zeros(m, dtype=np.int64)}
+    with float64_scope():
+        grid = _grid(design)
+    waiting: list[tuple[slice, _Block, CrossFit]] = []
     for cols, block, data in _blocks(design, Y, where, reml):
-        c = cols.stop - cols.start
         with float64_scope():
-            found = jax.tree.map(lambda a, c=c: np.asarray(a)[:c], fit_cross_block(data, _grid(design)))
-        nu = block.n_used - p if reml else block.n_used
-        status = _status(block, found.lam, found.converged, found.pwrss, p, G)
-        with np.errstate(all="ignore"):
-            sigma2 = found.pwrss / nu * block.scale**2
-            coef = (found.beta @ design.to_coef.T) * block.scale[:, None]
-            if projection.intercept is not None:
-                coef += (block.shift * block.scale)[:, None] * (projection.intercept / projection.x_scale)
-            C = design.to_coef @ found.C @ design.to_coef.T
-            logdet = spectrum.logdet_xtx if reml else 0.0
-            log_w = np.log(design.weights) @ ~np.isnan(Y[:, where[cols]]) if projection.root_w is not None else 0.0
-            constant = nu * (1 + np.log(2 * np.pi / nu) + 2 * np.log(block.scale)) + logdet - log_w
-            values = dict(
-                coef=coef, se_gls=np.sqrt(np.diagonal(C, axis1=1, axis2=2) * sigma2[:, None]), lam=found.lam,
-                sigma2=sigma2, loglik=-0.5 * (constant + found.deviance), curvature=found.curvature,
-            )  # fmt: skip
-        failed = status > Status.SINGULAR
-        for name, value in values.items():
-            out[name][cols] = value
-            out[name][cols][failed] = np.nan
-        out["status"][cols], out["n_used"][cols] = status, block.n_used
+            waiting.append((cols, block, fit_cross_block(data, grid)))
+        # JAX works on this block while the one before is stored.
+        if len(waiting) > 1:
+            _store(design, Y, where, reml, out, *waiting.pop(0))
+    for entry in waiting:
+        _store(design, Y, where, reml, out, *entry)
     return out
+
+
+def _store(
+    design: MissingDesign,
+    Y: np.ndarray,
+    where: np.ndarray,
+    reml: bool,
+    out: dict[str, np.ndarray],
+    cols: slice,
+    block: _Block,
+    raw: CrossFit,
+) -> None:
+    """Back to the user's units; status; NaN where there is no fit."""
+    p, c = design.Q.shape[1], cols.stop - cols.start
+    projection, spectrum = design.reducer.projection, design.reducer.spectrum
+    found = jax.tree.map(lambda a: np.asarray(a)[:c], raw)
+    nu = block.n_used - p if reml else block.n_used
+    status = _status(block, found.lam, found.converged, found.pwrss, p, len(design.q_mean))
+    with np.errstate(all="ignore"):
+        sigma2 = found.pwrss / nu * block.scale**2
+        coef = (found.beta @ design.to_coef.T) * block.scale[:, None]
+        if projection.intercept is not None:
+            coef += (block.shift * block.scale)[:, None] * (projection.intercept / projection.x_scale)
+        C = design.to_coef @ found.C @ design.to_coef.T
+        logdet = spectrum.logdet_xtx if reml else 0.0
+        log_w = np.log(design.weights) @ ~np.isnan(Y[:, where[cols]]) if projection.root_w is not None else 0.0
+        constant = nu * (1 + np.log(2 * np.pi / nu) + 2 * np.log(block.scale)) + logdet - log_w
+        values = dict(
+            coef=coef, se_gls=np.sqrt(np.diagonal(C, axis1=1, axis2=2) * sigma2[:, None]), lam=found.lam,
+            sigma2=sigma2, loglik=-0.5 * (constant + found.deviance), curvature=found.curvature,
+        )  # fmt: skip
+    failed = status > Status.SINGULAR
+    for name, value in values.items():
+        out[name][cols] = value
+        out[name][cols][failed] = np.nan
+    out["status"][cols], out["n_used"][cols] = status, block.n_used
 
 
 def cross_matrices(

@@ -143,7 +143,13 @@ def _inner(slope: Callable[..., Two], value: jax.Array, const: ProfileConstants,
     at = jnp.argmin(value)
     low, high = grid[jnp.maximum(at - 1, 0)], grid[jnp.minimum(at + 1, len(grid) - 1)]
     boundary = (at == 0) & (slope(jnp.zeros_like(high), *args)[0] >= 0)
-    start = jnp.where(at == 0, 0.5 * high, grid[at])
+    # Vertex of the parabola through three grid points.
+    here, below, above = value[at], value[jnp.maximum(at - 1, 0)], value[jnp.minimum(at + 1, len(grid) - 1)]
+    left, right = grid[at] - low, high - grid[at]
+    rise, fall = (above - here) * left, (below - here) * right
+    vertex = grid[at] + 0.5 * (fall * right - rise * left) / jnp.where(rise + fall > 0, rise + fall, 1.0)
+    inside = (at > 0) & (vertex > low) & (vertex < high)
+    start = jnp.where(at == 0, 0.5 * high, jnp.where(inside, vertex, grid[at]))
     t = bracketed_minimum(slope, start, low, jnp.where(boundary, 0.0, high), scale, *args)
     return jnp.where(boundary, 0.0, t)
 

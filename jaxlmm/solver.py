@@ -27,8 +27,9 @@ MAX_ITER = 60
 TOL_STEP = 1e-7
 # Or where the derivative is this part of its terms, which is rounding.
 TOL_SLOPE = 2e-14
-# Roots are of quantities in units of a standard error.
-TOL_ROOT = 1e-8
+# Roots are of quantities in units of a standard error, of nearly linear functions: Newton's error
+# after a step this small is far below it.
+TOL_ROOT = 1e-6
 # An upper end of a bracket that says: there is none.
 FAR = 1e30
 # jaxopt stops on the change of the whole state; so scaled (exactly) the bracket does not count.

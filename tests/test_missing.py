@@ -10,7 +10,7 @@ import pytest
 from conftest import dense_deviance, simulate, unbalanced
 
 import jaxlmm
-from jaxlmm import missing
+from jaxlmm.patterns import patterns
 
 FIELDS = ("coef", "se", "lam", "sigma2", "loglik", "curvature", "df", "pvalue", "vcov", "aic", "bic", "icc")
 
@@ -161,7 +161,7 @@ def test_missing_can_be_refused() -> None:
 def test_patterns_partition_the_columns() -> None:
     mask = np.random.default_rng(0).random((9, 200)) < 0.2
     seen = []
-    for rows, columns in missing.patterns(mask):
+    for rows, columns in patterns(mask):
         assert (mask[:, columns] == ~rows[:, None]).all()
         seen.append(columns)
     assert sorted(np.concatenate(seen)) == list(range(200))
