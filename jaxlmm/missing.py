@@ -23,15 +23,7 @@ from jaxlmm.reduce import NOISE, Reducer
 from jaxlmm.search import make_grid
 from jaxlmm.threads import N_THREADS, single_threaded_blas
 
-__all__ = [
-    "MIN_SHARED",
-    "MissingDesign",
-    "cross_matrices",
-    "cross_modes",
-    "fit_incomplete",
-    "missing_mask",
-    "patterns",
-]
+__all__ = ["MissingDesign", "cross_matrices", "cross_modes", "fit_incomplete"]
 
 # Cross-products of about this many bytes are held at once.
 BLOCK_BYTES = 64 * 2**20
