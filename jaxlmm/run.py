@@ -9,9 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import tqdm
 from matplotlib.axes import Axes
+
+try:
+    import pandas as pd
+except ImportError as error:
+    raise ImportError('this command needs pandas and formulaic: pip install "jaxlmm[formula]"') from error
 
 from jaxlmm import plots, storage
 from jaxlmm.block import Model
