@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from jaxlmm.effects_model import LinearMixedEffectsModel
     from jaxlmm.formula import lmm
     from jaxlmm.labelled import fit_dataarray
+    from jaxlmm.labelled_formula import lmm_dataarray
     from jaxlmm.storage import load
 
 __all__ = [
@@ -31,6 +32,7 @@ __all__ = [
     "fit_dataarray",
     "fit_prepared",
     "lmm",
+    "lmm_dataarray",
     "load",
     "prepare",
     "rlrt",
@@ -41,6 +43,7 @@ _EDGES = {
     "LinearMixedEffectsModel": "effects_model",
     "fit_dataarray": "labelled",
     "lmm": "formula",
+    "lmm_dataarray": "labelled_formula",
     "load": "storage",
 }
 _MODULES = ("labelled", "mne_io", "plots", "storage", "tables")

@@ -21,7 +21,7 @@ from jaxlmm._types import Status
 from jaxlmm.fit import fit as fit_matrix
 from jaxlmm.results import Fit
 
-__all__ = ["LabelledFit", "fit_dataarray", "to_xarray"]
+__all__ = ["LabelledFit", "coords_along", "fit_dataarray", "to_xarray"]
 
 # Variables with dimensions (term, *dims), and those with (*dims): what they are, and the power of
 # the response's units that they are in.
@@ -195,7 +195,7 @@ def fit_dataarray(
     if obs_dim not in Y.dims:
         raise ValueError(f"Y has no dimension {obs_dim!r}; its dimensions are {', '.join(map(repr, Y.dims))}.")
     n = Y.sizes[obs_dim]
-    along = _coords_along(Y, obs_dim)
+    along = coords_along(Y, obs_dim)
     group_name = groups if isinstance(groups, str) and group_name is None else group_name
     data = {"X": X, "groups": groups, "weights": weights}
     for what, value in data.items():
@@ -258,7 +258,7 @@ def to_xarray(
     return LabelledFit(fit, dims, shape, made.coords).to_dataset(**options)
 
 
-def _coords_along(Y: xr.DataArray, dim: Hashable) -> pd.DataFrame:
+def coords_along(Y: xr.DataArray, dim: Hashable) -> pd.DataFrame:
     """The coordinates of Y that have this dimension alone, a column each; of a MultiIndex its levels."""
     names = [name for name in Y.coords if Y[name].dims == (dim,)]
     if isinstance(Y.indexes.get(dim), pd.MultiIndex):

@@ -17,12 +17,12 @@ ORDER = (
     "_types threads text multiplicity arrays labels terms design crossprod spectrum objective solver search "
     "reduce inference stream block estimates contrasts hypotheses anova patterns crosslik missing tukey emmeans "
     "profile intervals effects derived selection summary exports results fit rlrt compare formula_text "
-    "formula_data formula tables labelled mne_io storage_codec storage_absent storage plots_base plots_maps "
-    "plots_many plots_one plots run effects_model demo cli __init__ __main__"
+    "formula_data formula tables labelled labelled_formula mne_io storage_codec storage_absent storage "
+    "plots_base plots_maps plots_many plots_one plots run effects_model demo cli __init__ __main__"
 ).split()
 EDGES = set(
-    "formula_data formula tables labelled mne_io storage_codec storage_absent storage run plots_base plots_maps "
-    "plots_many plots_one plots effects_model demo cli __main__".split()
+    "formula_data formula tables labelled labelled_formula mne_io storage_codec storage_absent storage run "
+    "plots_base plots_maps plots_many plots_one plots effects_model demo cli __main__".split()
 )
 MODULES = sorted(path.stem for path in PACKAGE.glob("*.py"))
 
