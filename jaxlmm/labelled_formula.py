@@ -50,9 +50,7 @@ def lmm_dataarray(
         )
     made = prepare_formula(formula, frame)
     if made.response is not None:
-        raise ValueError(
-            f"formula '{formula}' names a response, but the responses are Y; leave it out."
-        )
+        raise ValueError(f"formula '{formula}' names a response, but the responses are Y; leave it out.")
     found = fit_dataarray(
         made.X, Y, made.groups, obs_dim=obs_dim, group_name=made.group_name, names=made.names,
         terms=made.structure, **options,
