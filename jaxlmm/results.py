@@ -219,6 +219,7 @@ class Fit(Exports):
         """Profile likelihood intervals of ``group_sd``, ``sigma`` and ``coef``.
 
         By maximum likelihood whatever ``method`` is, as R's ``confint(fit, method="profile")``.
+        Incomplete responses need a design for each of their patterns, some 10 ms each.
         """
         return fit_profile(self, level)
 
