@@ -18,11 +18,12 @@ import numpy as np
 
 from jaxlmm.objective import Terms
 from jaxlmm.spectrum import Spectrum
+from jaxlmm.threads import by_chunks
 
 __all__ = ["Curve", "Estimates", "contrast_curve", "information"]
 
 # Responses whose (J, c) arrays are formed at once.
-CHUNK = 8192
+CHUNK = 4096
 
 
 @dataclass(frozen=True, eq=False)
@@ -112,14 +113,17 @@ def contrast_curve(est: Estimates, L: np.ndarray, *, joint: bool = False) -> Cur
     pairs = Lf[first] * Lf[second]
     d = np.where(spectrum.d > 0, spectrum.d, 1.0)  # where d is 0, f is 0: padding
     value, slope, bend = (np.empty((m, len(first))) for _ in range(3))
-    for start in range(0, m, CHUNK):
-        rows = slice(start, start + CHUNK)
+    by_d, by_f = np.ascontiguousarray((pairs / d).T), np.ascontiguousarray(pairs.T)
+
+    def fill(rows: slice) -> None:
         lam = est.lam[rows]
         r = 1 / (1 + lam[:, None] * spectrum.d)
-        value[rows] = constant + lam[:, None] * linear + lam[:, None] * (r @ (pairs / d).T)
+        value[rows] = constant + lam[:, None] * linear + lam[:, None] * (r @ by_d)
         r2 = r * r
-        slope[rows] = linear + r2 @ (pairs / d).T
-        bend[rows] = (r2 * r) @ pairs.T
+        slope[rows] = linear + r2 @ by_d
+        bend[rows] = (r2 * r) @ by_f
+
+    by_chunks(m, CHUNK, fill)
     if joint:
         return Curve(*(a.reshape(m, q, q) for a in (value, slope, bend)))
     return Curve(value, slope, bend)
@@ -131,9 +135,11 @@ def information(est: Estimates) -> tuple[np.ndarray, np.ndarray]:
         return est.info
     d, multiplicity = np.asarray(est.terms.d), np.asarray(est.terms.m)
     T1, T2 = np.empty(len(est.lam)), np.empty(len(est.lam))
-    for start in range(0, len(est.lam), CHUNK):
-        rows = slice(start, start + CHUNK)
+
+    def fill(rows: slice) -> None:
         w = d / (1 + est.lam[rows, None] * d)
         T1[rows] = w @ multiplicity
         T2[rows] = (w * w) @ multiplicity
+
+    by_chunks(len(est.lam), CHUNK, fill)
     return T1, T2

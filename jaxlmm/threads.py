@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import threadpoolctl
 
-__all__ = ["N_THREADS", "in_threads", "single_threaded_blas"]
+__all__ = ["N_THREADS", "by_chunks", "in_threads", "single_threaded_blas"]
 
 N_THREADS = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
@@ -39,6 +39,17 @@ def in_threads(function: Callable[..., np.ndarray], *arrays: np.ndarray) -> np.n
     with concurrent.futures.ThreadPoolExecutor(N_THREADS) as pool:
         list(pool.map(part, range(0, m, step)))
     return out
+
+
+def by_chunks(m: int, chunk: int, work: Callable[[slice], None]) -> None:
+    """``work(rows)`` for rows 0 to m in slices of ``chunk``, in all threads if there are several slices."""
+    slices = [slice(k, min(k + chunk, m)) for k in range(0, m, chunk)]
+    if len(slices) < 2:
+        for rows in slices:
+            work(rows)
+        return
+    with single_threaded_blas(), concurrent.futures.ThreadPoolExecutor(N_THREADS) as pool:
+        list(pool.map(work, slices))
 
 
 @functools.cache

@@ -89,3 +89,16 @@ def test_the_code_of_the_usage_page_runs(tmp_path: Path, monkeypatch: pytest.Mon
     import matplotlib.pyplot as plt
 
     plt.close("all")
+
+
+def test_the_reference_names_everything() -> None:
+    import jaxlmm
+    from jaxlmm import plots
+
+    page = (ROOT / "docs" / "api.md").read_text()
+    words = set(re.findall(r"\w+", page))
+    public = {name for name in dir(jaxlmm.Fit) if not name.startswith("_")} | set(jaxlmm.Fit.__dataclass_fields__)
+    missing = (set(jaxlmm.__all__) | public | set(plots.__all__)) - words
+    assert not missing, missing
+    for name in re.findall(r"`jaxlmm\.(\w+)`", page):
+        assert hasattr(jaxlmm, name), name
