@@ -8,14 +8,12 @@ from typing import Any
 import numpy as np
 
 from jaxlmm import effects
-from jaxlmm.crossprod import project_design
 from jaxlmm.estimates import Estimates, contrast_curve, information
 from jaxlmm.intervals import Profile, profile_intervals
 from jaxlmm.missing import MissingDesign, cross_matrices, cross_modes
 from jaxlmm.objective import make_terms
 from jaxlmm.patterns import missing_mask, patterns
-from jaxlmm.reduce import make_reducer
-from jaxlmm.spectrum import make_spectrum
+from jaxlmm.reduce import design_reducer
 
 __all__ = ["fit_estimates", "fit_modes", "fit_profile", "fixed_variance"]
 
@@ -55,8 +53,7 @@ def fit_profile(fit: Any, level: float) -> Profile:
     where = np.flatnonzero(fit.incomplete)
     for rows, columns in patterns(missing_mask(fit.Y, where)) if len(where) else ():
         at = where[columns]
-        projection = project_design(fit.design.take(rows))
-        reducer = make_reducer(projection, make_spectrum(projection))
+        reducer = design_reducer(fit.design.take(rows))
         part = profile_intervals(reducer, fit.Y[np.ix_(rows, at)], np.ones(len(at), dtype=bool), level)
         out.group_sd[at], out.sigma[at], out.coef[at] = part.group_sd, part.sigma, part.coef
     return out

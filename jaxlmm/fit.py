@@ -14,17 +14,14 @@ import numpy as np
 from jaxlmm._types import Status, float64_scope
 from jaxlmm.arrays import response_matrix
 from jaxlmm.block import BlockFitter, Model, empty_results
-from jaxlmm.crossprod import project_design
-from jaxlmm.design import Design, make_design
+from jaxlmm.design import make_design
 from jaxlmm.hypotheses import check_df_method
 from jaxlmm.missing import MissingDesign, fit_incomplete
 from jaxlmm.patterns import MIN_SHARED, missing_mask, patterns
-from jaxlmm.reduce import Reducer, make_reducer
+from jaxlmm.reduce import design_reducer
 from jaxlmm.results import Fit
-from jaxlmm.spectrum import make_spectrum
 from jaxlmm.stream import stream_blocks
 from jaxlmm.terms import make_terms_structure
-from jaxlmm.threads import single_threaded_blas
 
 __all__ = ["check_index", "enable_compile_cache", "fit", "fit_prepared", "prepare"]
 
@@ -55,7 +52,7 @@ def prepare(
         design = dataclasses.replace(
             design, random=tuple(dataclasses.replace(g, name=str(group_name)) for g in design.random)
         )
-    return Model(design, _reducer(design), indexes)
+    return Model(design, design_reducer(design), indexes)
 
 
 def fit(
@@ -149,12 +146,6 @@ def fit_prepared(
     )  # fmt: skip
 
 
-def _reducer(design: Design) -> Reducer:
-    with single_threaded_blas():  # many small matrices: threads would only wait for each other
-        projection = project_design(design)
-        return make_reducer(projection, make_spectrum(projection))
-
-
 def _fit_columns(model: Model, Y: np.ndarray, method: str) -> dict[str, np.ndarray]:
     """All columns of Y on one design; a column with NaN is not fitted."""
     out = empty_results(Y.shape[1], model.design.n_fixef)
@@ -182,7 +173,7 @@ def _fit_incomplete(model: Model, Y: np.ndarray, method: str, out: dict[str, np.
         alone[columns] = False
         try:
             design = model.design.take(rows)
-            shared = Model(design, _reducer(design))
+            shared = Model(design, design_reducer(design))
         except ValueError:
             out["status"][where[columns]] = Status.TOO_FEW
         else:

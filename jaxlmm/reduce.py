@@ -16,10 +16,12 @@ from typing import Literal
 
 import numpy as np
 
-from jaxlmm.crossprod import Projection
-from jaxlmm.spectrum import Spectrum
+from jaxlmm.crossprod import Projection, project_design
+from jaxlmm.design import Design
+from jaxlmm.spectrum import Spectrum, make_spectrum
+from jaxlmm.threads import single_threaded_blas
 
-__all__ = ["Reducer", "Stats", "group_means", "make_reducer", "reduce_panel"]
+__all__ = ["Reducer", "Stats", "design_reducer", "group_means", "make_reducer", "reduce_panel"]
 
 # Coordinates are one dense matrix up to this many rows and bytes; beyond, group sums go first.
 DENSE_ROWS = 96
@@ -96,6 +98,13 @@ class Reducer:
     def remove(self, y: np.ndarray, coords: np.ndarray) -> np.ndarray:
         """y less what the coordinates span."""
         return y - (self.A.T @ coords if self.A is not None else self.projection.from_coords(coords))
+
+
+def design_reducer(design: Design) -> Reducer:
+    """All the work that depends on the design only: basis, spectrum, and how to reduce responses."""
+    with single_threaded_blas():  # many small matrices: threads would only wait for each other
+        projection = project_design(design)
+        return make_reducer(projection, make_spectrum(projection))
 
 
 def make_reducer(projection: Projection, spectrum: Spectrum) -> Reducer:

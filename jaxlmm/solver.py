@@ -49,7 +49,7 @@ def bracketed_minimum(
     ``scale`` is the size of the first derivative's terms, that is, what its rounding goes with.
     """
     init = (start, low * HIDDEN, high * HIDDEN)
-    return _newton(slope).run(init, scale, *args).params[0]
+    return _iteration(_newton_step, slope, TOL_STEP).run(init, scale, *args).params[0]
 
 
 def bracketed_root(
@@ -65,7 +65,7 @@ def bracketed_root(
     the search doubles x until the function is positive. x is to be scaled to about 1.
     """
     init = (start, low * HIDDEN, high * HIDDEN)
-    found = _rootfinder(value_slope).run(init, *args)
+    found = _iteration(_root_step, value_slope, TOL_ROOT).run(init, *args)
     return found.params[0], found.state.error <= TOL_ROOT
 
 
@@ -106,12 +106,6 @@ def _root_step(
 
 # One solver for each function and process: a solver object is what jit's cache hangs on.
 @functools.cache
-def _newton(slope: Callable[..., Any]) -> jaxopt.FixedPointIteration:
-    step = functools.partial(_newton_step, slope)
-    return jaxopt.FixedPointIteration(step, maxiter=MAX_ITER, tol=TOL_STEP, implicit_diff=False, unroll=False)
-
-
-@functools.cache
-def _rootfinder(value_slope: Callable[..., Any]) -> jaxopt.FixedPointIteration:
-    step = functools.partial(_root_step, value_slope)
-    return jaxopt.FixedPointIteration(step, maxiter=MAX_ITER, tol=TOL_ROOT, implicit_diff=False, unroll=False)
+def _iteration(step: Callable[..., Any], function: Callable[..., Any], tol: float) -> jaxopt.FixedPointIteration:
+    step = functools.partial(step, function)
+    return jaxopt.FixedPointIteration(step, maxiter=MAX_ITER, tol=tol, implicit_diff=False, unroll=False)
