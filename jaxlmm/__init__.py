@@ -13,11 +13,13 @@ from jaxlmm.results import Fit
 from jaxlmm.rlrt import rlrt
 
 if TYPE_CHECKING:
+    from jaxlmm.cluster import fit_lazy, lmm_lazy
     from jaxlmm.effects_model import LinearMixedEffectsModel
     from jaxlmm.formula import lmm
     from jaxlmm.labelled import fit_dataarray
     from jaxlmm.labelled_formula import lmm_dataarray
     from jaxlmm.storage import load
+    from jaxlmm.to_store import fit_to_store, lmm_to_store
 
 __all__ = [
     "Comparison",
@@ -30,9 +32,13 @@ __all__ = [
     "enable_compile_cache",
     "fit",
     "fit_dataarray",
+    "fit_lazy",
     "fit_prepared",
+    "fit_to_store",
     "lmm",
     "lmm_dataarray",
+    "lmm_lazy",
+    "lmm_to_store",
     "load",
     "prepare",
     "rlrt",
@@ -42,8 +48,12 @@ __all__ = [
 _EDGES = {
     "LinearMixedEffectsModel": "effects_model",
     "fit_dataarray": "labelled",
+    "fit_lazy": "cluster",
+    "fit_to_store": "to_store",
     "lmm": "formula",
     "lmm_dataarray": "labelled_formula",
+    "lmm_lazy": "cluster",
+    "lmm_to_store": "to_store",
     "load": "storage",
 }
 _MODULES = ("labelled", "mne_io", "plots", "storage", "tables")

@@ -11,6 +11,9 @@ from typing import Any
 import numpy as np
 import scipy.sparse
 
+from jaxlmm.device import device_matrix
+from jaxlmm.lazy import lazy_matrix
+
 __all__ = ["distinct", "numeric", "response_matrix"]
 
 
@@ -113,7 +116,8 @@ def response_matrix(Y: Any, n_obs: int, names: Sequence[str] | None = None) -> t
     Returns
     -------
     matrix : ndarray, (n_obs, m)
-        Real; not copied if Y is a real array already.
+        Real; not copied if Y is a real array already. What stands for it where a JAX array stays on
+        its GPU (``device.DeviceMatrix``), or a large store where it is (``lazy.LazyMatrix``).
     names : tuple of str
         Empty if there are none.
 
@@ -122,7 +126,11 @@ def response_matrix(Y: Any, n_obs: int, names: Sequence[str] | None = None) -> t
     ValueError
         Wrong shapes, non-numeric Y (a data frame's column is named), wrong or duplicate names.
     """
-    matrix = numeric(Y, "Y")
+    matrix: Any = device_matrix(Y)
+    if matrix is None:
+        matrix = lazy_matrix(Y)
+    if matrix is None:
+        matrix = numeric(Y, "Y")
     if names is None:
         names = getattr(Y, "columns", None)
         # The name of an array with more dimensions (xarray, HDF5) is not that of a response.

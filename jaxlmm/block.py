@@ -1,24 +1,40 @@
-"""One block of responses, from statistics to results; compiled once for each shape."""
+"""One block of responses, from statistics to results; compiled once for each shape.
+
+With several devices a block is cut along its responses, a piece for each. The pieces do not wait
+for each other: ``shard_map`` gives every device its own loops.
+"""
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import jax
 import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jaxlmm import inference
 from jaxlmm._types import Status
 from jaxlmm.design import Design
+from jaxlmm.device import compute_devices
 from jaxlmm.objective import Terms, make_terms
 from jaxlmm.reduce import Reducer, Stats
 from jaxlmm.search import Optimum, make_grid, minimise
 
-__all__ = ["BlockFitter", "Model", "Raw", "block_arrays", "block_width", "empty_results"]
+__all__ = [
+    "BLOCK_WIDTHS", "BlockFitter", "Constants", "Model", "Raw", "block_arrays", "block_width", "empty_results",
+    "fit_block",
+]  # fmt: skip
 
 # Blocks are padded up to one of these, so that a last or a small block compiles nothing new.
 BLOCK_WIDTHS = (8, 128, 2048)
+# A GPU does thousands of responses in the time of one.
+GPU_WIDTHS = (128, 2048, 16384)
+# Statistics of a block in the memory of a GPU.
+GPU_BYTES = 256 * 2**20
+AXIS = "responses"
 # Residual variances outside [SMALLEST, 1 / SMALLEST] are refused.
 SMALLEST = 1e-280
 
@@ -35,9 +51,9 @@ class Model:
     indexes: tuple[tuple[str, Any], ...] = ()
 
 
-def block_width(m: int) -> int:
-    """Width of the blocks in which m responses are computed."""
-    return next((w for w in BLOCK_WIDTHS if m <= w), BLOCK_WIDTHS[-1])
+def block_width(m: int, widths: Sequence[int] = BLOCK_WIDTHS) -> int:
+    """Width of the blocks in which m responses are computed: the least of ``widths`` that holds them, or the last."""
+    return next((w for w in widths if m <= w), widths[-1])
 
 
 def block_arrays(stats: Stats, width: int) -> list[np.ndarray]:
@@ -86,23 +102,34 @@ class Raw:
 
 @dataclass(frozen=True)
 class BlockFitter:
-    """A model ready to take blocks of responses, for one method."""
+    """A model ready to take blocks of responses, for one method; the width of a block is that of all devices."""
 
     model: Model
     method: str
     width: int
     constants: Constants
+    devices: tuple[jax.Device, ...]
 
     @classmethod
-    def make(cls, model: Model, method: str, m: int) -> BlockFitter:
+    def make(cls, model: Model, method: str, m: int, devices: Sequence[jax.Device] | None = None) -> BlockFitter:
+        """For about m responses in all; ``devices`` are by default those of ``compute_devices``."""
+        chosen = compute_devices() if devices is None else tuple(devices)
+        if m <= BLOCK_WIDTHS[1]:  # not worth sharing
+            chosen = chosen[:1]
         spectrum = model.reducer.spectrum
+        widths = BLOCK_WIDTHS if chosen[0].platform == "cpu" else GPU_WIDTHS
+        most = max(GPU_BYTES // (8 * len(spectrum.d)), BLOCK_WIDTHS[1])
         terms = make_terms(spectrum, model.design.n_obs, method)
         constants = Constants(terms, make_grid(terms.d), spectrum.f, inference.se2_weights(spectrum))  # type: ignore[arg-type]
-        return cls(model, method, block_width(m), jax.device_put(constants))
+        width = len(chosen) * block_width(-(-m // len(chosen)), [w for w in widths if w <= most])
+        return cls(model, method, width, jax.device_put(constants, _placement(chosen)), chosen)
 
     def start(self, stats: Stats) -> Raw:
         """Send a block on its way; the result is a promise."""
-        raw: Raw = _fit_block(self.constants, *block_arrays(stats, self.width))
+        arrays: Sequence[Any] = block_arrays(stats, self.width)
+        if len(self.devices) > 1:
+            arrays = [jax.device_put(a, _placement(self.devices, *[None] * (a.ndim - 1), AXIS)) for a in arrays]
+        raw: Raw = _compiled(self.devices if len(self.devices) > 1 else ())(self.constants, *arrays)
         return raw
 
     def store(self, out: dict[str, np.ndarray], cols: slice, stats: Stats, raw: Raw) -> None:
@@ -139,11 +166,38 @@ class BlockFitter:
         out["status"][cols] = code
 
 
-@jax.jit
-def _fit_block(constants: Constants, ols: jax.Array, u: jax.Array, rest: jax.Array) -> Raw:
+def fit_block(constants: Constants, ols: jax.Array, u: jax.Array, rest: jax.Array) -> Raw:
+    """Statistics (.., c) to results, in JAX; to be compiled."""
     terms = constants.terms
     optimum = minimise(terms, u * u, rest, constants.grid)
     w = inference.weights(optimum.lam, terms.d[: terms.n_spectrum])
     a, b, C = constants.se2
     variance = a[:, None] + optimum.lam * b[:, None] + C @ w
     return Raw(optimum, inference.coef_unit(w, ols, u, constants.f), variance)
+
+
+@functools.cache
+def _compiled(devices: tuple[jax.Device, ...]) -> Callable[..., Raw]:
+    """``fit_block`` cut over several devices; for none, on whatever device its constants are."""
+    if not devices:
+        return jax.jit(fit_block)
+    row, rows = PartitionSpec(AXIS), PartitionSpec(None, AXIS)
+    options: dict[str, Any] = dict(
+        mesh=_mesh(devices), in_specs=(PartitionSpec(), rows, rows, row), out_specs=Raw(row, rows, rows),  # type: ignore[arg-type]
+    )  # fmt: skip
+    # The check is for code that talks across devices; jaxopt's loops were not written for it.
+    if hasattr(jax, "shard_map"):
+        return jax.jit(jax.shard_map(fit_block, check_vma=False, **options))
+    from jax.experimental.shard_map import shard_map  # older JAX
+
+    return jax.jit(shard_map(fit_block, check_rep=False, **options))
+
+
+@functools.cache
+def _mesh(devices: tuple[jax.Device, ...]) -> Mesh:
+    return Mesh(np.array(devices), (AXIS,))
+
+
+def _placement(devices: tuple[jax.Device, ...], *axes: str | None) -> Any:
+    """Where arrays go: cut along ``axes`` if there are several devices, and the same on each without axes."""
+    return devices[0] if len(devices) == 1 else NamedSharding(_mesh(devices), PartitionSpec(*axes))

@@ -43,12 +43,11 @@ def demo(responses: int, plot: Path) -> None:
     "--formula", required=True, help="As 'x * cond + (1 | subject)'; with 'y ~' before it for one response."
 )
 @click.option("--responses", help="Columns of TABLE: a name, or a pattern such as 'elec_*'.")
+@click.option("--array", help="Responses (rows x ...) instead: a .npy file, a Zarr array, or 'file.h5:/dataset'.")
 @click.option(
-    "--array",
-    type=click.Path(exists=True, path_type=Path),
-    help="Responses (rows x responses) in a .npy file, instead.",
-)
-@click.option("--out", required=True, type=click.Path(path_type=Path), help="Results: .csv, .parquet.")
+    "--out", required=True, type=click.Path(path_type=Path),
+    help="Results: .csv or .parquet, or .zarr to read and write block by block.",
+)  # fmt: skip
 @click.option("--method", default="REML", show_default=True, type=click.Choice(["REML", "ML"]))
 @click.option(
     "--df", default="satterthwaite", show_default=True,
@@ -63,10 +62,13 @@ def demo(responses: int, plot: Path) -> None:
 )  # fmt: skip
 @click.option("--save", type=click.Path(path_type=Path), help="Write the fit itself too, for 'jaxlmm plot': .npz.")
 @click.option("--overwrite", is_flag=True, help="Replace files of results if there are any.")
+@click.option("--resume", is_flag=True, help="Go on with what a run to .zarr left when it was stopped.")
+@click.option("--verify", is_flag=True, help="Resume although the files of --array have other times: compare them.")
 @click.option("--progress/--no-progress", default=None, help="Progress bar; default: on a terminal only.")
 def fit(**options: Any) -> None:
     """Fit a formula to columns of TABLE (.csv or .parquet), or to an array beside it, and write a table."""
-    _run("fit_file", **options)
+    resume = "verify" if options.pop("verify") else options.pop("resume")
+    _run("fit_file", **{**options, "resume": resume})
 
 
 @main.command()

@@ -15,15 +15,18 @@ from jaxlmm._types import Status, float64_scope
 from jaxlmm.arrays import response_matrix
 from jaxlmm.block import BlockFitter, Model, empty_results
 from jaxlmm.design import make_design
+from jaxlmm.device import DeviceMatrix
 from jaxlmm.hypotheses import check_df_method
+from jaxlmm.lazy import LazyMatrix
 from jaxlmm.missing import MissingDesign, fit_incomplete
 from jaxlmm.patterns import MIN_SHARED, missing_mask, patterns
 from jaxlmm.reduce import design_reducer
 from jaxlmm.results import Fit
 from jaxlmm.stream import stream_blocks
+from jaxlmm.stream_device import fit_on_device
 from jaxlmm.terms import make_terms_structure
 
-__all__ = ["check_index", "enable_compile_cache", "fit", "fit_prepared", "prepare"]
+__all__ = ["check_index", "check_options", "enable_compile_cache", "fit", "fit_prepared", "prepare"]
 
 # Columns of one pattern that are copied together.
 COLUMNS_AT_ONCE = 8192
@@ -78,6 +81,8 @@ def fit(
     Y : array-like, (n_obs,) or (n_obs, m)
         Responses in columns. It is read in blocks, not copied, and the result keeps a
         reference to it for ``ranef``, ``fitted`` and ``resid``. NaN is a missing observation.
+        Memory maps, Zarr arrays, h5py datasets and dask arrays may be larger than memory; their
+        results too: :func:`jaxlmm.fit_to_store`.
     groups : array-like, (n_obs,), optional
         Hashable labels. None: ordinary least squares, in the same result object.
     method : {"REML", "ML"}
@@ -114,8 +119,7 @@ def fit(
     Same estimates as R's ``lme4::lmer(y ~ X + (1 | groups))``; computed in float64 whatever
     the type of Y, without changing the global JAX settings.
     """
-    _check_option("method", method, ("REML", "ML"))
-    check_df_method(df, method)
+    check_options(method, df, missing)
     model = prepare(X, groups, names=names, group_name=group_name, weights=weights, terms=terms)
     return fit_prepared(model, Y, method=method, df=df, missing=missing, response_names=response_names)
 
@@ -130,25 +134,45 @@ def fit_prepared(
     response_names: Sequence[str] | None = None,
 ) -> Fit:
     """Fit a prepared model to Y; parameters and result as in :func:`fit`."""
-    _check_option("method", method, ("REML", "ML"))
-    _check_option("missing", missing, ("drop", "refuse"))
-    check_df_method(df, method)
+    check_options(method, df, missing)
     known = dict(model.indexes)
     check_index(X=known.get("X"), Y=Y, groups=known.get("groups"))
     matrix, given_names = response_matrix(Y, model.design.n_obs, response_names)
-    out = _fit_columns(model, matrix, method)
-    out["n_used"] = np.full(matrix.shape[1], model.design.n_obs)
-    if missing == "drop":
-        _fit_incomplete(model, matrix, method, out)
+    out = _fit_matrix(model, matrix, method, missing)
     return Fit(
         design=model.design, method=method, df_method=df, **out,
         Y=matrix, reducer=model.reducer, given_names=given_names,
     )  # fmt: skip
 
 
-def _fit_columns(model: Model, Y: np.ndarray, method: str) -> dict[str, np.ndarray]:
+def _fit_matrix(model: Model, Y: Any, method: str, missing: str) -> dict[str, np.ndarray]:
+    """All columns of Y, wherever they are."""
+    if isinstance(Y, LazyMatrix):
+        m = Y.shape[1]
+        out = empty_results(m, model.design.n_fixef) | {"n_used": np.empty(m, dtype=int)}
+
+        def store(columns: np.ndarray, part: dict[str, np.ndarray]) -> None:
+            for name, value in part.items():
+                out[name][columns] = value
+
+        Y.each_block(lambda block: _fit_matrix(model, block, method, missing), store)
+        return out
+    out = _fit_columns(model, Y, method)
+    out["n_used"] = np.full(Y.shape[1], model.design.n_obs)
+    if missing == "drop":
+        _fit_incomplete(model, Y, method, out)
+    return out
+
+
+def _fit_columns(model: Model, Y: np.ndarray | DeviceMatrix, method: str) -> dict[str, np.ndarray]:
     """All columns of Y on one design; a column with NaN is not fitted."""
     out = empty_results(Y.shape[1], model.design.n_fixef)
+    if isinstance(Y, DeviceMatrix):
+        left = np.flatnonzero(fit_on_device(model, Y, method, out))
+        for at, columns in Y.fetch(left):
+            for name, value in _fit_columns(model, columns, method).items():
+                out[name][left[at]] = value
+        return out
     with float64_scope():
         fitter = BlockFitter.make(model, method, Y.shape[1])
     stream_blocks(model.reducer, Y, fitter.width, fitter.start, functools.partial(fitter.store, out))
@@ -198,6 +222,13 @@ def enable_compile_cache(path: str) -> None:
     jax.config.update("jax_compilation_cache_dir", str(path))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", 0)
+
+
+def check_options(method: str, df: str, missing: str) -> None:
+    """ValueError unless these are options of :func:`fit`."""
+    _check_option("method", method, ("REML", "ML"))
+    _check_option("missing", missing, ("drop", "refuse"))
+    check_df_method(df, method)
 
 
 def _check_option(name: str, value: str, allowed: tuple[str, ...]) -> None:

@@ -36,13 +36,38 @@ __all__ = [
 
 
 def as_frame(data: Any) -> Any:
-    """``data`` as a pandas data frame: one, what can turn into one, or a mapping of columns."""
+    """``data`` as a pandas data frame: one, what can turn into one, or a mapping of columns.
+
+    polars' Categorical has no order of its own (rows, or what the process did before, decide it), so
+    its levels are sorted like those of text; an Enum keeps its order.
+
+    Raises
+    ------
+    ValueError
+        No data frame, or one that holds no values yet.
+    ImportError
+        A frame that cannot turn into pandas' without pyarrow.
+    """
     if isinstance(data, pd.DataFrame):
         return data
+    if hasattr(data, "to_native"):  # narwhals
+        return as_frame(data.to_native())
     if hasattr(data, "to_pandas"):
-        return data.to_pandas()
+        try:
+            frame = data.to_pandas()
+        except ImportError as error:
+            raise ImportError(f"this {type(data).__name__} needs pyarrow ({error}): pip install pyarrow") from error
+        schema = getattr(data, "schema", None)
+        types = schema.items() if isinstance(schema, Mapping) else ()
+        free = [name for name, dtype in types if type(dtype).__name__ == "Categorical"]
+        return frame.assign(
+            **{name: frame[name].cat.reorder_categories(sorted(frame[name].cat.categories)) for name in free}
+        )
     if isinstance(data, (Mapping, np.recarray)):
         return pd.DataFrame(data)
+    for method in ("collect", "compute"):
+        if hasattr(data, method) and hasattr(type(data), "columns"):
+            raise ValueError(f"data is a {type(data).__name__}, which holds no values yet; give data.{method}().")
     raise ValueError(f"data must be a data frame with named columns, found {type(data).__name__}.")
 
 

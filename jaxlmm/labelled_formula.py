@@ -8,10 +8,11 @@ from typing import Any
 
 import xarray as xr
 
-from jaxlmm.formula import prepare_formula
-from jaxlmm.labelled import LabelledFit, coords_along, fit_dataarray
+from jaxlmm.formula import FormulaDesign, prepare_formula
+from jaxlmm.labelled import LabelledFit, fit_dataarray
+from jaxlmm.labelled_data import check_dims, coords_along
 
-__all__ = ["lmm_dataarray"]
+__all__ = ["labelled_formula", "lmm_dataarray"]
 
 
 def lmm_dataarray(
@@ -39,10 +40,17 @@ def lmm_dataarray(
         A formula with a response; different numbers of rows; what ``lmm`` and ``fit_dataarray``
         raise.
     """
-    if not isinstance(Y, xr.DataArray):
-        raise ValueError(f"Y must be an xarray DataArray, found {type(Y).__name__}; arrays go to jaxlmm.lmm.")
-    if obs_dim not in Y.dims:
-        raise ValueError(f"Y has no dimension {obs_dim!r}; its dimensions are {', '.join(map(repr, Y.dims))}.")
+    made = labelled_formula(formula, Y, data, obs_dim)
+    found = fit_dataarray(
+        made.X, Y, made.groups, obs_dim=obs_dim, group_name=made.group_name, names=made.names,
+        terms=made.structure, **options,
+    )  # fmt: skip
+    return dataclasses.replace(found, fit=dataclasses.replace(found.fit, source=made))
+
+
+def labelled_formula(formula: str, Y: xr.DataArray, data: Any, obs_dim: Hashable) -> FormulaDesign:
+    """The formula applied to a table, or to Y's coordinates; Y's values are not read. Errors as above."""
+    check_dims(Y, obs_dim, "jaxlmm.lmm")
     frame = coords_along(Y, obs_dim) if data is None else data
     if len(frame) != Y.sizes[obs_dim]:
         raise ValueError(
@@ -51,8 +59,4 @@ def lmm_dataarray(
     made = prepare_formula(formula, frame)
     if made.response is not None:
         raise ValueError(f"formula '{formula}' names a response, but the responses are Y; leave it out.")
-    found = fit_dataarray(
-        made.X, Y, made.groups, obs_dim=obs_dim, group_name=made.group_name, names=made.names,
-        terms=made.structure, **options,
-    )  # fmt: skip
-    return dataclasses.replace(found, fit=dataclasses.replace(found.fit, source=made))
+    return made

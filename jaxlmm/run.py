@@ -8,7 +8,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import tqdm
 from matplotlib.axes import Axes
 
@@ -18,10 +17,14 @@ except ImportError as error:
     raise ImportError('this command needs pandas and formulaic: pip install "jaxlmm[formula]"') from error
 
 from jaxlmm import plots, storage
+from jaxlmm._types import Status
 from jaxlmm.block import Model
 from jaxlmm.fit import fit_prepared, prepare
 from jaxlmm.formula import prepare_formula
+from jaxlmm.lazy import LazyMatrix
 from jaxlmm.multiplicity import adjust_pvalues
+from jaxlmm.opening import open_path
+from jaxlmm.sources import open_source
 from jaxlmm.tables import glance, tidy
 
 __all__ = ["PLOTS", "fit_file", "plot_file"]
@@ -29,6 +32,7 @@ __all__ = ["PLOTS", "fit_file", "plot_file"]
 # Responses fitted and tabled between two steps of the progress bar.
 CHUNK = 8192
 WRITERS = {".csv": "to_csv", ".parquet": "to_parquet"}
+STORE = ".zarr"
 
 
 def fit_file(
@@ -36,27 +40,36 @@ def fit_file(
     table: Path,
     formula: str,
     responses: str | None,
-    array: Path | None,
+    array: str | None,
     out: Path,
     method: str,
     df: str,
     adjust: str | None,
     what: str,
     overwrite: bool,
+    resume: bool | str,
     progress: bool | None,
     save: Path | None,
 ) -> str:
     """Read, fit, write; returns one line that says what was done.
 
-    With ``save`` the fit goes into a file too, with its data, for :func:`plot_file`.
+    With ``save`` the fit goes into a file too, with its data, for :func:`plot_file`. An ``out``
+    that ends in ``.zarr`` is written block by block, see :func:`jaxlmm.fit_to_store`.
 
     Raises
     ------
     ValueError, OSError
         With a message that says what to do; nothing is written then.
     """
-    if out.suffix not in WRITERS:
-        raise ValueError(f"--out '{out}' must end in {' or '.join(WRITERS)}.")
+    if out.suffix not in (*WRITERS, STORE):
+        raise ValueError(f"--out '{out}' must end in {', '.join(WRITERS)} or {STORE}.")
+    if out.suffix == STORE:
+        return _fit_to_store(
+            table, formula, responses, array, out, method=method, df=df, overwrite=overwrite, resume=resume,
+            progress=progress, unused={"--adjust": adjust, "--what glance": what == "glance", "--save": save},
+        )  # fmt: skip
+    if resume:
+        raise ValueError(f"--resume and --verify go with results that end in {STORE}; '{out}' is written at the end.")
     for path in (out, save):
         if path is not None and path.exists() and not overwrite:
             raise ValueError(f"'{path}' exists; add --overwrite, or choose another name.")
@@ -87,15 +100,14 @@ def fit_file(
         partial.replace(out)
     finally:
         partial.unlink(missing_ok=True)
-    outcome = ", ".join(f"{n} {name.lower()}" for name, n in counts.items() if n)
-    return f"{sum(counts.values())} responses ({outcome}) -> {out}"
+    return _outcome(sum(counts.values()), counts, out)
 
 
 def _fit_chunks(
     model: Model, response: Any, method: str, df: str, what: str, progress: bool | None
 ) -> tuple[list[pd.DataFrame], dict[str, int]]:
     names = [str(c) for c in response.columns] if hasattr(response, "columns") else None
-    values = response.to_numpy() if names is not None else np.asarray(response)
+    values = response.to_numpy() if names is not None else response
     values = values[:, None] if values.ndim == 1 else values
     model = dataclasses.replace(model, indexes=())
     names = names or [f"y{j}" for j in range(values.shape[1])]
@@ -120,11 +132,48 @@ def _read(path: Path) -> pd.DataFrame:
     raise ValueError(f"'{path}' must end in .csv, .tsv or .parquet.")
 
 
-def _array(path: Path) -> np.ndarray:
-    if path.suffix != ".npy":
-        raise ValueError(f"--array '{path}' must be a .npy file; make one with numpy.save.")
-    values: np.ndarray = np.load(path, mmap_mode="r", allow_pickle=False)
-    return values
+def _array(path: str) -> LazyMatrix:
+    source = open_source(open_path(path))
+    if len(source.shape) > 2:
+        raise ValueError(
+            f"--array '{path}' has the shape {source.shape}; tables take (rows, responses). With --out ending in "
+            f"{STORE} every axis but the first holds responses."
+        )
+    return LazyMatrix.make(source)
+
+
+def _fit_to_store(
+    table: Path,
+    formula: str,
+    responses: str | None,
+    array: str | None,
+    out: Path,
+    *,
+    unused: dict[str, Any],
+    **options: Any,
+) -> str:
+    for name, given in unused.items():
+        if given:
+            raise ValueError(f"{name} does not go with --out '{out}'; use it with a table, or xarray on the results.")
+    if array is None:
+        raise ValueError(
+            f"--out '{out}' takes its responses from --array; columns of a table go to .csv or .parquet."
+        )
+    if responses is not None:
+        raise ValueError("--responses and --array are both given; responses come from one of them.")
+    from jaxlmm.to_store import lmm_to_store  # needs zarr and xarray
+
+    found = lmm_to_store(formula, array, _read(table), out=out, **options)
+    if found is None:
+        return f"this share is done, others are not -> {out}.part"
+    status = found["status"].to_numpy()
+    counts = {s.name: int((status == s).sum()) for s in Status}
+    return _outcome(status.size, counts, out)
+
+
+def _outcome(total: int, counts: dict[str, int], out: Path) -> str:
+    outcome = ", ".join(f"{n} {name.lower()}" for name, n in counts.items() if n)
+    return f"{total} responses ({outcome}) -> {out}"
 
 
 # Kinds of pictures: the function, and which of term and response it takes.

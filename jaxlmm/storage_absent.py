@@ -1,4 +1,4 @@
-"""What stands in a loaded fit for the parts that were not saved: the responses, the formula's coding."""
+"""What stands in a loaded fit for the parts that it has not: the responses, the formula's coding."""
 
 from __future__ import annotations
 
@@ -33,24 +33,25 @@ class AbsentY:
         Missing cells of the incomplete responses, packed.
     column : ndarray of int, (m,)
         Where in ``bits`` an incomplete response is.
-    checksums : ndarray, (m,)
-        Of the responses.
+    checksums : ndarray, (m,), or None
+        Of the responses, where they are known.
     """
 
     shape: tuple[int, int]
     bits: np.ndarray
     column: np.ndarray
-    checksums: np.ndarray
+    checksums: np.ndarray | None
 
     @classmethod
-    def make(cls, fit: Fit, bits: np.ndarray, checksums: np.ndarray) -> AbsentY:
+    def make(cls, fit: Fit, bits: np.ndarray, checksums: np.ndarray | None) -> AbsentY:
         """Of a fit (without Y) and the bits of its incomplete responses in order."""
         return cls((fit.n_obs, fit.n_responses), bits, np.cumsum(fit.incomplete) - 1, checksums)
 
     def __getitem__(self, key: Any) -> AbsentY:
         if isinstance(key, tuple) and key[:1] == (slice(None),) and not np.isscalar(key[1]):
             column = self.column[key[1]]
-            return AbsentY((self.shape[0], len(column)), self.bits, column, self.checksums[key[1]])
+            known = None if self.checksums is None else self.checksums[key[1]]
+            return AbsentY((self.shape[0], len(column)), self.bits, column, known)
         self._refuse()
 
     def __getattr__(self, name: str) -> Any:
@@ -98,12 +99,28 @@ class FitWithoutY(Fit):
         return Fit(**fields | {"Y": _Cells(self.Y)})  # type: ignore[arg-type]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class AbsentFormula:
-    """The formula of a fit, without what is needed to apply it to new data."""
+    """The formula of a fit, where it cannot be applied to new data.
+
+    Attributes
+    ----------
+    formula : str
+    group_columns : tuple of str
+    why : str
+        What stands in the way; empty for a file that does not hold the data.
+    stored : tuple of (dict, dict) or None
+        What the file holds of the data, for the next file.
+    """
 
     formula: str
     group_columns: tuple[str, ...]
+    why: str = ""
+    stored: tuple[Any, dict[str, np.ndarray]] | None = None
+
+    def because(self, why: str) -> AbsentFormula:
+        """The same, for another reason."""
+        return dataclasses.replace(self, why=why)
 
     @property
     def variables(self) -> NoReturn:
@@ -112,6 +129,8 @@ class AbsentFormula:
 
     def rows(self, data: Any) -> NoReturn:
         """ValueError."""
+        if self.why:
+            raise ValueError(f"formula '{self.formula}' cannot be applied to data: {self.why}")
         raise ValueError(
             f"the fit was saved without the data, so formula '{self.formula}' cannot be applied; give the data frame "
             "that was fitted to load(path, data=...)."
@@ -120,8 +139,8 @@ class AbsentFormula:
     group_labels = rows
 
 
-def checksums(Y: np.ndarray) -> np.ndarray:
-    """A checksum of each column's values and their type, (m,); of what stands for Y, those of Y."""
+def checksums(Y: np.ndarray) -> np.ndarray | None:
+    """A checksum of each column's values and their type, (m,); of what stands for Y, those of Y if known."""
     if isinstance(Y, AbsentY):
         return Y.checksums
     start, found = zlib.crc32(Y.dtype.str.encode()), []

@@ -8,7 +8,7 @@ import decimal
 import fractions
 import uuid
 import zoneinfo
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -65,7 +65,7 @@ def encode(value: Any, arrays: dict[str, np.ndarray], name: str) -> Any:
     return made
 
 
-def decode(value: Any, arrays: dict[str, np.ndarray]) -> Any:
+def decode(value: Any, arrays: Mapping[str, np.ndarray]) -> Any:
     """What :func:`encode` was given; LookupError, TypeError or ValueError if it was not."""
     if not isinstance(value, dict):
         return value

@@ -66,6 +66,39 @@ def test_a_pattern_of_columns_and_an_array_agree(tmp_path: Path, monkeypatch: py
     assert a.loc[a["effect"] != "fixed", "p.adjusted"].isna().all()
 
 
+def test_from_a_store_to_a_store(tmp_path: Path) -> None:
+    xr, zarr = pytest.importorskip("xarray"), pytest.importorskip("zarr")
+    table, Y = trials(tmp_path)
+    zarr.create_array(tmp_path / "y.zarr", data=Y.reshape(90, 4, 3), chunks=(90, 2, 3))
+    array, out = tmp_path / "y.zarr", tmp_path / "out.zarr"
+    model = ["--formula", "x + (1 | subject)"]
+    code, text = run("fit", table, "--array", array, "--out", out, *model)
+    assert code == 0 and text.startswith("12 responses ("), text
+    expected = jaxlmm.lmm("x + (1 | subject)", pd.read_csv(table), Y)
+    found = xr.open_zarr(out, chunks=None)
+    np.testing.assert_allclose(found.pvalue.values.reshape(2, 12).T, expected.pvalue, rtol=1e-9)
+    code, text = run("fit", table, "--array", array, "--out", out, *model)
+    assert code == 1 and "exists" in text and text.count("\n") == 1, text
+    code, text = run("fit", table, "--array", array, "--out", out, *model, "--resume")
+    assert code == 0 and text.startswith("12 responses ("), text
+    code, text = run("fit", table, "--array", array, "--out", out, *model, "--overwrite", "--method", "ML")
+    assert code == 0 and xr.open_zarr(out, chunks=None).attrs["method"] == "ML", text
+    (array / "zarr.json").touch()
+    same = ["fit", table, "--array", array, "--out", out, *model, "--method", "ML"]
+    assert run(*same, "--resume")[0] == 1 and run(*same, "--verify")[0] == 0
+    for arguments, message in (
+        (["--array", array, "--out", tmp_path / "r.csv"], "tables take (rows, responses)"),
+        (["--array", array, "--out", tmp_path / "r.csv", "--resume"], "go with results that end in .zarr"),
+        (["--array", array, "--out", tmp_path / "r.zarr", "--adjust", "bh"], "--adjust does not go with"),
+        (["--array", array, "--out", tmp_path / "r.zarr", "--responses", "elec_*"], "both given"),
+        (["--responses", "elec_*", "--out", tmp_path / "r.zarr"], "takes its responses from --array"),
+        (["--array", tmp_path / "none.h5:/y", "--out", tmp_path / "r.zarr"], "does not exist"),
+        (["--array", array, "--out", tmp_path / "r.zarr", "--resume", "--overwrite"], "both given"),
+    ):
+        code, text = run("fit", table, *arguments, *model)
+        assert code == 1 and message in text and text.count("\n") == 1, text
+
+
 def test_glance_and_overwrite(tmp_path: Path) -> None:
     table, _ = trials(tmp_path)
     arguments = [
@@ -118,8 +151,8 @@ def test_bad_files(tmp_path: Path) -> None:
     np.save(tmp_path / "y.npy", np.zeros((3, 2)))
     for arguments, message in (
         (["--array", tmp_path / "y.npy", "--out", tmp_path / "r.csv"], "108"),
-        (["--array", ORTHODONT, "--out", tmp_path / "r.csv"], "must be a .npy file"),
-        (["--responses", "distance", "--out", tmp_path / "r.txt"], "must end in .csv or .parquet"),
+        (["--array", ORTHODONT, "--out", tmp_path / "r.csv"], "give a .npy file"),
+        (["--responses", "distance", "--out", tmp_path / "r.txt"], "must end in .csv, .parquet or .zarr"),
         (["--responses", "distance", "--out", tmp_path / "no" / "r.csv"], "does not exist"),
         (["--responses", "distance", "--array", tmp_path / "y.npy", "--out", tmp_path / "r.csv"], "both given"),
     ):

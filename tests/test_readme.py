@@ -54,15 +54,6 @@ def test_the_code_runs(capsys: pytest.CaptureFixture[str]) -> None:
     assert "y4812" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("page", [*sorted(p.name for p in (ROOT / "docs").glob("*.md")), "../README.md"])
-def test_links_lead_somewhere(page: str) -> None:
-    text = (ROOT / "docs" / page).read_text()
-    for target in re.findall(r"\]\(([^)#]+)\)", text):
-        assert "://" in target or ((ROOT / "docs" / page).parent / target).exists(), target
-    for name in re.findall(r"`((?:tests|benchmarks|examples|docs)/[\w./]+)`", text):
-        assert (ROOT / name).exists(), name
-
-
 def test_bad_arguments_of_the_command_line(tmp_path: Path) -> None:
     for arguments, message in (
         (["demo", "--plot", str(tmp_path / "a.xyz")], "must end in .png, .pdf, .svg or .jpg"),
@@ -71,34 +62,3 @@ def test_bad_arguments_of_the_command_line(tmp_path: Path) -> None:
     ):
         run = subprocess.run([sys.executable, "-m", "jaxlmm", *arguments], capture_output=True, text=True)
         assert run.returncode == 2 and message in " ".join(run.stderr.split()), run.stderr
-
-
-def test_the_code_of_the_usage_page_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for package in ("pandas", "formulaic", "xarray"):
-        pytest.importorskip(package)
-    import matplotlib
-
-    matplotlib.use("Agg")
-    monkeypatch.chdir(tmp_path)
-    names: dict[str, object] = {}
-    for code in re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "usage.md").read_text(), re.S):
-        exec(code, names)
-    assert names["fit"].n_responses == 64 and names["labelled"].fit.n_responses == 400
-    assert len(names["table"]) == 64 * 6 and np.array_equal(names["again"].coef, names["fit"].coef)
-    assert names["ax"].get_xlabel() and (tmp_path / "effects.csv").exists()
-    import matplotlib.pyplot as plt
-
-    plt.close("all")
-
-
-def test_the_reference_names_everything() -> None:
-    import jaxlmm
-    from jaxlmm import plots
-
-    page = (ROOT / "docs" / "api.md").read_text()
-    words = set(re.findall(r"\w+", page))
-    public = {name for name in dir(jaxlmm.Fit) if not name.startswith("_")} | set(jaxlmm.Fit.__dataclass_fields__)
-    missing = (set(jaxlmm.__all__) | public | set(plots.__all__)) - words
-    assert not missing, missing
-    for name in re.findall(r"`jaxlmm\.(\w+)`", page):
-        assert hasattr(jaxlmm, name), name

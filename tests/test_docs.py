@@ -1,0 +1,197 @@
+"""The pages of the documentation: their code runs, and the numbers beside it are what it gives."""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import jaxlmm
+
+ROOT = Path(__file__).parent.parent
+DOCS = ROOT / "docs"
+ALL = sorted(path.name for path in DOCS.glob("*.md"))
+NUMBER = r"(?<![\w.])-?\d+(?:\.\d+)?(?:e-?\d+)?(?![\w.])"
+
+
+def page(name: str) -> str:
+    return (DOCS / name).read_text(encoding="utf-8")
+
+
+def blocks(name: str, language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", page(name), re.S | re.M)
+
+
+PAGES = [name for name in ALL if blocks(name, "python")]
+
+
+def half_a_digit(number: str) -> float:
+    """Half a unit of the last digit that is written, and a little for what lies between two."""
+    digits, _, power = number.partition("e")
+    return 0.5001 * 10.0 ** (int(power or 0) - len(digits.partition(".")[2]))
+
+
+def check(value: Any, comment: str, code: str) -> bool:
+    """Whether the comment states a value, and nothing else; it must be that of the code then."""
+    try:
+        stated = ast.literal_eval(comment)
+    except (SyntaxError, ValueError):
+        return False
+    numbers = re.findall(NUMBER, comment)
+    given = np.ravel(np.asarray(stated))
+    if given.dtype.kind not in "if":
+        assert value == stated, code
+        return True
+    found = np.ravel(np.asarray(value, dtype=np.float64))
+    assert len(numbers) == len(given) == len(found), f"{code}: {found}"
+    for one, other in zip(numbers, found, strict=True):
+        assert abs(float(one) - other) <= half_a_digit(one), f"{code}: {other}, not {one}"
+    return True
+
+
+def run(name: str, names: dict[str, Any]) -> int:
+    """Run the code of a page statement by statement; how many values in comments were right."""
+    checked = 0
+    for code in blocks(name, "python"):
+        lines = code.splitlines()
+        for node in ast.parse(code).body:
+            if not isinstance(node, ast.Expr):
+                exec(compile(ast.Module([node], []), name, "exec"), names)
+                continue
+            value = eval(compile(ast.Expression(node.value), name, "eval"), names)
+            last = lines[int(node.end_lineno or node.lineno) - 1]
+            checked += check(value, last[node.end_col_offset :].strip().removeprefix("#").strip(), last)
+    return checked
+
+
+def usage(names: dict[str, Any], folder: Path) -> None:
+    assert names["fit"].n_responses == 64 and names["labelled"].fit.n_responses == 400
+    assert len(names["table"]) == 64 * 6 and np.array_equal(names["again"].coef, names["fit"].coef)
+    assert names["ax"].get_xlabel() and (folder / "effects.csv").exists()
+
+
+def mne(names: dict[str, Any], folder: Path) -> None:
+    assert names["fit"].fit.status_counts()["OK"] == 32 * 61
+    assert names["evoked"].ch_names == names["info"].ch_names
+    np.testing.assert_array_equal(names["evoked"].data, names["t"].values)
+
+
+def from_lme4(names: dict[str, Any], folder: Path) -> None:
+    at_40, fit = names["at_40"], names["fit"]
+    assert at_40.estimate.shape == (50, 1)
+    # fit is the one with missing values by now, so only the others are as they were
+    rest = np.arange(50) != 2
+    np.testing.assert_allclose(at_40.estimate[rest, 0], (fit.coef[:, 1] + 40 * fit.coef[:, 3])[rest])
+
+
+def large(names: dict[str, Any], folder: Path) -> None:
+    assert names["fit"].names == ("Intercept", "age") and (folder / "maps.zarr").is_dir()
+    assert names["again"].identical(names["maps"]) and not (folder / "maps.zarr.part").exists()
+
+
+# What a page's code must have made, beside the values in its comments, which are at least so many.
+AFTER = {"large.md": large, "usage.md": usage, "mne.md": mne, "from-lme4.md": from_lme4}
+VALUES = {"large.md": 5, "from-lme4.md": 11, "from-statsmodels.md": 10, "mne.md": 5, "sleepstudy.md": 25}
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_the_code_of_a_page_runs(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    needs = {
+        "pandas": "pandas",
+        "formulaic": r"lmm\w*\(",
+        "xarray": "xarray|dataarray",
+        "mne": "mne",
+        "statsmodels": "statsmodels",
+        "zarr": "zarr",
+        "dask": "lazy",
+    }
+    for package, sign in needs.items():
+        if re.search(sign, "".join(blocks(name, "python"))):
+            pytest.importorskip(package)
+    import matplotlib
+
+    matplotlib.use("Agg")
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, Any] = {}
+    assert run(name, names) >= VALUES.get(name, 0)
+    assert name in AFTER or name in VALUES, "say what this page's code must make"
+    if name in AFTER:
+        AFTER[name](names, tmp_path)
+    for figure in re.findall(r"savefig\(\"([\w-]+\.png)\"", page(name)):
+        assert (tmp_path / figure).stat().st_size > 5000
+        assert (DOCS / "figures" / figure).exists() and f"figures/{figure}" in page(name), figure
+    import matplotlib.pyplot as plt
+
+    plt.close("all")
+
+
+def test_a_wrong_value_is_seen() -> None:
+    assert check(np.array([[251.40510485, 10.4672]]), "251.4051, 10.467", "fit.coef")
+    assert check(6.41260137e-27, "6.413e-27", "p") and check(("a", "b"), "('a', 'b')", "names")
+    assert not check(1.0, "the table of one", "x") and not check(1.0, "", "x") and not check(1, "0.05 level", "x")
+    for value, comment in (
+        (10.4672, "10.468"),
+        ([1.0, 2.0], "1.0"),
+        (6.41e-27, "6.413e-27"),
+        ("a", "'b'"),
+        (True, "False"),
+    ):
+        with pytest.raises(AssertionError):
+            check(value, comment, "x")
+
+
+def numbers_in(value: Any) -> list[float]:
+    if isinstance(value, dict):
+        return [number for part in value.values() for number in numbers_in(part)]
+    if isinstance(value, list):
+        return [number for part in value for number in numbers_in(part)]
+    return [float(value)] if isinstance(value, (int, float)) else []
+
+
+def test_numbers_of_r_in_the_worked_example_are_those_of_the_reference() -> None:
+    reference = numbers_in(json.loads((ROOT / "tests" / "reference" / "sleepstudy.json").read_text()))
+    seen = 0
+    for code in blocks("sleepstudy.md", "r"):
+        for comment in re.findall(r"#(.*)$", code, re.M):
+            for number in re.findall(NUMBER, re.sub(r"<2e-16|[\d.]+ %", "", comment)):
+                assert any(abs(float(number) - one) <= half_a_digit(number) for one in reference), number
+                seen += 1
+    assert seen >= 30
+
+
+def test_every_page_is_in_the_menu_and_no_other() -> None:
+    assert sorted(re.findall(r": ([\w-]+\.md)$", (ROOT / "mkdocs.yml").read_text(), re.M)) == ALL
+
+
+@pytest.mark.parametrize("name", [*ALL, "../README.md"])
+def test_links_lead_somewhere(name: str) -> None:
+    text = page(name)
+    for target in re.findall(r"\]\(([^)#]+)\)", text):
+        assert "://" in target or ((DOCS / name).parent / target).exists(), target
+    for path in re.findall(r"`((?:tests|benchmarks|examples|docs)/[\w./]+)`", text):
+        assert (ROOT / path).exists(), path
+
+
+def test_the_reference_names_everything() -> None:
+    from jaxlmm import plots
+
+    words = set(re.findall(r"\w+", page("api.md")))
+    public = {name for name in dir(jaxlmm.Fit) if not name.startswith("_")} | set(jaxlmm.Fit.__dataclass_fields__)
+    missing = (set(jaxlmm.__all__) | public | set(plots.__all__)) - words
+    assert not missing, missing
+    for name in re.findall(r"`jaxlmm\.(\w+)`", page("api.md")):
+        assert hasattr(jaxlmm, name), name
+
+
+def test_the_page_of_docstrings_has_every_public_name() -> None:
+    from jaxlmm import mne_io, plots
+
+    named = re.findall(r"^::: (jaxlmm\.[\w.]+)$", page("docstrings.md"), re.M)
+    assert len(named) == len(set(named))
+    missing = {*jaxlmm.__all__, *plots.__all__, *mne_io.__all__} - {path.split(".")[-1] for path in named}
+    assert not missing, missing
