@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,12 +17,13 @@ except ImportError as error:
     raise ImportError('labelled responses need xarray: pip install "jaxlmm[xarray]"') from error
 
 from jaxlmm import tables
+from jaxlmm.exports import edge
 from jaxlmm.fit import fit as fit_matrix
 from jaxlmm.labelled_data import labelled_problem, result_arrays, result_attrs, results_dataset, variable
 from jaxlmm.lazy import lazy_matrix
 from jaxlmm.results import Fit
 
-__all__ = ["LabelledFit", "fit_dataarray", "to_xarray"]
+__all__ = ["LabelledFit", "as_labelled", "fit_dataarray", "to_xarray"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -103,6 +105,16 @@ class LabelledFit:
         """Table with a row a response, with a column for each dimension; see :func:`jaxlmm.tables.glance`."""
         return tables.glance(self)
 
+    def save(self, path: Any, *, include_Y: bool = False, overwrite: bool = False) -> None:
+        """Write to a Zarr store that :meth:`load` and ``xarray.open_zarr`` read; see :func:`jaxlmm.storage.save`."""
+        edge("storage_store", "write_fit")(self, os.fspath(path), include_Y, overwrite)
+
+    @classmethod
+    def load(cls, path: Any, **options: Any) -> LabelledFit:
+        """What :meth:`save` or :func:`jaxlmm.fit_to_store` wrote; options as of :func:`jaxlmm.load`."""
+        found: LabelledFit = edge("storage_store", "load_labelled")(path, **options)
+        return found
+
 
 def fit_dataarray(
     X: Any,
@@ -176,6 +188,13 @@ def to_xarray(
     ValueError
         The dimensions do not make as many cells as there are responses.
     """
+    return as_labelled(fit, dims, coords).to_dataset(**options)
+
+
+def as_labelled(
+    fit: Fit, dims: Sequence[Hashable] | None = None, coords: Mapping[Hashable, Any] | None = None
+) -> LabelledFit:
+    """A plain fit with labels; parameters and errors as in :func:`to_xarray`."""
     coords = dict(coords or {})
     if dims is None:
         dims, coords = ("response",), {"response": list(fit.response_names)} | coords
@@ -187,7 +206,7 @@ def to_xarray(
     shape = tuple(made.sizes[dim] for dim in dims)
     if np.prod(shape) != fit.n_responses:
         raise ValueError(f"dims and coords make {np.prod(shape)} cells, but there are {fit.n_responses} responses.")
-    return LabelledFit(fit, dims, shape, made.coords).to_dataset(**options)
+    return LabelledFit(fit, dims, shape, made.coords)
 
 
 def _response_names(dims: tuple[Hashable, ...], shape: tuple[int, ...], coords: Any) -> list[str] | None:

@@ -29,6 +29,8 @@ __all__ = [
     "result_arrays",
     "result_attrs",
     "results_dataset",
+    "stored_arrays",
+    "stored_dataset",
     "variable",
 ]
 
@@ -56,6 +58,12 @@ PER_RESPONSE = {
     "singular": ("whether the group variance is estimated as 0", 0),
     "converged": ("whether the response has a fit to rely on", 0),
     "status": ("what became of the response", 0),
+}
+# What ``Fit`` needs beside these, in stores: text, power of the response's units, by term.
+STORED = {
+    "se_gls": ("standard error of coef by generalised least squares", 1, True),
+    "lam": ("variance ratio group_var / sigma2", 0, False),
+    "curvature": ("second derivative of the deviance in lam", 0, False),
 }
 RESERVED = {"term", "group", "ranef", *PER_TERM, *PER_RESPONSE}
 
@@ -156,6 +164,12 @@ def result_arrays(fit: Fit, shape: tuple[int, ...], level: float) -> dict[str, n
     return made | {name: np.array(getattr(fit, name)).reshape(shape) for name in PER_RESPONSE}
 
 
+def stored_arrays(fit: Fit, shape: tuple[int, ...], level: float) -> dict[str, np.ndarray]:
+    """:func:`result_arrays` and those of ``STORED``: all from which the fit is made again."""
+    extra = {name: getattr(fit, name).T.reshape(*[-1] * by_term, *shape) for name, (*_, by_term) in STORED.items()}
+    return result_arrays(fit, shape, level) | extra
+
+
 def result_attrs(design: Design, formula: str | None, method: str, df: str, level: float) -> dict[str, Any]:
     """Attributes of the dataset; without a formula the columns of X make one."""
     columns = " + ".join(["~ 0", *design.names, *(f"(1 | {g.name})" for g in design.random)])
@@ -186,6 +200,24 @@ def results_dataset(
         "flag_meanings": " ".join(s.name.lower() for s in Status),
     }
     return xr.Dataset(made, coords=coords, attrs=attrs).assign_coords({"term": list(names)})
+
+
+def stored_dataset(
+    arrays: Mapping[str, Any],
+    names: Sequence[str],
+    dims: tuple[Hashable, ...],
+    coords: Any,
+    units: str | None,
+    attrs: Mapping[str, Any],
+) -> xr.Dataset:
+    """:func:`results_dataset` of :func:`stored_arrays`; ValueError where a label has the name of a result."""
+    taken = [name for name in (*dims, *coords) if name in STORED]
+    if taken:
+        raise ValueError(f"the responses have a dimension or coordinate {taken[0]!r}, which stores use; rename it.")
+    made = results_dataset(arrays, names, dims, coords, units, attrs)
+    for name, (text, power, by_term) in STORED.items():
+        made[name] = variable(arrays[name], text, power, units, *["term"] * by_term, *dims)
+    return made
 
 
 def variable(values: Any, text: str, power: int, units: str | None, *dims: Hashable) -> xr.Variable:

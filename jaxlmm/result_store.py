@@ -27,11 +27,13 @@ except ImportError as error:
 from jaxlmm.fingerprint import array_crc
 from jaxlmm.journal import Journal, finished
 from jaxlmm.plan import Plan
+from jaxlmm.results import Fit
 from jaxlmm.sources import At
+from jaxlmm.storage_absent import missing_cells
 
 __all__ = [
-    "INSIDE", "MISSING", "ResultStore", "check_replaceable", "is_result_store", "read_settings", "stored_content",
-    "stored_settings",
+    "INSIDE", "MISSING", "ResultStore", "check_replaceable", "is_result_store", "packed_missing", "read_settings",
+    "stored_content", "stored_results", "stored_settings",
 ]  # fmt: skip
 
 # The group in the store that holds what is not results: the design, checksums of the blocks.
@@ -57,10 +59,9 @@ class ResultStore:
         self.journal = Journal(self.part, share)
         if not (self.part / "store").exists() and (self.part / "whole").exists():
             os.rename(self.part / "whole", self.part / "store")  # killed before the last step
-        settings = read_settings(self.part)
-        group = zarr.open_group(self.part / "store", mode="r+")
-        self.arrays: dict[str, Any] = {name: group[name] for name in [*settings["variables"], MISSING]}
-        self.blocks = Plan(**{k: tuple(v) for k, v in settings["plan"].items()}).blocks()
+        self.arrays, self.blocks = _contents(
+            zarr.open_group(self.part / "store", mode="r+"), read_settings(self.part)
+        )
 
     @classmethod
     def create(
@@ -131,17 +132,8 @@ class ResultStore:
         return {
             block: extra
             for block, (checksum, extra) in finished(self.part).items()
-            if block < len(self.blocks) and _checksum(self._read(self.blocks[block])) == checksum
+            if block < len(self.blocks) and _checksum(_read(self.arrays, self.blocks[block])) == checksum
         }
-
-    def _read(self, at: At) -> dict[str, np.ndarray]:
-        try:
-            found = {name: np.asarray(array[_region(array, at)]) for name, array in self.arrays.items()}
-        except (OSError, ValueError, RuntimeError):  # a chunk that is damaged
-            return {}
-        if not found[MISSING].any():
-            del found[MISSING]  # was not written
-        return found
 
     def complete(self) -> bool:
         """Move the store to its place if all blocks are finished; whether it is there."""
@@ -184,9 +176,39 @@ def stored_settings(out: Path) -> dict[str, Any]:
 
 def stored_content(out: Path) -> tuple[list[At], dict[int, int]]:
     """The blocks of the results at ``out``, and the ``extra`` of each by number."""
-    checks = np.asarray(zarr.open_group(out, mode="r")[f"{INSIDE}/checksums"])
-    plan = Plan(**{k: tuple(v) for k, v in stored_settings(out)["plan"].items()})
-    return plan.blocks(), dict(enumerate(checks[:, 1].tolist()))
+    group = zarr.open_group(out, mode="r")
+    checks = np.asarray(group[f"{INSIDE}/checksums"])
+    return _contents(group, stored_settings(out))[1], dict(enumerate(checks[:, 1].tolist()))
+
+
+def stored_results(out: Path) -> tuple[Any, dict[str, np.ndarray]]:
+    """The group at ``out``, and its results by name.
+
+    Raises
+    ------
+    ValueError
+        A block is not what was written.
+    """
+    group = zarr.open_group(out, mode="r")
+    arrays, blocks = _contents(group, stored_settings(out))
+    found = {name: np.empty(array.shape, dtype=array.dtype) for name, array in arrays.items() if name != MISSING}
+    for at, (known, _) in zip(blocks, np.asarray(group[f"{INSIDE}/checksums"]).tolist(), strict=True):
+        part = _read(arrays, at)
+        if _checksum(part) != known:
+            where = ", ".join(f"{s.start}:{s.stop}" for s in at)
+            raise ValueError(f"the results of responses [{where}] are not those that were written")
+        for name, array in found.items():
+            array[_region(array, at)] = part[name]
+    return group, found
+
+
+def packed_missing(fit: Fit, shape: tuple[int, ...]) -> dict[str, np.ndarray]:
+    """The array ``MISSING`` (n_obs / 8, *shape) of a fit, where a response is incomplete."""
+    if not fit.incomplete.any():
+        return {}
+    bits = np.zeros((-(-fit.n_obs // 8), fit.n_responses), dtype=np.uint8)
+    bits[:, fit.incomplete] = missing_cells(fit)
+    return {MISSING: bits.reshape(-1, *shape)}
 
 
 def is_result_store(path: Path) -> bool:
@@ -227,6 +249,23 @@ def _checksum(values: Mapping[str, np.ndarray]) -> int:
 def _plain(attrs: Mapping[Any, Any]) -> dict[str, Any]:
     """Attributes as JSON has them."""
     return {str(k): v.tolist() if isinstance(v, (np.ndarray, np.generic)) else v for k, v in attrs.items()}
+
+
+def _contents(group: Any, settings: Mapping[str, Any]) -> tuple[dict[str, Any], list[At]]:
+    """The arrays of results by name, and the blocks."""
+    arrays = {name: group[name] for name in [*settings["variables"], MISSING]}
+    return arrays, Plan(**{k: tuple(v) for k, v in settings["plan"].items()}).blocks()
+
+
+def _read(arrays: Mapping[str, Any], at: At) -> dict[str, np.ndarray]:
+    """A block's results as they lie on disk; none if a chunk of them is damaged."""
+    try:
+        found = {name: np.asarray(array[_region(array, at)]) for name, array in arrays.items()}
+    except (OSError, ValueError, RuntimeError):
+        return {}
+    if not found[MISSING].any():
+        del found[MISSING]  # was not written
+    return found
 
 
 def _region(array: Any, at: At) -> tuple[slice, ...]:

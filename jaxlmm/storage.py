@@ -31,7 +31,8 @@ def save(fit: Fit, path: Any, *, include_Y: bool = False, overwrite: bool = Fals
     ----------
     fit : Fit
     path : str or path-like
-        Of any suffix; ".npz" says what it is.
+        ".npz", or any other suffix, is one file; ".zarr" a Zarr store that ``xarray.open_zarr`` opens,
+        with the variables of ``to_xarray`` (needs zarr).
     include_Y : bool
         Whether to store the responses. Without them the file is small, and the loaded fit can do
         all but random effects, residuals, profiles and refits.
@@ -50,8 +51,14 @@ def save(fit: Fit, path: Any, *, include_Y: bool = False, overwrite: bool = Fals
         A column of the formula's data is of a type that cannot be stored, so the data is not.
     """
     if not isinstance(fit, Fit):
-        hint = "; save its attribute 'fit'" if isinstance(getattr(fit, "fit", None), Fit) else ""
+        hint = "; call its own method save" if isinstance(getattr(fit, "fit", None), Fit) else ""
         raise ValueError(f"save takes what jaxlmm.fit returns, found {type(fit).__name__}{hint}.")
+    if os.fspath(path).rstrip("/").endswith(".zarr"):
+        from jaxlmm.labelled import as_labelled  # needs xarray
+        from jaxlmm.storage_store import write_fit  # needs zarr
+
+        write_fit(as_labelled(fit), os.fspath(path), include_Y, overwrite)
+        return
     target = os.path.realpath(os.fspath(path))
     _check_free(target, overwrite)
     manifest, arrays = to_parts(fit, include_Y)

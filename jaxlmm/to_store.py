@@ -24,27 +24,19 @@ from jaxlmm.fit import check_options, fit_prepared, prepare
 from jaxlmm.formula import prepare_formula
 from jaxlmm.formula_data import as_frame, find_columns
 from jaxlmm.inference import check_level
-from jaxlmm.labelled_data import RESERVED, labelled_problem, result_arrays, result_attrs, results_dataset, variable
+from jaxlmm.labelled_data import RESERVED, labelled_problem, result_attrs, stored_arrays, stored_dataset
 from jaxlmm.labelled_formula import labelled_formula
 from jaxlmm.opening import open_path
 from jaxlmm.plan import make_plan
-from jaxlmm.result_store import MISSING, ResultStore, stored_content
+from jaxlmm.result_store import ResultStore, packed_missing, stored_content
 from jaxlmm.results import Fit
 from jaxlmm.resumable import check_content, check_share, open_run, run_blocks
 from jaxlmm.run_settings import digest, make_settings
 from jaxlmm.sources import Source, open_source
-from jaxlmm.storage_absent import missing_cells
 from jaxlmm.storage_parts import design_parts
 from jaxlmm.storage_zip import write_archive
 
 __all__ = ["fit_to_store", "lmm_to_store"]
-
-# What ``Fit`` needs beside the variables of the dataset: text, power of the response's units, by term.
-EXTRA = {
-    "se_gls": ("standard error of coef by generalised least squares", 1, True),
-    "lam": ("variance ratio group_var / sigma2", 0, False),
-    "curvature": ("second derivative of the deviance in lam", 0, False),
-}
 
 
 @dataclass(frozen=True, eq=False)
@@ -219,30 +211,18 @@ def _run(
     bytes_each = source.shape[0] * source.dtype.itemsize
     dims = tuple(source.shape[1:])
 
-    def results(fit: Fit, shape: tuple[int, ...]) -> dict[str, np.ndarray]:
-        extra = {name: getattr(fit, name).T.reshape(*[-1] * by_term, *shape) for name, (*_, by_term) in EXTRA.items()}
-        return result_arrays(fit, shape, level) | extra
-
     def create() -> bool:
         plan = make_plan(dims, bytes_each, source.chunks, block)
-        one = results(_nothing(task.model, method, df), (1,) * len(dims))
+        one = stored_arrays(_nothing(task.model, method, df), (1,) * len(dims), level)
         whole = {k: np.broadcast_to(v, (*v.shape[: v.ndim - len(dims)], *dims)) for k, v in one.items()}
         formula = None if task.formula is None else task.formula.formula
         attrs = result_attrs(design, formula, method, df, level)
-        template = results_dataset(whole, design.names, task.dims, task.coords, task.units, attrs)
-        for name, (text, power, by_term) in EXTRA.items():
-            lead = ("term",) if by_term else ()
-            template[name] = variable(whole[name], text, power, task.units, *lead, *task.dims)
+        template = stored_dataset(whole, design.names, task.dims, task.coords, task.units, attrs)
         return ResultStore.create(target, settings, plan, template, inside)
 
     def compute(Y: np.ndarray, shape: tuple[int, ...]) -> dict[str, np.ndarray]:
         fit = fit_prepared(task.model, Y, method=method, df=df, missing=missing)
-        made = results(fit, shape)
-        if fit.incomplete.any():
-            bits = np.zeros((-(-len(Y) // 8), Y.shape[1]), dtype=np.uint8)
-            bits[:, fit.incomplete] = missing_cells(fit)
-            made[MISSING] = bits.reshape(-1, *shape)
-        return made
+        return stored_arrays(fit, shape, level) | packed_missing(fit, shape)
 
     if source.in_memory and resume == "verify":
         resume = True  # its stamp is of its content

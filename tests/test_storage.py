@@ -461,7 +461,7 @@ def test_a_labelled_fit_says_what_to_save(tmp_path: Path) -> None:
 
     X, Y = data()
     found = fit_dataarray(X, xr.DataArray(Y, dims=("obs", "cell")), CODES, obs_dim="obs")
-    with pytest.raises(ValueError, match="found LabelledFit; save its attribute 'fit'"):
+    with pytest.raises(ValueError, match="found LabelledFit; call its own method save"):
         save(found, tmp_path / "a")
 
 
@@ -567,3 +567,78 @@ def test_no_field_is_forgotten(tmp_path: Path) -> None:
     odd = dataclasses.replace(fit, method=object())
     with pytest.raises(ValueError, match=r"method holds .*\(object\), which cannot be stored"):
         save(odd, tmp_path / "b")
+
+
+# -- Zarr stores ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("include_Y", [False, True])
+def test_a_zarr_store_is_lossless_too(tmp_path: Path, include_Y: bool) -> None:
+    xr = pytest.importorskip("xarray")
+    pytest.importorskip("zarr")
+    rng = np.random.default_rng(0)
+    Y = rng.normal(size=(60, 7))
+    Y[3, 2], Y[:, 5] = np.nan, 1.0
+    X, groups = np.column_stack([np.ones(60), rng.normal(size=60)]), np.repeat(list("abcdef"), 10)
+    fit = jaxlmm.fit(X, Y, groups, df="kenward-roger", response_names=[f"e{j}" for j in range(7)])
+    fit.save(tmp_path / "fit.zarr", include_Y=include_Y)
+    again = jaxlmm.load(tmp_path / "fit.zarr")
+    for name in ("coef", "se_gls", "lam", "sigma2", "loglik", "curvature", "status", "n_used", "se", "df", "vcov"):
+        np.testing.assert_array_equal(getattr(again, name), getattr(fit, name), err_msg=name)
+    assert again.response_names == fit.response_names and again.design.random[0].levels == fit.design.random[0].levels
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["fit.zarr"]
+    opened = xr.open_zarr(tmp_path / "fit.zarr", chunks=None)
+    xr.testing.assert_equal(opened.drop_vars(["se_gls", "lam", "curvature"]).load(), fit.to_xarray())
+    if include_Y:
+        np.testing.assert_array_equal(again.Y, Y)
+        np.testing.assert_array_equal(again.ranef, fit.ranef)
+    else:
+        np.testing.assert_array_equal(jaxlmm.load(tmp_path / "fit.zarr", Y=Y).ranef, fit.ranef)
+        with pytest.raises(ValueError, match="is not what was fitted: 1 responses, the first 'e6'"):
+            jaxlmm.load(tmp_path / "fit.zarr", Y=np.where(np.arange(7) == 6, Y + 1, Y))
+    again.save(tmp_path / "twice.zarr")
+    np.testing.assert_array_equal(jaxlmm.load(tmp_path / "twice.zarr").coef, fit.coef)
+    with pytest.raises(FileExistsError, match="exists; give another path, or overwrite=True"):
+        fit.save(tmp_path / "fit.zarr")
+    fit.select(["e1"]).save(tmp_path / "fit.zarr", overwrite=True)
+    assert jaxlmm.load(tmp_path / "fit.zarr").response_names == ("e1",)
+
+
+def test_a_damaged_zarr_store_says_where(tmp_path: Path) -> None:
+    pytest.importorskip("xarray")
+    pytest.importorskip("zarr")
+    rng = np.random.default_rng(0)
+    X, groups = np.ones((40, 1)), np.repeat(list("abcd"), 10)
+    for name in ("status", "coef", "lam"):
+        jaxlmm.fit(X, rng.normal(size=(40, 5)), groups).save(tmp_path / "fit.zarr", overwrite=True)
+        chunk = next(p for p in (tmp_path / "fit.zarr" / name).iterdir() if p.name[0] != ".")
+        kept = chunk.read_bytes()
+        chunk.unlink()  # Zarr would take it for one that was never written
+        with pytest.raises(ValueError, match=r"the results of responses \[0:5\] are not those that were written"):
+            jaxlmm.load(tmp_path / "fit.zarr")
+        chunk.write_bytes(bytes([kept[0] ^ 1]) + kept[1:])
+        with pytest.raises(ValueError, match=r"fit\.zarr is no file .* or it is damaged"):
+            jaxlmm.load(tmp_path / "fit.zarr")
+
+
+def test_labels_survive_in_a_zarr_store(tmp_path: Path) -> None:
+    xr = pytest.importorskip("xarray")
+    pytest.importorskip("zarr")
+    rng = np.random.default_rng(0)
+    Y = xr.DataArray(
+        rng.normal(size=(40, 3, 2)), dims=("trial", "channel", "time"), attrs={"units": "uV"},
+        coords={"channel": ["Fz", "Cz", "Pz"], "time": [0.1, 0.2], "x": ("channel", [1.0, 2.0, 3.0])},
+    )  # fmt: skip
+    found = jaxlmm.fit_dataarray(np.ones((40, 1)), Y, np.repeat(list("abcd"), 10), obs_dim="trial")
+    found.save(tmp_path / "maps.zarr")
+    again = jaxlmm.labelled.LabelledFit.load(tmp_path / "maps.zarr")
+    xr.testing.assert_identical(again.to_dataset(), found.to_dataset())
+    assert again.fit.response_names == found.fit.response_names and again.units == "uV"
+    assert again.tidy().equals(found.tidy())
+    with pytest.raises(ValueError, match="call its own method save"):
+        jaxlmm.storage.save(found, tmp_path / "x.npz")
+    renamed = found.__class__(
+        found.fit, ("lam", "time"), found.shape, Y.rename(channel="lam").coords.to_dataset()[["lam", "time"]].coords
+    )
+    with pytest.raises(ValueError, match="dimension or coordinate 'lam', which stores use; rename it"):
+        renamed.save(tmp_path / "lam.zarr")
