@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import scipy.special
 
 from jaxlmm.block import Model
+from jaxlmm.device import DeviceMatrix
 from jaxlmm.fit import fit_prepared
+from jaxlmm.lazy import LazyMatrix
 from jaxlmm.results import Fit
 from jaxlmm.rlrt import mixture_pvalue
 
@@ -201,11 +204,11 @@ def _check_same_data(fits: tuple[Fit, ...], refit: str | None) -> None:
             )
 
 
-def _first_difference(a: np.ndarray, b: np.ndarray) -> tuple[int, int] | None:
+def _first_difference(a: Any, b: Any) -> tuple[int, int] | None:
     """Where a and b (n_obs, m) differ, NaN being equal to NaN; large arrays are not compared in full."""
     if _same_memory(a, b):
         return None
-    step = max(1, -(-a.size // COMPARED))
+    step = max(1, -(-a.shape[0] * a.shape[1] // COMPARED))
     # Every step-th column, every step-th row.
     for rows, cols in {(1, min(step, a.shape[1])): None, (min(step, len(a)), 1): None}:
         x, y = a[::rows, ::cols], b[::rows, ::cols]
@@ -217,9 +220,18 @@ def _first_difference(a: np.ndarray, b: np.ndarray) -> tuple[int, int] | None:
     return None
 
 
-def _same_memory(a: np.ndarray, b: np.ndarray) -> bool:
+def _same_memory(a: Any, b: Any) -> bool:
+    if a is b:
+        return True
+    if not (isinstance(a, np.ndarray) and isinstance(b, np.ndarray)):
+        if isinstance(a, DeviceMatrix) and isinstance(b, DeviceMatrix):
+            return a.array is b.array
+        if isinstance(a, LazyMatrix) and isinstance(b, LazyMatrix):
+            stamp = a.source.stamp()
+            return stamp is not None and stamp == b.source.stamp()
+        return False
     same_type = a.dtype == b.dtype and a.shape == b.shape and a.strides == b.strides
-    return a is b or (same_type and a.__array_interface__["data"] == b.__array_interface__["data"])
+    return same_type and a.__array_interface__["data"] == b.__array_interface__["data"]
 
 
 def _by_appearance(codes: np.ndarray) -> np.ndarray:

@@ -4,11 +4,19 @@ from __future__ import annotations
 
 import csv
 import json
+import os
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pytest
+
+# Tests in other processes, and this one's workers, compile the same things: once is enough.
+CACHE = tempfile.TemporaryDirectory(prefix="jaxlmm-tests-")
+if "PYTEST_XDIST_WORKER" not in os.environ:
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = CACHE.name
+    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.5"
 
 REFERENCE = Path(__file__).parent / "reference"
 DATA_SETS = "sleepstudy dyestuff dyestuff2 orthodont rail machines hsb82 chickweight co2 ergostool".split()

@@ -289,7 +289,7 @@ def test_errors_of_the_call(change: dict[str, Any], message: str) -> None:
         {"method": "GLS"}, {"df": "kr"}, {"missing": "impute"}, {"method": "ML", "df": "kenward-roger"},
         {"Y": responses().rename(time="term")}, {"Y": responses().isel(time=slice(0))},
     ],
-    ids=str,
+    ids=lambda change: "-".join(change),
 )  # fmt: skip
 def test_errors_are_those_of_a_fit_in_memory(change: dict[str, Any]) -> None:
     arguments = {"X": design, "Y": responses(), "groups": "subject", "obs_dim": "trial"} | change

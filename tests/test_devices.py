@@ -199,6 +199,10 @@ DESIGNS = {
 }
 
 
+# Weights make groups of one size differ, so only these have another path with them.
+WEIGHTED = ("few groups", "many groups of one size", "no groups")
+
+
 def design(
     rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch, groups: int, largest: int, repeat: int = 1,
     grouped: bool = True, sparse: bool = False, columns: slice = slice(None),
@@ -211,8 +215,9 @@ def design(
     return X[:, columns], Y, codes, codes if grouped else None
 
 
-@pytest.mark.parametrize("weighted", [False, True])
-@pytest.mark.parametrize("name", DESIGNS)
+@pytest.mark.parametrize(
+    ("name", "weighted"), [*((name, False) for name in DESIGNS), *((name, True) for name in WEIGHTED)]
+)
 def test_same_as_numpy(name: str, weighted: bool, stays: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
     rng = np.random.default_rng(4)
     X, Y, codes, groups = design(rng, monkeypatch, **DESIGNS[name])
@@ -278,7 +283,7 @@ def test_only_what_needs_care_is_fetched(stays: list[int]) -> None:
     assert y._npy_value is None  # type: ignore[attr-defined]
 
 
-@pytest.mark.parametrize("m", [1, 7, 8, 9, 31, 32, 33, 64, 65, 97])
+@pytest.mark.parametrize("m", [1, 8, 33, 97])
 def test_any_number_of_responses(m: int, stays: list[int]) -> None:
     rng = np.random.default_rng(8)
     codes = unbalanced(rng, 5, 9)
@@ -311,7 +316,10 @@ def test_everything_else_of_a_fit(stays: list[int], tmp_path: Path) -> None:
     found, expected = jaxlmm.fit(X, y, codes), jaxlmm.fit(X, Y, codes)
     np.testing.assert_allclose(found.resid(), expected.resid(), rtol=0, atol=1e-7)
     np.testing.assert_allclose(found.ranef, expected.ranef, rtol=0, atol=1e-7)
-    np.testing.assert_allclose(found.profile().coef, expected.profile().coef, rtol=1e-9)
+    whole = [expected.select([0, 1]).profile().coef, found.select([0, 1]).profile().coef]
+    np.testing.assert_allclose(*whole, rtol=1e-9)
+    pairs = [[jaxlmm.fit(x, one, codes, method="ML") for x in (X[:, :1], X)] for one in (y, Y)]
+    np.testing.assert_allclose(*[jaxlmm.compare(*pair).stat for pair in pairs], rtol=1e-9)
     assert found.summary_text(3) == expected.summary_text(3)
     part = found.select([3, 5])
     np.testing.assert_array_equal(part.Y, Y[:, [3, 5]])
