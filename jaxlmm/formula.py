@@ -83,6 +83,8 @@ def lmm(
         frame = as_frame(data)
         find_columns([weights], frame, "weights names")
         weights = frame[weights]
+    elif weights is not None:
+        check_index(data=as_frame(data), weights=weights)
     found = fit(
         made.X, made.response, made.groups, method=method, df=df, weights=weights, missing=missing,
         names=made.names, response_names=response_names, group_name=made.group_name, terms=made.structure,

@@ -211,7 +211,13 @@ def stored_dataset(
     attrs: Mapping[str, Any],
 ) -> xr.Dataset:
     """:func:`results_dataset` of :func:`stored_arrays`; ValueError where a label has the name of a result."""
-    taken = [name for name in (*dims, *coords) if name in STORED]
+    names_of = [str(name) for name in (*dims, *coords)]
+    slashes = [name for name in names_of if "/" in name or name.startswith("_jaxlmm")]
+    if slashes:
+        raise ValueError(
+            f"the responses have a dimension or coordinate {slashes[0]!r}, which stores cannot hold; rename it."
+        )
+    taken = [name for name in names_of if name in STORED]
     if taken:
         raise ValueError(f"the responses have a dimension or coordinate {taken[0]!r}, which stores use; rename it.")
     made = results_dataset(arrays, names, dims, coords, units, attrs)

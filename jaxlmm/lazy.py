@@ -23,6 +23,8 @@ def lazy_matrix(Y: Any, obs_dim: Any = None) -> LazyMatrix | None:
     """``Y`` as a ``LazyMatrix`` if it is a store of more than ``LOAD_BYTES``, else None."""
     if isinstance(Y, LazyMatrix):
         return Y
+    if hasattr(Y, "attrs") and hasattr(Y, "chunks") and not hasattr(Y, "coords") and is_lazy(Y) and Y.ndim > 1:
+        open_source(Y)  # refuses numbers that stand for others, however few
     if not is_lazy(Y) or Y.ndim < 2 or math.prod(Y.shape) * Y.dtype.itemsize <= LOAD_BYTES:
         return None
     if obs_dim is None and Y.ndim > 2:
@@ -82,8 +84,7 @@ class LazyMatrix(np.lib.mixins.NDArrayOperatorsMixin):
 
     def numbers(self, at: tuple[slice, ...]) -> np.ndarray:
         """Numbers of the columns that a block holds."""
-        numbers = np.arange(self.shape[1]).reshape(self.plan.dims) if len(at) > 1 else None
-        return np.arange(at[0].start, at[0].stop) if numbers is None else numbers[at].ravel()
+        return np.ravel_multi_index(np.ix_(*(np.arange(s.start, s.stop) for s in at)), self.plan.dims).ravel()
 
     def each_block(self, compute: Callable[[np.ndarray], Any], store: Callable[[np.ndarray, Any], None]) -> None:
         """``store(columns, compute(block))`` for all blocks; reading goes on meanwhile."""

@@ -49,7 +49,7 @@ def open_path(path: Any) -> Any:
         )
     try:
         return np.load(text, mmap_mode="r", allow_pickle=False)
-    except ValueError as error:
+    except (ValueError, EOFError) as error:
         raise ValueError(f"'{text}' is not an array of numbers in numpy's format: {error}") from None
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import numbers
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -68,8 +69,8 @@ def make_plan(
     ValueError
         ``responses`` below 1.
     """
-    if responses is not None and responses < 1:
-        raise ValueError(f"block must be a number of responses, 1 or more, found {responses}.")
+    if responses is not None and (not isinstance(responses, numbers.Integral) or responses < 1):
+        raise ValueError(f"block must be a number of responses, 1 or more, found {responses!r}.")
     dims = tuple(dims)
     wanted = responses or max(BLOCK_BYTES // max(bytes_each, 1), 1)
     if responses is None and wanted > STEP:

@@ -33,7 +33,7 @@ from jaxlmm.storage_absent import missing_cells
 
 __all__ = [
     "INSIDE", "MISSING", "ResultStore", "check_replaceable", "is_result_store", "packed_missing", "read_settings",
-    "stored_content", "stored_results", "stored_settings",
+    "remove_part", "stored_content", "stored_results", "stored_settings",
 ]  # fmt: skip
 
 # The group in the store that holds what is not results: the design, checksums of the blocks.
@@ -57,11 +57,14 @@ class ResultStore:
     def __init__(self, out: Path, share: str) -> None:
         self.out, self.part = out, out.with_name(out.name + ".part")
         self.journal = Journal(self.part, share)
-        if not (self.part / "store").exists() and (self.part / "whole").exists():
-            os.rename(self.part / "whole", self.part / "store")  # killed before the last step
-        self.arrays, self.blocks = _contents(
-            zarr.open_group(self.part / "store", mode="r+"), read_settings(self.part)
-        )
+        try:
+            if not (self.part / "store").exists() and (self.part / "whole").exists():
+                os.rename(self.part / "whole", self.part / "store")  # killed before the last step
+            group = zarr.open_group(self.part / "store", mode="r+")
+            self.arrays, self.blocks = _contents(group, read_settings(self.part))
+        except BaseException:
+            self.close()
+            raise
 
     @classmethod
     def create(
@@ -92,7 +95,8 @@ class ResultStore:
         _check_space(out, plan, template)
         try:
             store = made / "store"
-            template.drop_vars(list(template.data_vars)).to_zarr(store, mode="w", zarr_format=2, consolidated=False)
+            labels = template.drop_vars(list(template.data_vars)).drop_encoding()
+            labels.to_zarr(store, mode="w", zarr_format=2, consolidated=False)
             group = zarr.open_group(store, mode="r+")
             for name, variable in template.data_vars.items():
                 lead = variable.shape[: variable.ndim - len(plan.dims)]
@@ -123,6 +127,8 @@ class ResultStore:
     def write(self, block: int, values: Mapping[str, np.ndarray], extra: int = 0) -> None:
         """Store the results of a block, ([lead,] *block) each, and only then say that it is finished."""
         at = self.blocks[block]
+        if MISSING not in values and self.arrays[MISSING][_region(self.arrays[MISSING], at)].any():
+            self.arrays[MISSING][_region(self.arrays[MISSING], at)] = 0  # left by a block that was cut short
         for name, value in values.items():
             if name == MISSING:
                 self.arrays[name][_region(self.arrays[name], at)] = value
@@ -157,12 +163,22 @@ class ResultStore:
             os.rename(self.out, self.part / f"replaced-{uuid.uuid4().hex}")
         os.rename(whole, self.out)
         self.close()
-        shutil.rmtree(self.part, ignore_errors=True)
+        remove_part(self.part)
         return True
 
     def close(self) -> None:
         """Let go of the journal."""
         self.journal.close()
+
+
+def remove_part(part: Path) -> None:
+    """Delete ``<out>.part``; by another name first, so that it is there whole or not at all."""
+    gone = part.with_name(f"{part.name}.{uuid.uuid4().hex}.old")
+    try:
+        os.rename(part, gone)
+    except FileNotFoundError:  # another process was faster
+        return
+    shutil.rmtree(gone, ignore_errors=True)
 
 
 def read_settings(part: Path) -> dict[str, Any]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import math
 import os
-import shutil
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -19,7 +18,14 @@ from jaxlmm.fingerprint import content_sum
 from jaxlmm.journal import Journal, finished
 from jaxlmm.lazy import read_block
 from jaxlmm.overlap import overlapped
-from jaxlmm.result_store import ResultStore, check_replaceable, is_result_store, read_settings, stored_settings
+from jaxlmm.result_store import (
+    ResultStore,
+    check_replaceable,
+    is_result_store,
+    read_settings,
+    remove_part,
+    stored_settings,
+)
 from jaxlmm.run_settings import check_same
 from jaxlmm.sources import At, Source
 
@@ -30,7 +36,7 @@ def check_share(share: tuple[int, int] | None) -> tuple[int, int]:
     """This process's share of the work and how many there are; as ``jax.distributed`` says by default."""
     if share is None:
         return (jax.process_index(), jax.process_count()) if jax.distributed.is_initialized() else (0, 1)
-    index, count = share
+    index, count = share if isinstance(share, tuple) and len(share) == 2 else (-1, 0)
     if not 0 <= index < count:
         raise ValueError(f"share must be (i, k) with 0 <= i < k, found {share}; the first of 4 shares is (0, 4).")
     return index, count
@@ -61,6 +67,10 @@ def open_run(
     part, name = target.with_name(target.name + ".part"), "share-{}-of-{}".format(*share)
     if not target.parent.is_dir():
         raise ValueError(f"the folder '{target.parent}' does not exist; make it first.")
+    if os.path.lexists(part) and not (part / "settings.json").is_file():
+        raise ValueError(f"'{part}' is in the way, and is no unfinished run; move it, or give another path.")
+    if part.exists() and not (part / "store").exists() and not (part / "whole").exists() and is_result_store(target):
+        remove_part(part)  # killed after the last step
     if os.path.lexists(target) and not part.exists():
         if resume and is_result_store(target):
             check_same(stored_settings(target), settings, str(target), verify=resume == "verify")
@@ -72,8 +82,10 @@ def open_run(
     if part.exists() and overwrite:
         if share[1] > 1:
             raise ValueError(f"'{part}' exists, and several processes cannot replace it at once; remove it first.")
-        with contextlib.closing(Journal(part, name)):  # refuses if another process is writing
-            shutil.rmtree(part)
+        with contextlib.ExitStack() as held:  # refuses if another process is writing, whatever its share
+            for one in {name, *(path.stem for path in part.glob("*.journal"))}:
+                held.enter_context(contextlib.closing(Journal(part, one)))
+            remove_part(part)
     joined = share[1] > 1 and not Journal.place(part, name).exists()
     if part.exists() and not resume and not joined:
         done = len(finished(part))
@@ -84,7 +96,15 @@ def open_run(
     if not part.exists():
         create()  # or another process that shares the work was faster
     check_same(read_settings(part), settings, str(part), verify=resume == "verify")
-    return ResultStore(target, name)
+    store = ResultStore(target, name)
+    try:
+        for path in part.glob("*.journal"):  # shares of another number overlap with this one
+            if not path.stem.endswith(f"-of-{share[1]}"):
+                Journal(part, path.stem).close()
+    except ValueError:
+        store.close()
+        raise
+    return store
 
 
 def run_blocks(

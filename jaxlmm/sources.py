@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from jaxlmm.encoded import encoding_of
 from jaxlmm.fingerprint import content_sum, files_stamp
 
 __all__ = ["At", "Source", "is_lazy", "open_source"]
@@ -25,8 +26,8 @@ __all__ = ["At", "Source", "is_lazy", "open_source"]
 At = tuple[slice, ...]
 # Threads that read one block, and how much they read at a time.
 N_READERS = 4
-# Attributes by which stored numbers differ from what they stand for; xarray applies them.
-ENCODED = ("scale_factor", "add_offset", "_FillValue", "missing_value")
+# Numbers of a memory map that are compared with its file.
+SAMPLE = 256
 
 
 class Source(abc.ABC):
@@ -145,7 +146,7 @@ class _Chunked(Source):
     """A Zarr array or an HDF5 dataset."""
 
     def __init__(self, array: Any, path: str | None, name: str) -> None:
-        encoded = [k for k in ENCODED if k in array.attrs and not _is_nan(array.attrs[k])]
+        encoded = encoding_of(array)
         if encoded:
             raise ValueError(
                 f"Y, {name}, has the attribute {encoded[0]!r}, so its numbers stand for others; open it with xarray, "
@@ -187,7 +188,9 @@ class _HDF5(_Chunked):
         if all(names[1:]):
             self.dims = tuple(map(str, names[1:]))
 
-    def stamp(self) -> str:
+    def stamp(self) -> str | None:
+        if self.array.is_virtual or self.array.external:
+            return None  # its numbers lie in other files
         return f"{super().stamp()} {self.array.name}"
 
 
@@ -296,11 +299,18 @@ def _mapped(Y: Any) -> tuple[str, int] | None:
         return None
     start = np.frombuffer(base._mmap, dtype=np.uint8).__array_interface__["data"][0]  # type: ignore[attr-defined]
     first = base.offset - base.offset % mmap.ALLOCATIONGRANULARITY
-    return os.fspath(base.filename), first + Y.__array_interface__["data"][0] - start
+    path, offset = os.fspath(base.filename), first + Y.__array_interface__["data"][0] - start
+    return (path, offset) if _same_file(Y, path, offset) else None
 
 
-def _is_nan(value: Any) -> bool:
-    try:
-        return bool(np.all(np.isnan(np.asarray(value, dtype=np.float64))))
-    except (TypeError, ValueError):
-        return False
+def _same_file(Y: np.ndarray, path: str, offset: int) -> bool:
+    """Whether the file at ``path`` is the one that Y maps, and not another that took its name."""
+    places = np.unravel_index(np.linspace(0, Y.size - 1, SAMPLE).astype(np.int64), Y.shape)
+    positions = np.full(SAMPLE, offset)
+    for place, stride in zip(places, Y.strides, strict=True):
+        positions += place * stride
+    if os.path.getsize(path) < positions.max() + Y.itemsize:
+        return True  # cut short, which reading says; the map may not be touched
+    with open(path, "rb") as file:
+        found = [os.pread(file.fileno(), Y.itemsize, int(position)) for position in positions]
+    return b"".join(found) == np.asarray(Y)[places].tobytes()

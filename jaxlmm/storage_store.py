@@ -27,6 +27,7 @@ from jaxlmm.result_store import (
     check_replaceable,
     is_result_store,
     packed_missing,
+    read_settings,
     stored_results,
 )
 from jaxlmm.results import Fit
@@ -39,6 +40,7 @@ __all__ = ["load_labelled", "read_result_store", "write_fit"]
 # Columns of the packed bits that are read at once.
 CHUNK = 2**16
 LEVEL = 0.95
+FORMAT = "jaxlmm fit"
 
 
 def write_fit(labelled: LabelledFit, path: str, include_Y: bool, overwrite: bool) -> None:
@@ -57,7 +59,10 @@ def write_fit(labelled: LabelledFit, path: str, include_Y: bool, overwrite: bool
             raise FileExistsError(f"{place} exists; give another path, or overwrite=True.")
     if os.path.lexists(out):
         check_replaceable(out)
-    shutil.rmtree(part, ignore_errors=True)
+    if os.path.lexists(part):
+        if not (part / "settings.json").is_file() or read_settings(part)["format"] != FORMAT:
+            raise ValueError(f"'{part}' is in the way, and was not left by save; move it, or give another path.")
+        shutil.rmtree(part)
     manifest, arrays = design_parts(fit.design, fit.method, fit.df_method, fit.source)
     known = checksums(fit.Y)
     if known is not None:
@@ -73,7 +78,7 @@ def write_fit(labelled: LabelledFit, path: str, include_Y: bool, overwrite: bool
     formula = None if fit.source is None else fit.source.formula
     attrs = result_attrs(fit.design, formula, fit.method, fit.df_method, LEVEL)
     template = stored_dataset(values, fit.names, labelled.dims, labelled.coords, labelled.units, attrs)
-    settings = {"format": "jaxlmm fit", "Y": {"shape": [fit.n_obs, *labelled.shape]}}
+    settings = {"format": FORMAT, "Y": {"shape": [fit.n_obs, *labelled.shape]}}
     ResultStore.create(out, settings, Plan(labelled.shape, labelled.shape), template, inside)
     store = ResultStore(out, "save")
     store.write(0, values if include_Y else values | packed_missing(fit, labelled.shape))

@@ -20,7 +20,7 @@ except ImportError as error:
 
 from jaxlmm._types import Status
 from jaxlmm.block import Model, empty_results
-from jaxlmm.fit import check_options, fit_prepared, prepare
+from jaxlmm.fit import check_index, check_options, fit_prepared, prepare
 from jaxlmm.formula import prepare_formula
 from jaxlmm.formula_data import as_frame, find_columns
 from jaxlmm.inference import check_level
@@ -176,6 +176,8 @@ def lmm_to_store(
         frame = as_frame(data)
         find_columns([weights], frame, "weights names")
         weights = frame[weights].to_numpy()
+    elif data is not None:
+        check_index(data=as_frame(data), weights=weights)
     return fit_to_store(
         made.X, Y, made.groups, out=out, obs_dim=obs_dim, weights=weights, names=made.names,
         group_name=made.group_name, terms=made.structure, formula=made, **options,
@@ -228,7 +230,7 @@ def _run(
         resume = True  # its stamp is of its content
     store = open_run(target, settings, mine, resume=resume, overwrite=overwrite, create=create)
     if store is None:
-        if resume == "verify":
+        if resume == "verify" or settings["Y"]["stamp"] is None:
             check_content(source, *stored_content(target))
     else:
         with contextlib.closing(store):
@@ -274,4 +276,5 @@ def _label_digest(task: Task, coords: xr.Dataset) -> str:
                 f"dimension {name!r} has a MultiIndex, which a Zarr store cannot hold; reset_index first."
             )
     values = {str(name): np.asarray(coord.to_numpy()) for name, coord in coords.coords.items()}
-    return digest([str(dim) for dim in task.dims], values)
+    where = {str(name): list(map(str, coord.dims)) for name, coord in coords.coords.items()}
+    return digest([[str(dim) for dim in task.dims], where, task.units], values)

@@ -14,7 +14,7 @@ import jaxlmm
 PACKAGE = Path(jaxlmm.__file__).parent
 # In the order in which data flows; a module imports only modules that stand before it.
 ORDER = (
-    "_types threads text multiplicity fingerprint sources plan overlap lazy device arrays labels terms "
+    "_types threads text multiplicity fingerprint encoded sources plan overlap lazy device arrays labels terms "
     "design crossprod spectrum objective solver search reduce reduce_device inference stream block "
     "stream_device estimates contrasts hypotheses anova patterns crosslik missing tukey emmeans profile "
     "intervals effects derived selection summary exports results fit rlrt compare formula_text "

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+import jaxlmm
 from jaxlmm.fingerprint import array_crc, files_stamp
 from jaxlmm.journal import Journal, finished
 from jaxlmm.lazy import LazyMatrix
@@ -181,6 +182,46 @@ def test_numbers_that_stand_for_others_are_refused(data: np.ndarray, tmp_path: P
             open_source(array)
     array = zarr.create_array(tmp_path / "nan.zarr", data=data, attributes={"_FillValue": float("nan")})
     np.testing.assert_array_equal(open_source(array).read(BLOCKS[0]), open_source(Y).read(BLOCKS[0]))
+
+
+def test_codes_for_missing_that_xarray_writes_are_refused_however_small(data: np.ndarray, tmp_path: Path) -> None:
+    xr, h5py = pytest.importorskip("xarray"), pytest.importorskip("h5py")
+    import zarr
+
+    array = xr.DataArray(data, dims=("t", "a", "b", "c")).to_dataset(name="y")
+    for version in (2, 3):
+        array.to_zarr(tmp_path / f"plain{version}.zarr", zarr_format=version, consolidated=False)
+        np.testing.assert_array_equal(
+            open_source(zarr.open_array(tmp_path / f"plain{version}.zarr" / "y", mode="r")).read(BLOCKS[0]), data
+        )
+        coded = tmp_path / f"coded{version}.zarr"
+        array.to_zarr(coded, zarr_format=version, consolidated=False, encoding={"y": {"_FillValue": -999.0}})
+        with pytest.raises(ValueError, match="so its numbers stand for others; open it with xarray"):
+            open_source(zarr.open_array(coded / "y", mode="r"))
+    with h5py.File(tmp_path / "coded.h5", "w") as file:
+        file["y"] = data.reshape(30, -1)
+        file["y"].attrs["scale_factor"] = 0.1
+        with pytest.raises(ValueError, match="has the attribute 'scale_factor'"):
+            jaxlmm.fit(np.ones((30, 1)), file["y"], np.repeat(range(5), 6))
+
+
+def test_a_map_whose_file_was_replaced_is_read_from_memory(data: np.ndarray, tmp_path: Path) -> None:
+    Y = mapped(data, tmp_path)[0]
+    np.save(tmp_path / "new.npy", data + 1)
+    (tmp_path / "new.npy").rename(tmp_path / "y.npy")
+    np.testing.assert_array_equal(open_source(Y).read(BLOCKS[0]), data)
+
+
+def test_virtual_datasets_have_no_stamp(data: np.ndarray, tmp_path: Path) -> None:
+    h5py = pytest.importorskip("h5py")
+    with h5py.File(tmp_path / "inner.h5", "w") as file:
+        file["y"] = data
+    layout = h5py.VirtualLayout(shape=data.shape, dtype=data.dtype)
+    layout[...] = h5py.VirtualSource(str(tmp_path / "inner.h5"), "y", shape=data.shape)
+    with h5py.File(tmp_path / "outer.h5", "w") as file:
+        source = open_source(file.create_virtual_dataset("y", layout))
+        assert source.stamp() is None
+        np.testing.assert_array_equal(source.read(BLOCKS[0]), data)
 
 
 def test_what_is_no_source_is_refused(data: np.ndarray) -> None:

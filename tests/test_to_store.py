@@ -336,6 +336,10 @@ CHANGES: dict[str, tuple[Callable[..., dict[str, Any]], str]] = {
     "df": (lambda case, folder: {"df": "normal"}, "df was satterthwaite, is normal"),
     "missing": (lambda case, folder: {"missing": "refuse"}, "missing was drop, is refuse"),
     "level": (lambda case, folder: {"level": 0.9}, "level was 0.95, is 0.9"),
+    "coordinate": (
+        lambda case, folder: {"coords": {"x": ("response", np.arange(M))}},
+        "the dimensions or coordinates",
+    ),
     "labels": (lambda case, folder: {"coords": {"response": np.arange(M)}}, "the dimensions or coordinates"),
 }
 
@@ -408,6 +412,41 @@ def test_a_source_without_a_stamp_is_compared_too(
     same(run(case, tmp_path, resume=True, Y=Y), jaxlmm.fit(**case).to_xarray().drop_vars("response"))
 
 
+def test_complete_results_of_a_source_without_a_stamp_are_compared(case: dict[str, Any], tmp_path: Path) -> None:
+    da = pytest.importorskip("dask.array")
+    run(case, tmp_path, Y=da.from_array(case["Y"], chunks=(N, 20)))
+    run(case, tmp_path, Y=da.from_array(case["Y"], chunks=(N, 20)), resume=True)
+    other = case["Y"].copy()
+    other[0, 3] = 0.0
+    with pytest.raises(ValueError, match=r"Y has changed since the run began: responses \[0:40\] differ"):
+        run(case, tmp_path, resume=True, Y=da.from_array(other, chunks=(N, 20)))
+
+
+def test_a_mended_block_leaves_no_missing_cells(
+    case: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Responses with gaps whose block was cut short, and that have none when the run goes on."""
+    Y = case["Y"].copy()
+    Y[0, 50] = np.nan
+    np.save(tmp_path / "y.npy", Y)
+    add = result_store.Journal.add
+
+    def die(self: Any, block: int, *arguments: Any) -> None:
+        if block == 1:
+            raise Killed
+        add(self, block, *arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(result_store.Journal, "add", die)
+        with pytest.raises(Killed):
+            run(case, tmp_path)
+    Y[:, 40:80] = np.random.default_rng(1).normal(size=(N, 40))
+    np.save(tmp_path / "y.npy", Y)
+    run(case, tmp_path, resume="verify")
+    expected = jaxlmm.fit(case["X"], Y, case["groups"])
+    np.testing.assert_allclose(jaxlmm.load(tmp_path / "out.zarr").vcov, expected.vcov, rtol=1e-9)
+
+
 def test_sums_of_contents_tell_every_change() -> None:
     rng = np.random.default_rng(0)
     for dtype, order in (("f8", "C"), ("f4", "C"), ("f8", "F"), ("i2", "C"), ("f4", "F")):
@@ -416,6 +455,10 @@ def test_sums_of_contents_tell_every_change() -> None:
         assert known == fingerprint.content_sum(Y.copy(order=order))
         one, rows, columns = Y.copy(order=order), Y[::-1], Y[:, ::-1]
         one[30, 16] += 1
+        flat = np.tile(np.arange(17), (31, 1)).astype(dtype, order=order)
+        swapped = flat.copy(order=order)
+        swapped[4] = swapped[4, ::-1]  # with the same sum
+        assert fingerprint.content_sum(flat) != fingerprint.content_sum(swapped)
         for changed in (one, rows.copy(order=order), columns.copy(order=order), Y[:, :-1].copy(order=order)):
             assert fingerprint.content_sum(changed) != known
 
@@ -456,6 +499,42 @@ def test_only_results_are_replaced(case: dict[str, Any], tmp_path: Path) -> None
     assert (home / "thesis.txt").read_text() == "years of work"
     with pytest.raises(ValueError, match=r"folder .*none' does not exist; make it first"):
         run(case, tmp_path, out=tmp_path / "none" / "out.zarr")
+
+
+def test_what_others_left_beside_the_results_is_not_removed(case: dict[str, Any], tmp_path: Path) -> None:
+    (tmp_path / "out.zarr.part").mkdir()
+    (tmp_path / "out.zarr.part" / "thesis.txt").write_text("years of work")
+    for options in ({"overwrite": True}, {"resume": True}, {}):
+        with pytest.raises(ValueError, match=r"out\.zarr\.part' is in the way, and is no unfinished run; move it"):
+            run(case, tmp_path, **options)
+    with pytest.raises(ValueError, match="is in the way, and was not left by save"):
+        jaxlmm.fit(**case).save(tmp_path / "out.zarr", overwrite=True)
+    assert (tmp_path / "out.zarr.part" / "thesis.txt").read_text() == "years of work"
+
+
+def test_a_share_that_is_alive_is_left_alone(case: dict[str, Any], tmp_path: Path) -> None:
+    assert run(case, tmp_path, share=(0, 2)) is None
+    alive = result_store.ResultStore(tmp_path / "out.zarr", "share-1-of-2")
+    for options in ({"overwrite": True}, {"resume": True}):
+        with pytest.raises(ValueError, match="another process is writing these results"):
+            run(case, tmp_path, **options)
+    alive.close()
+    assert run(case, tmp_path, resume=True) is not None
+
+
+def test_a_kill_while_cleaning_up_blocks_nothing(
+    case: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def die(*arguments: Any, **options: Any) -> None:
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(result_store, "remove_part", die)
+        with pytest.raises(Killed):
+            run(case, tmp_path)
+    assert (tmp_path / "out.zarr").exists() and (tmp_path / "out.zarr.part").exists()
+    run(case, tmp_path, resume=True)
+    assert sorted(os.listdir(tmp_path)) == ["out.zarr", "y.npy"]
 
 
 def test_an_unfinished_run_is_not_taken_for_results(
@@ -626,6 +705,12 @@ BAD = {
     "reserved": ({"dims": ("term",)}, "have 'term', which the results use; rename it"),
     "coords": ({"coords": {"response": [1, 2]}}, "coords do not match Y"),
     "share": ({"share": (2, 2)}, r"share must be \(i, k\)"),
+    "share of one": ({"share": 5}, r"share must be \(i, k\)"),
+    "part of a block": ({"block": 2.5}, "block must be a number of responses"),
+    "slash": (
+        {"coords": {"a/b": ("response", np.arange(M))}},
+        "coordinate 'a/b', which stores cannot hold; rename it",
+    ),
     "resume": ({"resume": "yes"}, "resume must be True, False or 'verify'"),
     "both": ({"resume": True, "overwrite": True}, "resume and overwrite are both given"),
     "block": ({"block": 0}, "block must be a number of responses"),
