@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.metadata
-import threading
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -45,9 +44,6 @@ DTYPES = {
     "status": np.dtype(np.int8),
 }
 OBS = "obs"
-# One fit at a time in a process: it is parallel inside, and several at once can wait for each other forever in
-# JAX's pool of threads on the CPU. Reading goes on meanwhile.
-ONE_FIT = threading.Lock()
 
 
 @dataclass(frozen=True, eq=False)
@@ -263,8 +259,7 @@ def _lazy_arrays(values: da.Array, plan: Plan, p: int) -> dict[str, da.Array]:
 
 
 def _prepare_plan(plan: Plan) -> Plan:
-    with ONE_FIT:
-        return dataclasses.replace(plan, model=Model(plan.model, design_reducer(plan.model)))
+    return dataclasses.replace(plan, model=Model(plan.model, design_reducer(plan.model)))
 
 
 def fit_chunk(values: Any, plan: Plan, block_id: tuple[int, ...]) -> np.ndarray:
@@ -277,9 +272,8 @@ def fit_chunk(values: Any, plan: Plan, block_id: tuple[int, ...]) -> np.ndarray:
         if shape != expected:
             raise ValueError(f"its responses have the shape {shape}, where Y's chunks say {expected}.")
         matrix = matrix.reshape(len(matrix), -1)
-        with ONE_FIT:
-            fit = fit_prepared(plan.model, matrix, method=plan.method, df=plan.df, missing=plan.missing)
-            arrays = result_arrays(fit, shape, plan.level)
+        fit = fit_prepared(plan.model, matrix, method=plan.method, df=plan.df, missing=plan.missing)
+        arrays = result_arrays(fit, shape, plan.level)
     except ValueError as error:
         ends = zip(plan.dims, starts, expected, strict=True)
         where = ", ".join(f"{dim} {start}:{start + size}" for dim, start, size in ends)

@@ -7,11 +7,14 @@ of group g and [X, y] in q = p + 1 columns,
     M(lam) = W + sum_g b_g b_g' / (1 + lam N_g),
 
 where W are the cross-products within groups and b_g = N_g^(1/2) times the group's mean of [X, y].
-M = [X, y]' V^-1 [X, y], so its Cholesky factor holds log|X'V^-1 X| and, last, the root of the
-pwrss. All terms are positive: nothing cancels at any lam. With v = (-beta, 1) and ' for d/dlam
+M = [X, y]' V^-1 [X, y], so the pivots of its elimination hold log|X'V^-1 X| and, last, the pwrss.
+All terms are positive: nothing cancels at any lam. With v = (-beta, 1) and ' for d/dlam
 
     s' = v'M'v,   s'' = v'M''v - 2 (M'v)_x' C (M'v)_x,   C = M_xx^-1,   C' = -C M'_xx C,
     K = -C''/2 = C M''_xx C / 2 - C M'_xx C M'_xx C.
+
+The elimination is written out here. On the CPU, JAX's batched LAPACK calls can wait for ever for
+threads of the pool that they hold themselves, as soon as several run at a time.
 """
 
 from __future__ import annotations
@@ -84,11 +87,11 @@ class _Point:
     K: jax.Array
 
 
+# Pivots alone: up to this size row by row in the program's text, which is fastest; larger matrices in panels of
+# rows, since compiling would take too long.
+UNROLLED = 10
+PANEL = 8
 AXES = CrossProducts(0, 0, 0, 0, None, None)  # type: ignore[arg-type]
-
-
-def _cholesky(M: jax.Array) -> jax.Array:
-    return jnp.linalg.cholesky(M, symmetrize_input=False)
 
 
 def _outer(one: CrossProducts) -> jax.Array:
@@ -96,13 +99,71 @@ def _outer(one: CrossProducts) -> jax.Array:
     return (one.b[:, :, None] * one.b[:, None, :]).reshape(len(one.N), one.b.shape[-1] ** 2)
 
 
+def _positive(pivot: jax.Array) -> jax.Array:
+    """The pivot of a positive definite matrix, else NaN, which all that comes after inherits."""
+    return jnp.where(pivot > 0, pivot, jnp.nan)
+
+
+def _pivots(M: jax.Array) -> jax.Array:
+    """D of M = L D L', by elimination; (q, q, K) to (q, K)."""
+    found = []
+    while len(M):
+        found.append(_positive(M[0, 0]))
+        row = M[0, 1:]
+        M = M[1:, 1:] - (row / found[-1])[:, None] * row
+    return jnp.stack(found)
+
+
+def _pivots_by_panels(M: jax.Array) -> jax.Array:
+    """As :func:`_pivots`, (q, q) to (q,): some rows first, then what they change in the others."""
+    found = []
+    while len(M):
+        rows = jnp.arange(min(PANEL, len(M)))
+
+        def eliminate(k: int | jax.Array, panel: jax.Array, rows: jax.Array = rows) -> jax.Array:
+            below = jnp.where(rows > k, panel[:, k] / _positive(panel[k, k]), 0.0)
+            return panel - below[:, None] * panel[k]
+
+        panel = jax.lax.fori_loop(0, len(rows), eliminate, M[: len(rows)])
+        found.append(_positive(jnp.diagonal(panel)))
+        rest = panel[:, len(rows) :]
+        M = M[len(rows) :, len(rows) :] - (rest / found[-1][:, None]).T @ rest
+    return jnp.concatenate(found)
+
+
+def _swept(M: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """M (q, q) swept on all rows but the last, and the pivots D (q,).
+
+    That is -C, beta in the last row and column, and s in the corner (Goodnight 1979, The American
+    Statistician 33, 149-158).
+    """
+    q = len(M)
+    rows = jnp.arange(q)
+
+    def sweep(k: int | jax.Array, state: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+        M, D = state
+        at, pivot = rows == k, _positive(M[k, k])
+        row = jnp.where(at, -1.0, M[k])
+        M = jnp.where(at | at[:, None], 0.0, M) - row[:, None] * row * (1 / pivot)
+        return M, jnp.where(at, pivot, D)
+
+    M, D = jax.lax.fori_loop(0, q - 1, sweep, (M, jnp.zeros(q)))
+    D = D.at[-1].set(_positive(M[-1, -1]))
+    # A bad pivot makes NaN of all after it; what came before it must not pass for a result either.
+    return jnp.where(D[-1] > 0, M, jnp.nan), D
+
+
 def _deviances(lams: jax.Array, one: CrossProducts) -> jax.Array:
     """Deviance at K values of lam."""
-    r = 1 / (1 + lams[:, None] * one.N)
-    L = _cholesky(one.W + (r @ _outer(one)).reshape(len(lams), *one.W.shape))
-    diagonal = jnp.log(jnp.diagonal(L, axis1=1, axis2=2))
-    logdet = -jnp.sum(jnp.log(r), axis=1) + jnp.where(one.reml, 2 * jnp.sum(diagonal[:, :-1], axis=1), 0.0)
-    return 2 * one.nu * diagonal[:, -1] + logdet
+    q, outer = one.b.shape[-1], _outer(one)
+    r = 1 / (1 + one.N[:, None] * lams)
+    if q <= UNROLLED:
+        D = _pivots(one.W[:, :, None] + (outer.T @ r).reshape(q, q, len(lams)))
+    else:  # one lam after the other: all at once would not stay in the cache
+        D = jax.lax.map(lambda weight: _pivots_by_panels(one.W + (weight @ outer).reshape(q, q)), r.T).T
+    logs = jnp.log(D)
+    logdet = -jnp.sum(jnp.log(r), axis=0) + jnp.where(one.reml, jnp.sum(logs[:-1], axis=0), 0.0)
+    return one.nu * logs[-1] + logdet
 
 
 def _point(lam: jax.Array, one: CrossProducts) -> _Point:
@@ -110,17 +171,15 @@ def _point(lam: jax.Array, one: CrossProducts) -> _Point:
     r = 1 / (1 + lam * one.N)
     w = one.N * r
     M, M1, M2 = (jnp.stack([r, -w * r, 2 * w * w * r]) @ _outer(one)).reshape(3, p + 1, p + 1)
-    L = _cholesky(M + one.W)
-    Li = jax.scipy.linalg.solve_triangular(L[:p, :p], jnp.eye(p), lower=True)
-    C = Li.T @ Li
-    beta = Li.T @ L[p, :p]
+    swept, D = _swept(M + one.W)
+    beta, C = swept[p, :p], -swept[:p, :p]
     v = jnp.concatenate([-beta, jnp.ones(1)])
     Mv = M1 @ v
     A, A2 = C @ M1[:p, :p], C @ M2[:p, :p]
     reml = jnp.where(one.reml, 1.0, 0.0)
-    log_x = 2 * jnp.sum(jnp.log(jnp.diagonal(L)[:p]))
+    log_x = jnp.sum(jnp.log(D[:p]))
     return _Point(
-        s=L[p, p] ** 2,
+        s=D[p],
         s1=v @ Mv,
         s2=v @ M2 @ v - 2 * Mv[:p] @ C @ Mv[:p],
         logdet=jnp.sum(jnp.log1p(lam * one.N)) + reml * log_x,

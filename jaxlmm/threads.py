@@ -6,6 +6,7 @@ import concurrent.futures
 import contextlib
 import functools
 import os
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -53,10 +54,47 @@ def by_chunks(m: int, chunk: int, work: Callable[[slice], None]) -> None:
 
 
 @functools.cache
-def _controller() -> threadpoolctl.ThreadpoolController:
-    return threadpoolctl.ThreadpoolController()  # finding the libraries takes milliseconds
+def _blas() -> list[Any]:
+    """Every BLAS of the process; finding them takes milliseconds."""
+    return [lib for lib in threadpoolctl.ThreadpoolController().lib_controllers if lib.user_api == "blas"]
 
 
-def single_threaded_blas() -> contextlib.AbstractContextManager[Any]:
-    """Context in which a BLAS call stays on its thread; several at once would wait for each other."""
-    return _controller().limit(limits=1, user_api="blas")
+def _set_threads(lib: Any, n: int) -> None:
+    # From 3.8 on the public method does nothing for a thread that is not the first that ever called it, and says
+    # nothing; then one thread could not restore what another one set.
+    getattr(lib, "_real_set_num_threads", lib.set_num_threads)(n)
+
+
+class _OneThread(contextlib.AbstractContextManager[None]):
+    """A limit that is the process's: the first who wants it sets it, the last one restores what was before."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._holders = 0
+        self._before: list[tuple[Any, int]] = []
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if self._holders == 0:
+                self._before = [(lib, n) for lib in _blas() if (n := lib.get_num_threads())]
+                for lib, _ in self._before:
+                    _set_threads(lib, 1)
+            self._holders += 1
+
+    def __exit__(self, *error: object) -> None:
+        with self._lock:
+            self._holders -= 1
+            if self._holders == 0:
+                for lib, n in self._before:
+                    _set_threads(lib, n)
+
+
+_ONE_THREAD = _OneThread()
+
+
+def single_threaded_blas() -> contextlib.AbstractContextManager[None]:
+    """Context in which a BLAS call stays on its thread; several at once would wait for each other.
+
+    BLAS has one limit a process. It is lifted when no thread is in such a context any more.
+    """
+    return _ONE_THREAD
