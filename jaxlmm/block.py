@@ -186,11 +186,7 @@ def _compiled(devices: tuple[jax.Device, ...]) -> Callable[..., Raw]:
         mesh=_mesh(devices), in_specs=(PartitionSpec(), rows, rows, row), out_specs=Raw(row, rows, rows),  # type: ignore[arg-type]
     )  # fmt: skip
     # The check is for code that talks across devices; jaxopt's loops were not written for it.
-    if hasattr(jax, "shard_map"):
-        return jax.jit(jax.shard_map(fit_block, check_vma=False, **options))
-    from jax.experimental.shard_map import shard_map  # older JAX
-
-    return jax.jit(shard_map(fit_block, check_rep=False, **options))
+    return jax.jit(jax.shard_map(fit_block, check_vma=False, **options))
 
 
 @functools.cache

@@ -23,9 +23,11 @@ def lazy_matrix(Y: Any, obs_dim: Any = None) -> LazyMatrix | None:
     """``Y`` as a ``LazyMatrix`` if it is a store of more than ``LOAD_BYTES``, else None."""
     if isinstance(Y, LazyMatrix):
         return Y
-    if hasattr(Y, "attrs") and hasattr(Y, "chunks") and not hasattr(Y, "coords") and is_lazy(Y) and Y.ndim > 1:
-        open_source(Y)  # refuses numbers that stand for others, however few
-    if not is_lazy(Y) or Y.ndim < 2 or math.prod(Y.shape) * Y.dtype.itemsize <= LOAD_BYTES:
+    if not is_lazy(Y) or Y.ndim < 2:
+        return None
+    if math.prod(Y.shape) * Y.dtype.itemsize <= LOAD_BYTES:
+        if hasattr(Y, "attrs") and not hasattr(Y, "coords"):  # Zarr, HDF5
+            open_source(Y)  # refuses numbers that stand for others, however few
         return None
     if obs_dim is None and Y.ndim > 2:
         raise ValueError(

@@ -127,8 +127,8 @@ class ResultStore:
     def write(self, block: int, values: Mapping[str, np.ndarray], extra: int = 0) -> None:
         """Store the results of a block, ([lead,] *block) each, and only then say that it is finished."""
         at = self.blocks[block]
-        if MISSING not in values and self.arrays[MISSING][_region(self.arrays[MISSING], at)].any():
-            self.arrays[MISSING][_region(self.arrays[MISSING], at)] = 0  # left by a block that was cut short
+        if MISSING not in values:  # what a block that was cut short may have left
+            _chunk_path(self.part / "store" / MISSING, self.arrays[MISSING], at).unlink(missing_ok=True)
         for name, value in values.items():
             if name == MISSING:
                 self.arrays[name][_region(self.arrays[name], at)] = value
@@ -292,13 +292,19 @@ def _write_chunk(folder: Path, array: Any, at: At, value: np.ndarray) -> None:
 
     Zarr itself takes ten times as long while other threads compute, for it hands each chunk through its own.
     """
-    lead, chunk = array.ndim - len(at), np.asarray(value, dtype=array.dtype)
+    chunk = np.asarray(value, dtype=array.dtype)
     if chunk.shape != array.chunks:
         chunk = np.zeros(array.chunks, dtype=array.dtype)
         chunk[tuple(slice(n) for n in value.shape)] = value
-    key = ["0"] * lead + [str(s.start // n) for s, n in zip(at, array.chunks[lead:], strict=True)]
-    with open(folder / (".".join(key) or "0"), "wb") as file:
+    with open(_chunk_path(folder, array, at), "wb") as file:
         file.write(np.ascontiguousarray(chunk).data)
+
+
+def _chunk_path(folder: Path, array: Any, at: At) -> Path:
+    """File of the chunk that holds a block."""
+    lead = array.ndim - len(at)
+    key = ["0"] * lead + [str(s.start // n) for s, n in zip(at, array.chunks[lead:], strict=True)]
+    return folder / (".".join(key) or "0")
 
 
 def _region(array: Any, at: At) -> tuple[slice, ...]:

@@ -33,7 +33,7 @@ from jaxlmm.result_store import (
 from jaxlmm.results import Fit
 from jaxlmm.storage_absent import checksums
 from jaxlmm.storage_parts import ROWS, check_manifest, design_parts, from_parts, reading
-from jaxlmm.storage_zip import read_archive, write_archive
+from jaxlmm.storage_zip import packed_archive, read_archive
 
 __all__ = ["load_labelled", "read_result_store", "write_fit"]
 
@@ -69,9 +69,7 @@ def write_fit(labelled: LabelledFit, path: str, include_Y: bool, overwrite: bool
         arrays["checksums"] = known
     if fit.given_names:
         arrays["given_names"] = np.array(fit.given_names)
-    archive = io.BytesIO()
-    write_archive(archive, manifest, arrays)
-    inside = {"design": np.frombuffer(archive.getvalue(), dtype=np.uint8)}
+    inside = {"design": packed_archive(manifest, arrays)}
     if include_Y:
         inside["Y"] = np.asarray(fit.Y)
     values = stored_arrays(fit, labelled.shape, LEVEL)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import zipfile
 from collections.abc import Mapping
@@ -9,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["read_archive", "write_archive"]
+__all__ = ["packed_archive", "read_archive", "write_archive"]
 
 MANIFEST = "manifest.json"
 
@@ -21,6 +22,13 @@ def write_archive(file: Any, manifest: Mapping[str, Any], arrays: Mapping[str, n
         for name, array in arrays.items():
             with archive.open(_member(f"{name}.npy"), "w", force_zip64=True) as member:
                 np.lib.format.write_array(member, array, allow_pickle=False)
+
+
+def packed_archive(manifest: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> np.ndarray:
+    """What :func:`write_archive` writes, as an array of bytes."""
+    file = io.BytesIO()
+    write_archive(file, manifest, arrays)
+    return np.frombuffer(file.getvalue(), dtype=np.uint8)
 
 
 def read_archive(file: Any, check: Any) -> tuple[dict[str, Any], dict[str, np.ndarray]]:

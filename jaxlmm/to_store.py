@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import io
 import os
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
@@ -34,7 +33,7 @@ from jaxlmm.resumable import check_content, check_share, open_run, run_blocks
 from jaxlmm.run_settings import digest, make_settings
 from jaxlmm.sources import Source, open_source
 from jaxlmm.storage_parts import design_parts
-from jaxlmm.storage_zip import write_archive
+from jaxlmm.storage_zip import packed_archive
 
 __all__ = ["fit_to_store", "lmm_to_store"]
 
@@ -207,9 +206,7 @@ def _run(
     coords = xr.Dataset(coords=task.coords)
     fixed = {**manifest, "jaxlmm": None, "fields": manifest["fields"]["design"]}
     settings = make_settings(options, digest(fixed, arrays), _label_digest(task, coords), source)
-    archive = io.BytesIO()
-    write_archive(archive, manifest, arrays)
-    inside = {"design": np.frombuffer(archive.getvalue(), dtype=np.uint8)}
+    inside = {"design": packed_archive(manifest, arrays)}
     bytes_each = source.shape[0] * source.dtype.itemsize
     dims = tuple(source.shape[1:])
 
