@@ -35,12 +35,13 @@ import numpy as np
 from common import best_time, save, simulate
 
 import jaxlmm
-from jaxlmm import device, stream_device
 from jaxlmm._types import float64_scope
-from jaxlmm.block import BlockFitter, Model, block_arrays, empty_results
-from jaxlmm.device import DeviceMatrix, device_matrix, take_block
-from jaxlmm.reduce_device import reduce_block
-from jaxlmm.stream import stream_blocks
+from jaxlmm.engine import stream_device
+from jaxlmm.engine.block import BlockFitter, Model, block_arrays, empty_results
+from jaxlmm.engine.stream import stream_blocks
+from jaxlmm.families.intercept.reduce_device import reduce_block
+from jaxlmm.runtime import device
+from jaxlmm.runtime.device import DeviceMatrix, device_matrix, take_block
 
 N, P, GROUPS = 1000, 4, 40
 SIZES = (10_000, 100_000, 1_000_000)

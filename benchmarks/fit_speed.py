@@ -44,7 +44,7 @@ import time
 start = time.perf_counter()
 import jaxlmm
 imported = time.perf_counter()
-from jaxlmm.demo import load_sleepstudy
+from jaxlmm.cli.demo import load_sleepstudy
 import numpy as np
 days, y, subject = load_sleepstudy()
 X = np.column_stack([np.ones(len(days)), days])

@@ -21,10 +21,10 @@ from common import best_time, save, simulate
 
 import jaxlmm
 from jaxlmm._types import float64_scope
-from jaxlmm.block import BlockFitter
-from jaxlmm.objective import Terms, deviance, slope
-from jaxlmm.reduce import Stats, reduce_panel
-from jaxlmm.search import _grid_values, _lowest, minimise
+from jaxlmm.engine.block import BlockFitter
+from jaxlmm.families.intercept.objective import Terms, deviance, slope
+from jaxlmm.families.intercept.reduce import Stats, reduce_panel
+from jaxlmm.optimize.search import _grid_values, _lowest, minimise
 
 T_MAX = 34.0
 

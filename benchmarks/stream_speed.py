@@ -41,8 +41,8 @@ sys.path.insert(0, {here!r})
 import numpy as np
 import jaxlmm
 from stream_speed import forget, high_water, opened
-from jaxlmm.lazy import LazyMatrix, read_block
-from jaxlmm.sources import open_source
+from jaxlmm.sources.lazy import LazyMatrix, read_block
+from jaxlmm.sources.sources import open_source
 
 design = np.load({design!r})
 X, groups = design["X"], design["groups"]

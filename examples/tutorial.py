@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 
-from jaxlmm.effects_model import LinearMixedEffectsModel  # before: from naplib.stats import ...
+from jaxlmm.naplib import LinearMixedEffectsModel  # before: from naplib.stats import ...
 
 rng = np.random.default_rng(1)
 folder = Path(sys.argv[1]) if len(sys.argv) > 1 else Path(".")

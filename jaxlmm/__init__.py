@@ -4,22 +4,22 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from jaxlmm._types import Status
-from jaxlmm.block import Model
-from jaxlmm.compare import Comparison, compare
-from jaxlmm.exports import edge
+from jaxlmm.comparison.compare import Comparison, compare
+from jaxlmm.comparison.rlrt import rlrt
+from jaxlmm.engine.block import Model
 from jaxlmm.fit import enable_compile_cache, fit, fit_prepared, prepare
-from jaxlmm.multiplicity import adjust_pvalues
-from jaxlmm.results import Fit
-from jaxlmm.rlrt import rlrt
+from jaxlmm.inference.multiplicity import adjust_pvalues
+from jaxlmm.results.exports import edge
+from jaxlmm.results.results import Fit
 
 if TYPE_CHECKING:
-    from jaxlmm.cluster import fit_lazy, lmm_lazy
-    from jaxlmm.effects_model import LinearMixedEffectsModel
-    from jaxlmm.formula import lmm
-    from jaxlmm.labelled import fit_dataarray
-    from jaxlmm.labelled_formula import lmm_dataarray
-    from jaxlmm.storage import load
-    from jaxlmm.to_store import fit_to_store, lmm_to_store
+    from jaxlmm.formula.formula import lmm
+    from jaxlmm.labelled.formula import lmm_dataarray
+    from jaxlmm.labelled.labelled import fit_dataarray
+    from jaxlmm.naplib import LinearMixedEffectsModel
+    from jaxlmm.outofcore.cluster import fit_lazy, lmm_lazy
+    from jaxlmm.outofcore.to_store import fit_to_store, lmm_to_store
+    from jaxlmm.storage.storage import load
 
 __all__ = [
     "Comparison",
@@ -46,22 +46,26 @@ __all__ = [
 
 # Edges, loaded when first asked for: they need matplotlib, pandas, formulaic, xarray, which the core does not.
 _EDGES = {
-    "LinearMixedEffectsModel": "effects_model",
-    "fit_dataarray": "labelled",
-    "fit_lazy": "cluster",
-    "fit_to_store": "to_store",
-    "lmm": "formula",
-    "lmm_dataarray": "labelled_formula",
-    "lmm_lazy": "cluster",
-    "lmm_to_store": "to_store",
-    "load": "storage",
+    "LinearMixedEffectsModel": "naplib",
+    "fit_dataarray": "labelled.labelled",
+    "fit_lazy": "outofcore.cluster",
+    "fit_to_store": "outofcore.to_store",
+    "lmm": "formula.formula",
+    "lmm_dataarray": "labelled.formula",
+    "lmm_lazy": "outofcore.cluster",
+    "lmm_to_store": "outofcore.to_store",
+    "load": "storage.storage",
 }
-_MODULES = ("labelled", "mne_io", "plots", "storage", "tables")
+_MODULES = {
+    "mne_io": "labelled.mne_io",
+    "plots": "plots",
+    "tables": "results.tables",
+}
 
 
 def __getattr__(name: str) -> Any:
     if name in _EDGES:
         return edge(_EDGES[name], name)
     if name in _MODULES:
-        return importlib.import_module(f"jaxlmm.{name}")
+        return importlib.import_module(f"jaxlmm.{_MODULES[name]}")
     raise AttributeError(f"module 'jaxlmm' has no attribute {name!r}")

@@ -1,5 +1,5 @@
 """``python -m jaxlmm``."""
 
-from jaxlmm.cli import main
+from jaxlmm.cli.cli import main
 
 main(prog_name="jaxlmm")

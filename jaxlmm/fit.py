@@ -12,19 +12,19 @@ import jax
 import numpy as np
 
 from jaxlmm._types import Status, float64_scope
-from jaxlmm.arrays import response_matrix
-from jaxlmm.block import BlockFitter, Model, empty_results
-from jaxlmm.design import make_design
-from jaxlmm.device import DeviceMatrix
-from jaxlmm.hypotheses import check_df_method
-from jaxlmm.lazy import LazyMatrix
-from jaxlmm.missing import MissingDesign, fit_incomplete
-from jaxlmm.patterns import MIN_SHARED, missing_mask, patterns
-from jaxlmm.reduce import design_reducer
-from jaxlmm.results import Fit
-from jaxlmm.stream import stream_blocks
-from jaxlmm.stream_device import fit_on_device
-from jaxlmm.terms import make_terms_structure
+from jaxlmm.design.arrays import response_matrix
+from jaxlmm.design.design import make_design
+from jaxlmm.design.terms import make_terms_structure
+from jaxlmm.engine.block import BlockFitter, Model, empty_results
+from jaxlmm.engine.stream import stream_blocks
+from jaxlmm.engine.stream_device import fit_on_device
+from jaxlmm.families.intercept.reduce import design_reducer
+from jaxlmm.families.own.missing import MissingDesign, fit_incomplete
+from jaxlmm.families.own.patterns import MIN_SHARED, missing_mask, patterns
+from jaxlmm.inference.hypotheses import check_df_method
+from jaxlmm.results.results import Fit
+from jaxlmm.runtime.device import DeviceMatrix
+from jaxlmm.sources.lazy import LazyMatrix
 
 __all__ = ["check_index", "check_options", "enable_compile_cache", "fit", "fit_prepared", "prepare"]
 

@@ -189,7 +189,8 @@ def test_the_reference_names_everything() -> None:
 
 
 def test_the_page_of_docstrings_has_every_public_name() -> None:
-    from jaxlmm import mne_io, plots
+    from jaxlmm import plots
+    from jaxlmm.labelled import mne_io
 
     named = re.findall(r"^::: (jaxlmm\.[\w.]+)$", page("docstrings.md"), re.M)
     assert len(named) == len(set(named))

@@ -1,0 +1,98 @@
+"""The command line: arguments only."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+import matplotlib
+
+__all__ = ["main"]
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="jaxlmm")
+def main() -> None:
+    """Linear mixed models for thousands of responses at once."""
+
+
+@main.command()
+@click.option(
+    "--responses", default=10_000, show_default=True, type=click.IntRange(min=4), help="Electrodes to simulate."
+)
+@click.option(
+    "--plot", default="jaxlmm-demo.png", show_default=True, help="Picture to write.",
+    type=click.Path(dir_okay=False, writable=True, path_type=Path),
+)  # fmt: skip
+def demo(responses: int, plot: Path) -> None:
+    """Fit bundled real data and a simulated electrode array; print tables and times, draw a picture."""
+    matplotlib.use("Agg")
+    if plot.suffix.lstrip(".").lower() not in ("png", "pdf", "svg", "jpg"):
+        raise click.BadParameter(f"'{plot}' must end in .png, .pdf, .svg or .jpg", param_hint="--plot")
+    if not plot.resolve().parent.is_dir():
+        raise click.BadParameter(f"the folder '{plot.resolve().parent}' does not exist", param_hint="--plot")
+    from jaxlmm.cli import demo as demonstration  # after the backend is chosen
+
+    demonstration.run(responses, plot)
+
+
+@main.command()
+@click.argument("table", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.option(
+    "--formula", required=True, help="As 'x * cond + (1 | subject)'; with 'y ~' before it for one response."
+)
+@click.option("--responses", help="Columns of TABLE: a name, or a pattern such as 'elec_*'.")
+@click.option("--array", help="Responses (rows x ...) instead: a .npy file, a Zarr array, or 'file.h5:/dataset'.")
+@click.option(
+    "--out", required=True, type=click.Path(path_type=Path),
+    help="Results: .csv or .parquet, or .zarr to read and write block by block.",
+)  # fmt: skip
+@click.option("--method", default="REML", show_default=True, type=click.Choice(["REML", "ML"]))
+@click.option(
+    "--df", default="satterthwaite", show_default=True,
+    type=click.Choice(["satterthwaite", "kenward-roger", "residual", "normal"]), help="Degrees of freedom of tests.",
+)  # fmt: skip
+@click.option(
+    "--adjust", type=click.Choice(["bh", "by", "holm", "bonferroni"]), help="Adjust p-values over responses."
+)
+@click.option(
+    "--what", default="tidy", show_default=True, type=click.Choice(["tidy", "glance"]),
+    help="A row an effect, or a row a response.",
+)  # fmt: skip
+@click.option("--save", type=click.Path(path_type=Path), help="Write the fit itself too, for 'jaxlmm plot': .npz.")
+@click.option("--overwrite", is_flag=True, help="Replace files of results if there are any.")
+@click.option("--resume", is_flag=True, help="Go on with what a run to .zarr left when it was stopped.")
+@click.option("--verify", is_flag=True, help="Resume although the files of --array have other times: compare them.")
+@click.option("--progress/--no-progress", default=None, help="Progress bar; default: on a terminal only.")
+def fit(**options: Any) -> None:
+    """Fit a formula to columns of TABLE (.csv or .parquet), or to an array beside it, and write a table."""
+    resume = "verify" if options.pop("verify") else options.pop("resume")
+    _run("fit_file", **{**options, "resume": resume})
+
+
+@main.command()
+@click.argument("fit", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.option(
+    "--kind", required=True,
+    type=click.Choice(["forest", "volcano", "pvalues", "icc", "caterpillar", "residuals", "qq"]),
+)  # fmt: skip
+@click.option("--term", help="Fixed effect, for volcano and pvalues.")
+@click.option("--response", multiple=True, help="Name of a response; several for forest. Default: the first.")
+@click.option("--out", required=True, type=click.Path(path_type=Path), help="Picture: .png, .pdf, .svg.")
+@click.option("--overwrite", is_flag=True, help="Replace the picture if there is one.")
+def plot(**options: Any) -> None:
+    """Draw a FIT that 'jaxlmm fit --save' or Fit.save(..., include_Y=True) wrote."""
+    _run("plot_file", **options)
+
+
+def _run(name: str, **options: Any) -> None:
+    """Call a function of ``run``; what it refuses becomes one line."""
+    matplotlib.use("Agg")
+    try:
+        from jaxlmm.cli import run  # needs pandas and formulaic
+
+        report = getattr(run, name)(**options)
+    except (ValueError, OSError, ImportError) as error:
+        raise click.ClickException(" ".join(str(error).split())) from None
+    click.echo(report)

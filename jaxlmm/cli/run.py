@@ -1,0 +1,219 @@
+"""From files to files: what the command line's ``fit`` and ``plot`` do."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import tqdm
+from matplotlib.axes import Axes
+
+try:
+    import pandas as pd
+except ImportError as error:
+    raise ImportError('this command needs pandas and formulaic: pip install "jaxlmm[formula]"') from error
+
+from jaxlmm import plots
+from jaxlmm._types import Status
+from jaxlmm.engine.block import Model
+from jaxlmm.fit import fit_prepared, prepare
+from jaxlmm.formula.formula import prepare_formula
+from jaxlmm.inference.multiplicity import adjust_pvalues
+from jaxlmm.results.tables import glance, tidy
+from jaxlmm.sources.lazy import LazyMatrix
+from jaxlmm.sources.opening import open_path
+from jaxlmm.sources.sources import open_source
+from jaxlmm.storage import storage
+
+__all__ = ["PLOTS", "fit_file", "plot_file"]
+
+# Responses fitted and tabled between two steps of the progress bar.
+CHUNK = 8192
+WRITERS = {".csv": "to_csv", ".parquet": "to_parquet"}
+STORE = ".zarr"
+
+
+def fit_file(
+    *,
+    table: Path,
+    formula: str,
+    responses: str | None,
+    array: str | None,
+    out: Path,
+    method: str,
+    df: str,
+    adjust: str | None,
+    what: str,
+    overwrite: bool,
+    resume: bool | str,
+    progress: bool | None,
+    save: Path | None,
+) -> str:
+    """Read, fit, write; returns one line that says what was done.
+
+    With ``save`` the fit goes into a file too, with its data, for :func:`plot_file`. An ``out``
+    that ends in ``.zarr`` is written block by block, see :func:`jaxlmm.fit_to_store`.
+
+    Raises
+    ------
+    ValueError, OSError
+        With a message that says what to do; nothing is written then.
+    """
+    if out.suffix not in (*WRITERS, STORE):
+        raise ValueError(f"--out '{out}' must end in {', '.join(WRITERS)} or {STORE}.")
+    if out.suffix == STORE:
+        return _fit_to_store(
+            table, formula, responses, array, out, method=method, df=df, overwrite=overwrite, resume=resume,
+            progress=progress, unused={"--adjust": adjust, "--what glance": what == "glance", "--save": save},
+        )  # fmt: skip
+    if resume:
+        raise ValueError(f"--resume and --verify go with results that end in {STORE}; '{out}' is written at the end.")
+    for path in (out, save):
+        if path is not None and path.exists() and not overwrite:
+            raise ValueError(f"'{path}' exists; add --overwrite, or choose another name.")
+    if not out.resolve().parent.is_dir():
+        raise ValueError(f"the folder '{out.resolve().parent}' does not exist; make it first.")
+    if responses is not None and array is not None:
+        raise ValueError("--responses and --array are both given; responses come from one of them.")
+    data = _read(table)
+    made = prepare_formula(formula, data, _array(array) if array is not None else responses)
+    if made.response is None:
+        raise ValueError("the formula names no response; write 'y ~ ...', or give --responses or --array.")
+    model = prepare(made.X, made.groups, names=made.names, group_name=made.group_name, terms=made.structure)
+    if save is not None:
+        whole = fit_prepared(model, made.response, method=method, df=df)
+        storage.save(whole, save, include_Y=True, overwrite=overwrite)
+    frames, counts = _fit_chunks(model, made.response, method, df, what, progress)
+    result = pd.concat(frames, ignore_index=True)
+    if adjust is not None and what == "tidy":
+        fixed = result["effect"] == "fixed"
+        for term in result.loc[fixed, "term"].unique():
+            rows = fixed & (result["term"] == term)
+            result.loc[rows, "p.adjusted"] = adjust_pvalues(result.loc[rows, "p.value"].to_numpy(), adjust)
+    # Whole or not at all: a half-written table must not be taken for a result.
+    partial = out.with_name(f".{out.name}.partial")
+    try:
+        write = getattr(result, WRITERS[out.suffix])
+        write(partial, index=False)
+        partial.replace(out)
+    finally:
+        partial.unlink(missing_ok=True)
+    return _outcome(sum(counts.values()), counts, out)
+
+
+def _fit_chunks(
+    model: Model, response: Any, method: str, df: str, what: str, progress: bool | None
+) -> tuple[list[pd.DataFrame], dict[str, int]]:
+    names = [str(c) for c in response.columns] if hasattr(response, "columns") else None
+    values = response.to_numpy() if names is not None else response
+    values = values[:, None] if values.ndim == 1 else values
+    model = dataclasses.replace(model, indexes=())
+    names = names or [f"y{j}" for j in range(values.shape[1])]
+    frames, counts = [], {}  # type: ignore[var-annotated]
+    show = sys.stderr.isatty() if progress is None else progress
+    with tqdm.tqdm(total=len(names), unit=" responses", disable=not show) as bar:
+        for start in range(0, len(names), CHUNK):
+            part = slice(start, start + CHUNK)
+            fit = fit_prepared(model, values[:, part], method=method, df=df, response_names=names[part])
+            frames.append(tidy(fit) if what == "tidy" else glance(fit))
+            for name, n in fit.status_counts().items():
+                counts[name] = counts.get(name, 0) + n
+            bar.update(len(names[part]))
+    return frames, counts
+
+
+def _read(path: Path) -> pd.DataFrame:
+    if path.suffix == ".parquet":
+        return pd.read_parquet(path)
+    if path.suffix in (".csv", ".tsv"):
+        return pd.read_csv(path, sep="\t" if path.suffix == ".tsv" else ",")
+    raise ValueError(f"'{path}' must end in .csv, .tsv or .parquet.")
+
+
+def _array(path: str) -> LazyMatrix:
+    source = open_source(open_path(path))
+    if len(source.shape) > 2:
+        raise ValueError(
+            f"--array '{path}' has the shape {source.shape}; tables take (rows, responses). With --out ending in "
+            f"{STORE} every axis but the first holds responses."
+        )
+    return LazyMatrix.make(source)
+
+
+def _fit_to_store(
+    table: Path,
+    formula: str,
+    responses: str | None,
+    array: str | None,
+    out: Path,
+    *,
+    unused: dict[str, Any],
+    **options: Any,
+) -> str:
+    for name, given in unused.items():
+        if given:
+            raise ValueError(f"{name} does not go with --out '{out}'; use it with a table, or xarray on the results.")
+    if array is None:
+        raise ValueError(
+            f"--out '{out}' takes its responses from --array; columns of a table go to .csv or .parquet."
+        )
+    if responses is not None:
+        raise ValueError("--responses and --array are both given; responses come from one of them.")
+    from jaxlmm.outofcore.to_store import lmm_to_store  # needs zarr and xarray
+
+    found = lmm_to_store(formula, array, _read(table), out=out, **options)
+    if found is None:
+        return f"this share is done, others are not -> {out}.part"
+    status = found["status"].to_numpy()
+    counts = {s.name: int((status == s).sum()) for s in Status}
+    return _outcome(status.size, counts, out)
+
+
+def _outcome(total: int, counts: dict[str, int], out: Path) -> str:
+    outcome = ", ".join(f"{n} {name.lower()}" for name, n in counts.items() if n)
+    return f"{total} responses ({outcome}) -> {out}"
+
+
+# Kinds of pictures: the function, and which of term and response it takes.
+PLOTS: dict[str, tuple[Callable[..., Axes], tuple[str, ...]]] = {
+    "forest": (plots.forest, ("responses",)),
+    "volcano": (plots.volcano, ("term",)),
+    "pvalues": (plots.pvalue_histogram, ("term",)),
+    "icc": (plots.icc_distribution, ()),
+    "caterpillar": (plots.caterpillar, ("response",)),
+    "residuals": (plots.residual_plot, ("response",)),
+    "qq": (plots.qq_plot, ("response",)),
+}
+
+
+def plot_file(
+    *, fit: Path, kind: str, term: str | None, response: tuple[str, ...], out: Path, overwrite: bool
+) -> str:
+    """Draw a saved fit; returns one line that says what was done."""
+    if out.exists() and not overwrite:
+        raise ValueError(f"'{out}' exists; add --overwrite, or choose another name.")
+    draw, takes = PLOTS[kind]
+    found = storage.load(fit)
+    options: dict[str, Any] = {}
+    if "term" in takes:
+        if term is None:
+            raise ValueError(f"--kind {kind} needs --term, one of {', '.join(found.names)}.")
+        options["term"] = term
+    elif term is not None:
+        raise ValueError(f"--kind {kind} takes no --term.")
+    if "responses" in takes:
+        options["responses"] = list(response) or [found.response_names[0]]
+    elif "response" in takes:
+        if len(response) > 1:
+            raise ValueError(f"--kind {kind} takes one --response, found {len(response)}.")
+        options["response"] = response[0] if response else 0
+    elif response:
+        raise ValueError(f"--kind {kind} takes no --response.")
+    axes = draw(found, **options)
+    figure = axes.get_figure(root=True)
+    assert figure is not None  # it was drawn just now
+    figure.savefig(out, dpi=150, bbox_inches="tight")
+    return f"{kind} -> {out}"

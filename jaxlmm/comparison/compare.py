@@ -1,0 +1,274 @@
+"""Comparison of nested fits, response by response: likelihood ratio tests, AIC, BIC and their weights.
+
+What R's ``anova`` does with two or more lme4 fits. Errors about fits that cannot be compared are
+raised here.
+"""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import scipy.special
+
+from jaxlmm.comparison.rlrt import mixture_pvalue
+from jaxlmm.engine.block import Model
+from jaxlmm.fit import fit_prepared
+from jaxlmm.results.results import Fit
+from jaxlmm.runtime.device import DeviceMatrix
+from jaxlmm.sources.lazy import LazyMatrix
+
+__all__ = ["Comparison", "compare"]
+
+# Part of a column of X that another X may fail to span, relative to the column.
+SPAN_TOL = 1e-8
+# Y is compared in full up to this many values; of a larger one, evenly spaced rows and columns.
+COMPARED = 2**24
+
+
+@dataclass(frozen=True, eq=False)
+class Comparison:
+    """k nested models compared for each of m responses; what :func:`compare` returns.
+
+    Where one of the fits has no result for a response, its row is NaN in every array.
+
+    Attributes
+    ----------
+    stat : ndarray, (m,), or (m, k - 1) for k > 2
+        Likelihood ratio statistics 2 (loglik_1 - loglik_0) of neighbouring models, >= 0.
+    df : int, or tuple of k - 1 int for k > 2
+        Parameters that the larger model has more.
+    pvalue : ndarray, as ``stat``
+        From chi-square with ``df`` degrees of freedom; where ``boundary``, from the 50:50 mixture
+        of chi-square with ``df`` - 1 and ``df``.
+    boundary : bool, or tuple of k - 1 bool for k > 2
+        Whether the larger model adds the random effect: the hypothesis that its variance is 0 lies
+        on the boundary (Self & Liang 1987, Stram & Lee 1994).
+    loglik, aic, bic : ndarray, (m, k)
+        By the method ``method``.
+    aic_weight, bic_weight : ndarray, (m, k)
+        Akaike weights exp(-(aic - min) / 2), and the same of ``bic``, scaled to sum 1 (Burnham &
+        Anderson 2002, section 2.9).
+    n_params : tuple of k int
+        Parameters of each model: fixed effects and variances.
+    method : {"REML", "ML"}
+        Of the log-likelihoods compared.
+    """
+
+    stat: np.ndarray
+    df: int | tuple[int, ...]
+    pvalue: np.ndarray
+    boundary: bool | tuple[bool, ...]
+    loglik: np.ndarray
+    aic: np.ndarray
+    bic: np.ndarray
+    aic_weight: np.ndarray
+    bic_weight: np.ndarray
+    n_params: tuple[int, ...]
+    method: str
+
+
+def compare(*fits: Fit, refit: str | None = None) -> Comparison:
+    """Compare two or more nested fits of the same responses, the smallest model first.
+
+    Parameters
+    ----------
+    *fits : Fit
+        Each model holds the one before it: its X spans the columns of that one's X, and it keeps
+        the groups if that one has them.
+    refit : {None, "ML"}
+        "ML" refits by maximum likelihood what is not fitted so, as R's ``anova.merMod`` does;
+        None refuses restricted likelihoods that cannot be compared.
+
+    Returns
+    -------
+    Comparison
+
+    Raises
+    ------
+    ValueError
+        Less than two fits; fits of other observations, responses, groups or methods; models that
+        are not nested, in the wrong order, or identical; REML fits whose X span different
+        columns, unless ``refit="ML"``.
+
+    Notes
+    -----
+    REML fits that differ in the random effect alone are compared by their restricted likelihoods,
+    expressed in the columns of the first X. The mixture that gives the p-values of a random effect
+    holds for many groups and is conservative for few; :func:`jaxlmm.comparison.rlrt.rlrt` has the exact ones.
+    (R's ``anova`` takes chi-square with 1 degree of freedom, which doubles them.)
+
+    Tests of fixed effects by the likelihood ratio reject too often in small samples, the more so
+    the more coefficients they test (Pinheiro & Bates 2000, section 2.4.2).
+    """
+    if refit not in (None, "ML"):
+        raise ValueError(f"refit must be None or 'ML', found {refit!r}.")
+    _check_same_data(fits, refit)
+    fixed_added = [_check_nested(a, b, k) for k, (a, b) in enumerate(itertools.pairwise(fits))]
+    if refit is None and fits[0].method == "REML" and any(fixed_added):
+        k = int(np.flatnonzero(fixed_added)[0])
+        raise ValueError(
+            f"fit {k} and fit {k + 1} are REML fits with different fixed effects, and REML likelihoods with "
+            "different fixed effects cannot be compared; refit='ML' refits both by maximum likelihood."
+        )
+    # Only responses that every fit was made of, and of the same observations.
+    usable = np.all([fit.converged for fit in fits], axis=0) & np.all(
+        [fit.n_used == fits[0].n_used for fit in fits], axis=0
+    )
+    if refit == "ML":
+        fits = tuple(_by_ml(fit) for fit in fits)
+    n_params = tuple(fit.n_params for fit in fits)
+    df = tuple(b - a for a, b in itertools.pairwise(n_params))
+    boundary = tuple(len(b.design.random) > len(a.design.random) for a, b in itertools.pairwise(fits))
+    loglik = np.column_stack([fit.loglik for fit in fits])
+    if fits[0].method == "REML":
+        loglik += 0.5 * np.array([_logdet_xtx(fit, fits[0]) for fit in fits])
+    loglik[~(usable & np.all([fit.converged for fit in fits], axis=0))] = np.nan
+    stat = np.maximum(2 * np.diff(loglik, axis=1), 0.0)
+    for j in np.flatnonzero(np.array(boundary) & ~np.array(fixed_added, dtype=bool)):
+        stat[fits[j + 1].singular, j] *= 0  # the fits are one and the same; keeps NaN
+    columns = zip(stat.T, df, boundary, strict=True)
+    pvalue = np.column_stack([mixture_pvalue(s, q - 1) if b else scipy.special.chdtrc(q, s) for s, q, b in columns])
+    aic = -2 * loglik + 2 * np.array(n_params)
+    bic = -2 * loglik + np.log(np.maximum(fits[0].n_used, 1))[:, None] * np.array(n_params)
+    rest = dict(
+        loglik=loglik, aic=aic, bic=bic, aic_weight=_weights(aic), bic_weight=_weights(bic),
+        n_params=n_params, method=fits[0].method,
+    )  # fmt: skip
+    if len(fits) == 2:
+        return Comparison(stat=stat[:, 0], df=df[0], pvalue=pvalue[:, 0], boundary=boundary[0], **rest)
+    return Comparison(stat=stat, df=df, pvalue=pvalue, boundary=boundary, **rest)
+
+
+def _by_ml(fit: Fit) -> Fit:
+    if fit.method == "ML":
+        return fit
+    return fit_prepared(Model(fit.design, fit.reducer), fit.Y, method="ML")
+
+
+def _weights(criterion: np.ndarray) -> np.ndarray:
+    relative = np.exp(-0.5 * (criterion - criterion.min(axis=1, keepdims=True)))
+    return np.asarray(relative / relative.sum(axis=1, keepdims=True))
+
+
+def _logdet_xtx(fit: Fit, first: Fit) -> float:
+    """log|X'X| relative to the first fit's, where X is another basis of the same columns."""
+    if fit is first or np.array_equal(fit.design.X, first.design.X):
+        return 0.0
+    return fit.reducer.spectrum.logdet_xtx - first.reducer.spectrum.logdet_xtx
+
+
+def _check_same_data(fits: tuple[Fit, ...], refit: str | None) -> None:
+    """Refuse fits that are not of the same Y, groups and method."""
+    if len(fits) < 2:
+        raise ValueError(f"compare needs two fits or more, found {len(fits)}.")
+    for k, fit in enumerate(fits):
+        if not isinstance(fit, Fit):
+            raise ValueError(f"argument {k} is a {type(fit).__name__}, not a fit; give what jaxlmm.fit returns.")
+    first = fits[0]
+    for k, fit in enumerate(fits[1:], start=1):
+        if fit.n_obs != first.n_obs:
+            raise ValueError(
+                f"fit 0 has {first.n_obs} observations, fit {k} has {fit.n_obs}; fit the models to the same rows."
+            )
+        if fit.n_responses != first.n_responses:
+            raise ValueError(
+                f"fit 0 has {first.n_responses} responses, fit {k} has {fit.n_responses}; fit the models to the "
+                "same Y, or take the same ones with Fit.select."
+            )
+        if refit is None and fit.method != first.method:
+            raise ValueError(
+                f"fit 0 is by {first.method}, fit {k} by {fit.method}; fit both by one method, or give refit='ML'."
+            )
+        w0, w = (np.ones(f.n_obs) if f.design.weights is None else f.design.weights for f in (first, fit))
+        if not np.array_equal(w0, w):
+            raise ValueError(f"fit 0 and fit {k} have different weights; fit the models with the same ones.")
+        at = _first_difference(first.Y, fit.Y)
+        if at is not None:
+            raise ValueError(
+                f"fit 0 and fit {k} have different Y, first in row {at[0]}, response '{first.response_names[at[1]]}' "
+                f"({float(first.Y[at]):.6g} and {float(fit.Y[at]):.6g}); fit the models to the same Y."
+            )
+    grouped = [(k, fit) for k, fit in enumerate(fits) if fit.design.random]
+    for k, fit in grouped[1:]:
+        k0, (a, b) = grouped[0][0], (grouped[0][1].design.random[0], fit.design.random[0])
+        rows = np.flatnonzero(_by_appearance(a.codes) != _by_appearance(b.codes))
+        if len(rows):
+            i = int(rows[0])
+            raise ValueError(
+                f"fit {k0} and fit {k} have different groups ({len(a.levels)} and {len(b.levels)}), first in row {i} "
+                f"({a.levels[a.codes[i]]!r} and {b.levels[b.codes[i]]!r}); such models are not nested, so fit "
+                "them with the same groups."
+            )
+
+
+def _first_difference(a: Any, b: Any) -> tuple[int, int] | None:
+    """Where a and b (n_obs, m) differ, NaN being equal to NaN; large arrays are not compared in full."""
+    if _same_memory(a, b):
+        return None
+    step = max(1, -(-a.shape[0] * a.shape[1] // COMPARED))
+    # Every step-th column, every step-th row.
+    for rows, cols in {(1, min(step, a.shape[1])): None, (min(step, len(a)), 1): None}:
+        x, y = a[::rows, ::cols], b[::rows, ::cols]
+        different = x != y
+        if different.any():
+            different &= (x == x) | (y == y)
+            for i, j in np.argwhere(different)[:1]:
+                return int(i) * rows, int(j) * cols
+    return None
+
+
+def _same_memory(a: Any, b: Any) -> bool:
+    same_type = a.dtype == b.dtype and a.shape == b.shape  # responses that are absent refuse here
+    if a is b or not same_type:
+        return a is b
+    if isinstance(a, DeviceMatrix) and isinstance(b, DeviceMatrix):
+        return a.array is b.array
+    if isinstance(a, LazyMatrix) and isinstance(b, LazyMatrix):
+        stamp = a.source.stamp()
+        return stamp is not None and stamp == b.source.stamp()
+    if not (isinstance(a, np.ndarray) and isinstance(b, np.ndarray)):
+        return False
+    return a.strides == b.strides and a.__array_interface__["data"] == b.__array_interface__["data"]
+
+
+def _by_appearance(codes: np.ndarray) -> np.ndarray:
+    """Codes renumbered in order of appearance, so that the names of the groups do not matter."""
+    _, first, inverse = np.unique(codes, return_index=True, return_inverse=True)
+    return np.asarray(np.argsort(np.argsort(first))[inverse])
+
+
+def _check_nested(a: Fit, b: Fit, k: int) -> int:
+    """Refuse unless b, fit k + 1, holds a, fit k, and more; returns how many fixed effects it adds."""
+    pair = f"fit {k} and fit {k + 1}"
+    outside_b, outside_a = _outside(a, b), _outside(b, a)
+    more_random = len(b.design.random) - len(a.design.random)
+    if not outside_b and not outside_a and more_random == 0:
+        raise ValueError(f"{pair} are the same model, so there is nothing to compare; change one of them.")
+    if not outside_b and more_random >= 0:
+        return b.design.n_fixef - a.design.n_fixef
+    if not outside_a and more_random <= 0:
+        raise ValueError(
+            f"{pair} are in the wrong order: fit {k} has {a.n_params} parameters and holds fit {k + 1} with "
+            f"{b.n_params}; swap them, the smaller model goes first."
+        )
+    if outside_b and outside_a:
+        why = f"fit {k + 1} has not the column {outside_b[0]!r} of fit {k}, which has not its {outside_a[0]!r}"
+    else:
+        fixed, random = (k, k + 1) if outside_b else (k + 1, k)
+        column = (outside_b + outside_a)[0]
+        why = f"fit {random} has groups, which fit {fixed} has not, but not the column {column!r} of fit {fixed}"
+    raise ValueError(
+        f"{pair} are not nested: {why}; add what is missing to the larger model, or compare their aic "
+        "or bic, from fits by ML."
+    )
+
+
+def _outside(a: Fit, b: Fit) -> list[str]:
+    """Names of the columns of a's X that b's X does not span."""
+    X, B = (fit.design.X / np.linalg.norm(fit.design.X, axis=0) for fit in (a, b))
+    Q = np.linalg.qr(B).Q
+    left = X - Q @ (Q.T @ X)
+    return [name for name, norm in zip(a.names, np.linalg.norm(left, axis=0), strict=True) if norm > SPAN_TOL]

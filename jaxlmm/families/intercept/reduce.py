@@ -1,0 +1,238 @@
+"""One pass over Y: every response becomes its sufficient statistics, its coordinates on the spectrum.
+
+``q`` are the coordinates on the columns of X, ``u`` those on the spectrum (see ``spectrum``), and
+``rest`` is the sum of squares that [X, Z] leaves. Few groups: all coordinates are one dense matrix
+product. Many groups: group sums first, which are sparse, and the spectrum from them.
+
+``rest`` is y'y less the squared coordinates where that costs at most ``MAX_LOSS`` in precision, if
+need be after a shift. Every other response (a huge variance ratio, NaN) is shifted, scaled and
+projected twice, so that its squares are formed from residuals and lose nothing.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from jaxlmm.design.design import Design
+from jaxlmm.families.intercept.crossprod import Projection, project_design
+from jaxlmm.families.intercept.spectrum import Spectrum, make_spectrum
+from jaxlmm.runtime.threads import single_threaded_blas
+
+__all__ = ["Reducer", "Stats", "design_reducer", "group_means", "make_reducer", "reduce_panel"]
+
+# Coordinates are one dense matrix up to this many rows and bytes; beyond, group sums go first.
+DENSE_ROWS = 96
+DENSE_BYTES = 64 * 2**20
+# rest = y'y - ||coordinates||^2 loses log10(MAX_LOSS) digits at most; past it another way is taken.
+MAX_LOSS = 32.0
+# Responses are handled in panels of about this many bytes, to stay in cache.
+PANEL_BYTES = 16 * 2**20
+# Root mean square of the arithmetic's rounding errors, relative to the largest value.
+NOISE = 4 * np.finfo(np.float64).eps
+
+
+@dataclass(frozen=True, eq=False)
+class Stats:
+    """Sufficient statistics of c responses, of (y - shift) / scale; the response axis is last.
+
+    Attributes
+    ----------
+    ols : ndarray, (p, c)
+        Least squares coefficients, for X with unit columns.
+    u : ndarray, (J, c)
+        Coordinates on the spectrum; for merged terms the root of their summed squares.
+    rest, shift, scale : ndarray, (c,)
+        ``shift`` is 0 unless the constant lies in the span of X.
+    finite, constant, exact_within : ndarray of bool, (c,)
+        What tells the responses that cannot be fitted.
+    """
+
+    ols: np.ndarray
+    u: np.ndarray
+    rest: np.ndarray
+    shift: np.ndarray
+    scale: np.ndarray
+    finite: np.ndarray
+    constant: np.ndarray
+    exact_within: np.ndarray
+
+    @classmethod
+    def empty(cls, reducer: Reducer, c: int) -> Stats:
+        """Room for c responses, to be filled by :func:`reduce_panel`."""
+        spectrum = reducer.spectrum
+        return cls(
+            np.empty((len(spectrum.R), c)), np.zeros((len(spectrum.d), c)), np.empty(c), np.zeros(c),
+            np.ones(c), np.ones(c, dtype=bool), np.zeros(c, dtype=bool), np.zeros(c, dtype=bool),
+        )  # fmt: skip
+
+
+@dataclass(frozen=True, eq=False)
+class Reducer:
+    """How a design turns responses into statistics.
+
+    Attributes
+    ----------
+    projection : Projection
+    spectrum : Spectrum
+    A : ndarray, (rows, n_obs), or None
+        Orthonormal rows on which y has the coordinates q, then u of the single terms, then those
+        of each merged term; None if there are too many groups for that.
+    """
+
+    projection: Projection
+    spectrum: Spectrum
+    A: np.ndarray | None
+
+    def panels(self, c: int) -> list[slice]:
+        """Split c responses into panels that fit in a cache."""
+        width = int(np.clip(PANEL_BYTES // (8 * self.projection.n_obs), 4, 2048))
+        return [slice(k, min(k + width, c)) for k in range(0, c, width)]
+
+    def coords(self, y: np.ndarray) -> np.ndarray:
+        """Coordinates (rows, c) of y (n_obs, c) on an orthonormal basis."""
+        return self.A @ y if self.A is not None else self.projection.to_coords(y)
+
+    def remove(self, y: np.ndarray, coords: np.ndarray) -> np.ndarray:
+        """y less what the coordinates span."""
+        return y - (self.A.T @ coords if self.A is not None else self.projection.from_coords(coords))
+
+
+def design_reducer(design: Design) -> Reducer:
+    """All the work that depends on the design only: basis, spectrum, and how to reduce responses."""
+    with single_threaded_blas():  # many small matrices: threads would only wait for each other
+        projection = project_design(design)
+        return make_reducer(projection, make_spectrum(projection))
+
+
+def make_reducer(projection: Projection, spectrum: Spectrum) -> Reducer:
+    """Choose dense or sparse, and build the dense matrix."""
+    G, pw = projection.n_groups, projection.n_within
+    if G > DENSE_ROWS or (G + pw) * projection.n_obs * 8 > DENSE_BYTES:
+        return Reducer(projection, spectrum, None)
+    off_x = np.eye(G + pw) - spectrum.Q @ spectrum.Q.T
+    inside = [off_x[spectrum.single], *(H.T @ off_x[at] for at, H in spectrum.merged), off_x[G:]]
+    rows = [spectrum.Q.T, spectrum.T @ np.concatenate(inside)]
+    for at, H in spectrum.merged:
+        complement = np.linalg.qr(H, mode="complete").Q[:, H.shape[1] :]
+        block = np.zeros((complement.shape[1], G + pw))
+        block[:, at] = complement.T
+        rows.append(block)
+    W = np.concatenate(rows)
+    A = W[:, G:] @ projection.Qw.T
+    if G:
+        A += projection.weighted((W[:, :G] / np.sqrt(projection.sizes))[:, projection.codes].T).T
+    return Reducer(projection, spectrum, A)
+
+
+def reduce_panel(reducer: Reducer, Y: np.ndarray, cols: slice, stats: Stats) -> None:
+    """Statistics of the columns ``cols`` of ``Y`` (n_obs, c), real of any type, into ``stats``.
+
+    One pass; responses that it would cost digits, or that are bad, are taken again with more care.
+    """
+    # The sparse product wants rows in one piece; the dense one takes a view as it is.
+    order: Literal["C", "K"] = "K" if reducer.A is not None else "C"
+    with np.errstate(invalid="ignore"):  # a signalling NaN
+        y = Y[:, cols].astype(np.float64, order=order, copy=False)
+    weighted = reducer.projection.weighted
+    where = np.arange(cols.start, cols.stop)
+    unsafe = ~_one_pass(reducer, weighted(y), cols, stats)
+    y, where = _columns(y, unsafe), where[unsafe]
+    if not len(where):
+        return
+    finite = np.asarray(np.isfinite(y).all(axis=0))
+    stats.finite[where] = finite
+    y, where = _columns(y, finite), where[finite]
+    if len(where) and reducer.projection.intercept is not None:
+        # A large mean is the usual reason, and shifting by the first row removes it.
+        shift = y[0].copy()
+        with np.errstate(all="ignore"):
+            shifted = weighted(y - shift)
+        stats.shift[where] = shift
+        unsafe = ~_one_pass(reducer, shifted, where, stats)
+        y, where = _columns(y, unsafe), where[unsafe]
+    if len(where):
+        # What is below the roundings of the arithmetic, or of the data's own type, is taken as zero.
+        rounding = 0.5 * np.finfo(Y.dtype).eps if Y.dtype.kind == "f" else 0.0
+        _reduce_careful(reducer, y, where, stats, max(rounding, NOISE))
+
+
+def _columns(y: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    return y if mask.all() else y[:, mask]
+
+
+def _one_pass(reducer: Reducer, y: np.ndarray, where: slice | np.ndarray, stats: Stats) -> np.ndarray:
+    """Statistics of y with ``rest`` by subtraction; returns which columns lose little by it."""
+    with np.errstate(all="ignore"):
+        coords = reducer.coords(y)
+        total = np.einsum("ij,ij->j", y, y)
+        stats.rest[where] = rest = total - np.einsum("ij,ij->j", coords, coords)
+        _spectral(reducer, coords, where, stats)
+        safe: np.ndarray = (rest * MAX_LOSS > total) & (total > 1e-200) & (total < 1e200)
+    return safe
+
+
+def group_means(projection: Projection, Y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Means of the groups (G, c) of Y - shift, and the shift (c,): Y's first row."""
+    with np.errstate(all="ignore"):  # responses that could not be fitted
+        shift = np.asarray(Y[0], dtype=np.float64)
+        means = projection.Zt @ projection.weighted(Y - shift)
+        return means / np.sqrt(projection.sizes)[:, None], shift
+
+
+def _reduce_careful(reducer: Reducer, y: np.ndarray, where: np.ndarray, stats: Stats, rounding: float) -> None:
+    """Shift, scale, and form residuals twice (Kahan: twice is enough) before squaring."""
+    projection = reducer.projection
+    largest = np.max(np.abs(y), axis=0)
+    # A power of two, so that scaling is exact; subnormal responses are taken as 0.
+    scale = np.where(largest > 1e-300, np.exp2(np.floor(np.log2(np.maximum(largest, 1e-300)))), 1.0)
+    y = y / scale
+    largest = largest / scale
+    # The difference of close numbers is exact, so the first row is as good as the mean.
+    shift = y[0].copy() if projection.intercept is not None else np.zeros(y.shape[1])
+    y = projection.weighted(y - shift)
+    coords = reducer.coords(y)
+    y = reducer.remove(y, coords)
+    again = reducer.coords(y)
+    coords = coords + again
+    y = reducer.remove(y, again)
+    rest = np.einsum("ij,ij->j", y, y) if projection.n_rest else np.zeros(y.shape[1])
+    stats.rest[where], stats.shift[where], stats.scale[where] = rest, shift, scale
+    _spectral(reducer, coords, where, stats)
+    weight = projection.n_obs if projection.root_w is None else np.sum(projection.root_w**2)
+    noise = weight * (rounding * largest) ** 2
+    u = stats.u[:, where]
+    total = np.einsum("ij,ij->j", u, u) + rest
+    stats.constant[where] = total <= noise
+    # Without degrees of freedom within groups rest is 0 by construction, which says nothing.
+    stats.exact_within[where] = (rest <= noise) & (total > noise) & (projection.n_rest > 0)
+
+
+def _spectral(reducer: Reducer, coords: np.ndarray, where: slice | np.ndarray, stats: Stats) -> None:
+    """Coordinates of ``Reducer.coords`` -> ``ols`` and ``u``."""
+    spectrum, G = reducer.spectrum, reducer.projection.n_groups
+    p, J_u = len(spectrum.R), len(spectrum.T)
+    energy = []
+    if reducer.A is not None:
+        q, u, start = coords[:p], coords[p : p + J_u], p + J_u
+        for at, H in spectrum.merged:
+            part = coords[start : start + len(at) - H.shape[1]]
+            start += len(part)
+            energy.append(np.einsum("ij,ij->j", part, part))
+    else:
+        q = spectrum.Q.T @ coords
+        off_x = coords - spectrum.Q @ q
+        parts = [off_x[spectrum.single]]
+        for at, H in spectrum.merged:
+            part = off_x[at]
+            inside = H.T @ part
+            part -= H @ inside
+            parts.append(inside)
+            energy.append(np.einsum("ij,ij->j", part, part))
+        u = spectrum.T @ np.concatenate([*parts, off_x[G:]])
+    stats.ols[:, where] = spectrum.R_inv @ q
+    stats.u[:J_u, where] = u
+    for k, e in enumerate(energy):
+        stats.u[spectrum.n_single + k, where] = np.sqrt(e)

@@ -1,0 +1,271 @@
+"""Columns of data frames as a formula uses them, at the fit and for new data; formulaic's terms as ours."""
+
+from __future__ import annotations
+
+import builtins
+import contextlib
+import functools
+import warnings
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+import formulaic
+import numpy as np
+import pandas as pd
+from formulaic.errors import DataMismatchWarning
+from formulaic.parser.types import Term as ParsedTerm
+from formulaic.transforms import TRANSFORMS
+
+from jaxlmm.design.terms import Factor, Part, Term, TermStructure
+from jaxlmm.formula.text import expression_names, near_misses, one_line
+from jaxlmm.inference.emmeans import GridVariable
+
+__all__ = [
+    "as_frame",
+    "evaluation",
+    "find_columns",
+    "fit_column",
+    "formula_errors",
+    "grid_variable",
+    "group_labels",
+    "new_column",
+    "no_missing",
+    "term_structure",
+    "used_columns",
+]
+
+
+def as_frame(data: Any) -> Any:
+    """``data`` as a pandas data frame: one, what can turn into one, or a mapping of columns.
+
+    polars' Categorical has no order of its own (rows, or what the process did before, decide it), so
+    its levels are sorted like those of text; an Enum keeps its order.
+
+    Raises
+    ------
+    ValueError
+        No data frame, or one that holds no values yet.
+    ImportError
+        A frame that cannot turn into pandas' without pyarrow.
+    """
+    if isinstance(data, pd.DataFrame):
+        return data
+    if hasattr(data, "to_native"):  # narwhals
+        return as_frame(data.to_native())
+    if hasattr(data, "to_pandas"):
+        try:
+            frame = data.to_pandas()
+        except ImportError as error:
+            raise ImportError(f"this {type(data).__name__} needs pyarrow ({error}): pip install pyarrow") from error
+        schema = getattr(data, "schema", None)
+        types = schema.items() if isinstance(schema, Mapping) else ()
+        free = [name for name, dtype in types if type(dtype).__name__ == "Categorical"]
+        return frame.assign(
+            **{name: frame[name].cat.reorder_categories(sorted(frame[name].cat.categories)) for name in free}
+        )
+    if isinstance(data, (Mapping, np.recarray)):
+        return pd.DataFrame(data)
+    for method in ("collect", "compute"):
+        if hasattr(data, method) and hasattr(type(data), "columns"):
+            raise ValueError(f"data is a {type(data).__name__}, which holds no values yet; give data.{method}().")
+    raise ValueError(f"data must be a data frame with named columns, found {type(data).__name__}.")
+
+
+def find_columns(names: Iterable[str], frame: Any, what: str) -> None:
+    """ValueError for names that are not those of exactly one column; ``what`` begins the message."""
+    columns = list(frame.columns)
+    for name in names:
+        if name not in columns:
+            raise ValueError(f"{what} {name!r}, which is no column of the data; {near_misses(name, columns)}")
+        if columns.count(name) > 1:
+            raise ValueError(f"{what} {name!r}, which is the name of {columns.count(name)} columns; rename them.")
+
+
+def no_missing(column: Any, name: str) -> None:
+    """ValueError if values are missing."""
+    rows = np.flatnonzero(column.isna().to_numpy())
+    if len(rows):
+        raise ValueError(
+            f"column '{name}' has {len(rows)} missing value{'s' * (len(rows) > 1)}, the first in row {rows[0]}; "
+            "drop these rows from the data."
+        )
+
+
+def fit_column(column: Any, name: str, factor: bool) -> Any:
+    """A column as formulaic is to see it.
+
+    Parameters
+    ----------
+    column : Series
+    name : str
+    factor : bool
+        The formula uses it by its name alone, so bools make it a factor.
+
+    Raises
+    ------
+    ValueError
+        Missing values; times or complex numbers, used as they are; a mixture of types.
+    """
+    no_missing(column, name)
+    if isinstance(column.dtype, pd.CategoricalDtype):
+        return column.cat.remove_unused_categories()
+    column = _plain(column)
+    if column.dtype == object and not all(isinstance(v, str) for v in column):
+        kinds = sorted({type(v).__name__ for v in column})
+        raise ValueError(f"column '{name}' holds {' and '.join(kinds)} objects; make it numbers, text or categories.")
+    if factor and column.dtype.kind in "mMc":
+        raise ValueError(f"column '{name}' holds {column.dtype}; make numbers or text of it.")
+    return column.astype("category") if factor and column.dtype == bool else column
+
+
+def new_column(column: Any, variable: GridVariable, fitted: Any) -> Any:
+    """A column of new data as :func:`fit_column` made the one of the fit, ``fitted``.
+
+    Raises
+    ------
+    ValueError
+        Missing values, levels that the fit had not, text for a covariate.
+    """
+    no_missing(column, variable.name)
+    if variable.factor:
+        values = np.asarray(column, dtype=object)
+        known = set(variable.levels)
+        for row, value in enumerate(values):
+            if value not in known:
+                levels = ", ".join(map(repr, variable.levels[:8])) + (", ..." if len(variable.levels) > 8 else "")
+                raise ValueError(
+                    f"column '{variable.name}' has the level {value!r} in row {row}, unknown to the fit, whose "
+                    f"levels are {levels}."
+                )
+        if isinstance(fitted.dtype, pd.CategoricalDtype):
+            return pd.Series(pd.Categorical(values, categories=fitted.cat.categories), column.index)
+        return _plain(column)
+    column = _plain(column)
+    if column.dtype.kind != fitted.dtype.kind and not {column.dtype.kind, fitted.dtype.kind} <= set("biuf"):
+        raise ValueError(f"column '{variable.name}' holds {column.dtype}, in the data of the fit {fitted.dtype}.")
+    return column
+
+
+def grid_variable(column: Any, factor: bool) -> GridVariable:
+    """What the reference grid has of a column made by :func:`fit_column`.
+
+    ``factor`` says that the formula makes a factor of a column of numbers.
+    """
+    name = str(column.name)
+    if isinstance(column.dtype, pd.CategoricalDtype):
+        return GridVariable(name, tuple(column.cat.categories.tolist()), True)
+    numeric = pd.api.types.is_numeric_dtype(column.dtype) and column.dtype != bool
+    if numeric and not factor:
+        values = np.unique(column.to_numpy())
+        kept = tuple(values.tolist()) if len(values) <= 2 else (float(column.mean()),)
+        return GridVariable(name, kept, False)
+    if column.dtype.kind in "mM":
+        return GridVariable(name, (column.mean(),), False)
+    return GridVariable(name, tuple(sorted(column.unique().tolist())), True)
+
+
+def group_labels(frame: Any, columns: tuple[str, ...]) -> Any:
+    """The labels of a random term: a column, or tuples of several; None without columns."""
+    if not columns:
+        return None
+    if len(columns) == 1:
+        return frame[columns[0]]
+    rows = list(zip(*(frame[name].tolist() for name in columns), strict=True))
+    return pd.Series(rows, index=frame.index, name=":".join(columns), dtype=object)
+
+
+def used_columns(part: Any, frame: Any, context: Mapping[str, Any], formula: str) -> list[str]:
+    """The columns that a side of the formula uses, in order; ValueError for names that nothing has."""
+    used: dict[str, None] = {}
+    for factor in (factor for term in part for factor in term.factors):
+        names, functions = {factor.expr}, set[str]()
+        if evaluation(factor) == "literal":
+            continue
+        if evaluation(factor) == "python":
+            with formula_errors(formula):
+                names, functions = expression_names(factor.expr)
+        for name in sorted(functions):
+            if not (name in context or name in TRANSFORMS or hasattr(builtins, name)):
+                raise ValueError(
+                    f"formula '{formula}' calls '{name}', which is no known function; give it in context=."
+                )
+        for name in sorted(names):
+            if name in frame.columns:
+                find_columns([name], frame, f"formula '{formula}' uses")
+                used[name] = None
+            elif evaluation(factor) == "lookup" or not (
+                name in context or name in TRANSFORMS or hasattr(builtins, name)
+            ):
+                raise ValueError(
+                    f"formula '{formula}' uses {name!r}, which is no column of the data; "
+                    f"{near_misses(name, frame.columns)}"
+                )
+    return list(used)
+
+
+def term_structure(spec: Any, frame: Any, context: Mapping[str, Any]) -> TermStructure:
+    """formulaic's record of how it made the columns, as terms."""
+    factors: dict[str, Factor] = {}
+
+    @functools.cache
+    def coding(factor: Any, reduced: bool) -> np.ndarray | None:
+        expr = factor.expr
+        kind, state = spec.encoder_state[expr]
+        if kind.value == "categorical":
+            contrasts = state.get("contrasts")
+            factors[expr] = Factor(expr, tuple(getattr(contrasts, "levels", ())))
+            return None if contrasts is None else np.asarray(contrasts.get_coding_matrix(reduced), dtype=np.float64)
+        factors[expr] = Factor(expr)
+        if expr in frame.columns:
+            return np.eye(1)
+        alone = formulaic.Formula([ParsedTerm([factor])]).get_model_matrix(frame, context=context, output="numpy")
+        return np.eye(alone.shape[1])[:, int(reduced) :]  # of a basis that spans 1, the first column goes
+
+    terms, start = [], 0
+    for row in spec.structure:
+        parts: list[Part] = []
+        at = start
+        for scoped in row.scoped_terms:
+            made = [(f.factor.expr, coding(f.factor.factor, f.reduced)) for f in scoped.factors]
+            codings = [(expr, matrix) for expr, matrix in made if matrix is not None]
+            if len(codings) < len(made):
+                parts = []
+                break
+            if codings:
+                codings[0] = (codings[0][0], scoped.scale * codings[0][1])
+            stop = at + int(np.prod([matrix.shape[1] for _, matrix in codings]))
+            parts.append(Part(tuple(range(at, stop)), tuple(codings)))
+            at = stop
+        own = tuple(factor.expr for factor in row.term.factors if factor.expr in factors)
+        columns = tuple(range(start, start + len(row.columns)))
+        terms.append(Term(str(row.term) if own else "Intercept", columns, own, tuple(parts), tested=bool(own)))
+        start += len(row.columns)
+    return TermStructure(tuple(term for term in terms if term.columns), tuple(factors.values()))
+
+
+def _plain(column: Any) -> Any:
+    """Nullable and Arrow types as numpy's, numbers kept as objects as numbers."""
+    dtype, types = column.dtype, pd.api.types
+    if types.is_string_dtype(dtype) and not types.is_object_dtype(dtype):
+        return column.astype(object)
+    if isinstance(dtype, pd.api.extensions.ExtensionDtype) and types.is_numeric_dtype(dtype):
+        plain = bool if types.is_bool_dtype(dtype) else "int64" if types.is_integer_dtype(dtype) else "float64"
+        return column.astype(plain)
+    inferred = column.infer_objects() if types.is_object_dtype(dtype) else column
+    return column if types.is_string_dtype(inferred.dtype) else inferred
+
+
+def evaluation(factor: Any) -> str:
+    """How formulaic evaluates a factor: "lookup" by name, "python", or "literal"."""
+    return str(factor.eval_method.value)
+
+
+@contextlib.contextmanager
+def formula_errors(formula: str) -> Iterator[None]:
+    """Whatever formulaic, or a function in the formula, raises is a ValueError of one line."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", DataMismatchWarning)
+        try:
+            yield
+        except Exception as error:
+            raise ValueError(one_line(str(error), formula)) from error

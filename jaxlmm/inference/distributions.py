@@ -1,0 +1,75 @@
+"""From the optimum to estimates, standard errors, tests: arrays in, arrays out.
+
+The first three functions use arithmetic and matrix products only, so they take numpy and JAX
+arrays alike; the response axis is last in them. Formulas: the docstring of ``spectrum``.
+"""
+
+from __future__ import annotations
+
+import numbers
+from typing import Any
+
+import numpy as np
+import scipy.special
+
+from jaxlmm.families.intercept.spectrum import Spectrum
+from jaxlmm.runtime.threads import in_threads
+
+__all__ = ["check_level", "coef_unit", "f_pvalues", "halfwidth", "pvalues", "se2_weights", "weights"]
+
+
+def weights(lam: Any, d: Any) -> Any:
+    """lam / (1 + lam d_j), (J, c)."""
+    return lam / (1 + lam * d[:, None])
+
+
+def coef_unit(w: Any, ols: Any, u: Any, f: Any) -> Any:
+    """Generalised least squares estimate (p, c), for X with unit columns."""
+    return ols - f @ (w * u)
+
+
+def se2_weights(spectrum: Spectrum) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(a, b, C) with diag vcov / sigma2 = a + lam b + C w, for X with unit columns."""
+    d = np.where(spectrum.d > 0, spectrum.d, 1.0)  # where d is 0, f is 0: padding
+    return np.diag(spectrum.xtx_inv), np.diag(spectrum.c0), spectrum.f**2 / d
+
+
+def pvalues(stat: np.ndarray, df: np.ndarray) -> np.ndarray:
+    """Two-sided p-values of t statistics; df = inf is the normal distribution."""
+    return in_threads(_two_sided, stat, df)
+
+
+def _two_sided(stat: np.ndarray, df: np.ndarray) -> np.ndarray:
+    tail, normal = -np.abs(stat), np.isposinf(df)
+    if normal.all():
+        return 2 * scipy.special.ndtr(tail)
+    with np.errstate(invalid="ignore"):
+        p = 2 * scipy.special.stdtr(df, tail)
+    return np.where(normal, 2 * scipy.special.ndtr(tail), p) if normal.any() else p
+
+
+def f_pvalues(stat: np.ndarray, df_num: int, df_den: np.ndarray) -> np.ndarray:
+    """Upper tail of F statistics; df_den = inf is chi-square / df_num."""
+    with np.errstate(invalid="ignore"):
+        chi2 = scipy.special.chdtrc(df_num, df_num * stat)
+        return np.where(np.isposinf(df_den), chi2, scipy.special.fdtrc(df_num, df_den, stat))
+
+
+def check_level(level: float) -> None:
+    """ValueError unless ``level`` is a number between 0 and 1."""
+    if not isinstance(level, numbers.Real) or not 0 < level < 1:
+        raise ValueError(f"level must lie between 0 and 1, found {level!r}; 0.95 gives a 95 % interval.")
+
+
+def halfwidth(level: float, df: np.ndarray) -> np.ndarray:
+    """Quantile that a standard error is multiplied by for an interval of this level."""
+    check_level(level)
+    tail = 0.5 + level / 2
+    if df.size and np.all(df == df.flat[0]):
+        df = df.flat[:1]  # one quantile for all
+
+    def quantile(df: np.ndarray) -> np.ndarray:
+        with np.errstate(invalid="ignore"):
+            return np.where(np.isposinf(df), scipy.special.ndtri(tail), scipy.special.stdtrit(df, tail))
+
+    return in_threads(quantile, df)

@@ -1,0 +1,145 @@
+"""What tests and intervals need of a set of fits, and how fast its pieces change with the variance ratio.
+
+With lam the variance ratio and C(lam) = (X'V^-1 X)^-1 for V = I + lam ZZ' (so vcov = sigma2 C), for
+rows L of contrasts (see ``spectrum`` for f_j, d_j and c0):
+
+    L C L'   = L (X'X)^-1 L' + lam L c0 L' + sum_j (L f_j)(L f_j)' / d_j * lam / (1 + lam d_j)
+    L C' L'  = L c0 L' + sum_j (L f_j)(L f_j)' / d_j / (1 + lam d_j)^2
+    L K L'   = sum_j (L f_j)(L f_j)' / (1 + lam d_j)^3,          K = -C'' / 2
+
+and for the log-determinant l(lam) = sum_k m_k log(1 + lam d_k): T1 = l' and T2 = -l''.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from jaxlmm.families.intercept.objective import Terms
+from jaxlmm.families.intercept.spectrum import Spectrum
+from jaxlmm.runtime.threads import by_chunks
+
+__all__ = ["Curve", "Estimates", "contrast_curve", "information"]
+
+# Responses whose (J, c) arrays are formed at once.
+CHUNK = 4096
+
+
+@dataclass(frozen=True, eq=False)
+class Curve:
+    """C, C' and K (see the module's docstring) seen through contrasts.
+
+    (m, q) for q contrasts one by one, (m, q, q) for q contrasts together.
+    """
+
+    value: np.ndarray
+    slope: np.ndarray
+    bend: np.ndarray
+
+
+@dataclass(frozen=True, eq=False)
+class Estimates:
+    """m fits of one design, as arrays.
+
+    Attributes
+    ----------
+    spectrum : Spectrum
+    terms : Terms
+        Of the fits' method, REML or ML.
+    x_scale : ndarray, (p,)
+        Norms of X's columns.
+    names : tuple of str, length p
+    has_random : bool
+    coef : ndarray, (m, p)
+        In units of the user's X.
+    lam, sigma2, curvature : ndarray, (m,)
+        As in :class:`jaxlmm.Fit`.
+    n_used : ndarray, (m,)
+        Observations that each response was fitted to.
+    reml : bool
+    matrices, info
+        C, C' and K as (m, p, p), and T1 and T2, where the responses do not share a design.
+    """
+
+    spectrum: Spectrum
+    terms: Terms
+    x_scale: np.ndarray
+    names: tuple[str, ...]
+    has_random: bool
+    coef: np.ndarray
+    lam: np.ndarray
+    sigma2: np.ndarray
+    curvature: np.ndarray
+    n_used: np.ndarray
+    reml: bool
+    matrices: Curve | None = None
+    info: tuple[np.ndarray, np.ndarray] | None = None
+
+    @property
+    def df_resid(self) -> np.ndarray:
+        """n - p, (m,)."""
+        return self.n_used - float(self.coef.shape[1])
+
+    @property
+    def nu(self) -> np.ndarray:
+        """n - p for REML, n for ML, (m,)."""
+        return self.df_resid if self.reml else self.n_used.astype(np.float64)
+
+
+def contrast_curve(est: Estimates, L: np.ndarray, *, joint: bool = False) -> Curve:
+    """Curves of contrasts.
+
+    Parameters
+    ----------
+    est : Estimates
+    L : ndarray, (q, p)
+        In units of the user's X.
+    joint : bool
+        All products of two contrasts, (m, q, q), not just their squares, (m, q).
+    """
+    if est.matrices is not None:
+        whole = (est.matrices.value, est.matrices.slope, est.matrices.bend)
+        if joint:
+            return Curve(*(L @ a @ L.T for a in whole))
+        return Curve(*(np.einsum("qi,mij,qj->mq", L, a, L) for a in whole))
+    spectrum, unit = est.spectrum, L / est.x_scale
+    q, m = len(L), len(est.lam)
+    # Bring products of pairs of contrasts to one axis; it is the diagonal alone if not joint.
+    first, second = np.indices((q, q)).reshape(2, -1) if joint else np.tile(np.arange(q), (2, 1))
+    constant = np.einsum("ki,ij,kj->k", unit[first], spectrum.xtx_inv, unit[second])
+    linear = np.einsum("ki,ij,kj->k", unit[first], spectrum.c0, unit[second])
+    Lf = unit @ spectrum.f
+    pairs = Lf[first] * Lf[second]
+    d = np.where(spectrum.d > 0, spectrum.d, 1.0)  # where d is 0, f is 0: padding
+    value, slope, bend = (np.empty((m, len(first))) for _ in range(3))
+    by_d, by_f = np.ascontiguousarray((pairs / d).T), np.ascontiguousarray(pairs.T)
+
+    def fill(rows: slice) -> None:
+        lam = est.lam[rows]
+        r = 1 / (1 + lam[:, None] * spectrum.d)
+        value[rows] = constant + lam[:, None] * linear + lam[:, None] * (r @ by_d)
+        r2 = r * r
+        slope[rows] = linear + r2 @ by_d
+        bend[rows] = (r2 * r) @ by_f
+
+    by_chunks(m, CHUNK, fill)
+    if joint:
+        return Curve(*(a.reshape(m, q, q) for a in (value, slope, bend)))
+    return Curve(value, slope, bend)
+
+
+def information(est: Estimates) -> tuple[np.ndarray, np.ndarray]:
+    """T1 = sum m d / (1 + lam d) and T2 = sum m d^2 / (1 + lam d)^2 of the fits' method, (m,) each."""
+    if est.info is not None:
+        return est.info
+    d, multiplicity = np.asarray(est.terms.d), np.asarray(est.terms.m)
+    T1, T2 = np.empty(len(est.lam)), np.empty(len(est.lam))
+
+    def fill(rows: slice) -> None:
+        w = d / (1 + est.lam[rows, None] * d)
+        T1[rows] = w @ multiplicity
+        T2[rows] = (w * w) @ multiplicity
+
+    by_chunks(len(est.lam), CHUNK, fill)
+    return T1, T2

@@ -1,0 +1,86 @@
+"""Profile likelihood intervals of all responses: blocks through ``profile``, and back to the user's units."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import scipy.special
+
+from jaxlmm._types import float64_scope
+from jaxlmm.engine.block import block_arrays, block_width
+from jaxlmm.engine.stream import stream_blocks
+from jaxlmm.families.intercept.objective import make_terms
+from jaxlmm.families.intercept.reduce import Reducer, Stats
+from jaxlmm.inference.distributions import check_level
+from jaxlmm.inference.profile import ProfileConstants, profile_block
+from jaxlmm.optimize.search import make_grid
+
+__all__ = ["Profile", "profile_intervals"]
+
+
+@dataclass(frozen=True, eq=False)
+class Profile:
+    """Profile likelihood intervals of m responses; NaN where a search did not end.
+
+    Attributes
+    ----------
+    level : float
+    group_sd, sigma : ndarray, (m, 2)
+        Lower and upper limit of the group and the residual standard deviation. ``group_sd`` is
+        NaN without a random effect.
+    coef : ndarray, (m, p, 2)
+    """
+
+    level: float
+    group_sd: np.ndarray
+    sigma: np.ndarray
+    coef: np.ndarray
+
+
+def profile_intervals(reducer: Reducer, Y: np.ndarray, good: np.ndarray, level: float) -> Profile:
+    """Profile likelihood intervals; the models are fitted by maximum likelihood on the way.
+
+    Parameters
+    ----------
+    reducer : Reducer
+    Y : ndarray, (n_obs, m)
+    good : ndarray of bool, (m,)
+        Responses that have a fit; the others get NaN.
+    level : float
+    """
+    check_level(level)
+    projection, spectrum = reducer.projection, reducer.spectrum
+    m, p = Y.shape[1], len(spectrum.R)
+    out = Profile(level, np.empty((m, 2)), np.empty((m, 2)), np.empty((m, p, 2)))
+    width = block_width(m)
+    terms = make_terms(spectrum, projection.n_obs, "ML")
+    grid = make_grid(np.asarray(terms.d))
+    logdets = np.log1p(np.outer(np.expm1(grid) / terms.d_max, terms.d)) @ np.asarray(terms.m)
+    cut = np.float64(scipy.special.chdtri(1, 1 - level))
+    with float64_scope():
+        f, xtx_inv, c0, cut_, logdets_ = map(jnp.asarray, (spectrum.f, spectrum.xtx_inv, spectrum.c0, cut, logdets))
+        const = ProfileConstants(jax.device_put(terms), jnp.asarray(grid), f, xtx_inv, c0, cut_, logdets_)
+
+    def start(stats: Stats) -> tuple[jax.Array, ...]:
+        raw: tuple[jax.Array, ...] = profile_block(const, *block_arrays(stats, width))
+        return raw
+
+    def store(cols: slice, stats: Stats, raw: tuple[jax.Array, ...]) -> None:
+        c = cols.stop - cols.start
+        group, sigma, coef = np.asarray(raw[0])[:c], np.asarray(raw[1])[:c], np.asarray(raw[2])[:, :c]
+        out.group_sd[cols] = group * stats.scale[:, None]
+        out.sigma[cols] = sigma * stats.scale[:, None]
+        coef = coef * stats.scale[:, None]
+        if projection.intercept is not None:
+            coef = coef + projection.intercept[:, None, None] * (stats.shift * stats.scale)[:, None]
+        out.coef[cols] = (coef / projection.x_scale[:, None, None]).transpose(1, 0, 2)
+
+    stream_blocks(reducer, Y, width, start, store)
+    for array in (out.group_sd, out.sigma, out.coef):
+        array[~good] = np.nan
+    if not projection.n_groups:
+        out.group_sd[:] = np.nan
+    return out

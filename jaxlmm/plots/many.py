@@ -1,0 +1,262 @@
+"""Drawings of all responses at once: effects against their p-values, and distributions."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.lines import Line2D
+from matplotlib.text import Text
+from matplotlib.ticker import MaxNLocator
+
+from jaxlmm.inference.multiplicity import ADJUSTMENTS, adjust_pvalues
+from jaxlmm.plots.base import (
+    ABOVE,
+    BELOW,
+    GREY,
+    LINE,
+    RASTERIZE,
+    axes_points,
+    font_points,
+    grouping_name,
+    legend_inside,
+    make_axes,
+    note,
+    percent,
+    term_position,
+)
+from jaxlmm.results.results import Fit
+
+__all__ = ["icc_distribution", "pvalue_histogram", "volcano"]
+
+# p-values of 0, which no logarithm has, are drawn here.
+SMALLEST = float(np.nextafter(0.0, 1.0))
+NAMES = {
+    "bh": "BH-adjusted",
+    "by": "BY-adjusted",
+    "bonferroni": "Bonferroni-adjusted",
+    "holm": "Holm-adjusted",
+    "none": "unadjusted",
+}
+
+
+def volcano(
+    fit: Fit,
+    term: str | int,
+    *,
+    adjust: str = "bh",
+    alpha: float = 0.05,
+    label_top: int = 0,
+    ax: Axes | None = None,
+) -> Axes:
+    """Draw the coefficient of one fixed effect against -log10 p, one point a response.
+
+    Parameters
+    ----------
+    fit : Fit
+    term : str or int
+        Name or position of the fixed effect.
+    adjust : {"bh", "by", "bonferroni", "holm", "none"}
+        How p-values are adjusted over responses; see ``adjust_pvalues``. The adjusted ones give
+        the colours, the unadjusted the height.
+    alpha : float
+        Level at which adjusted p-values are significant.
+    label_top : int
+        Name that many responses, those of smallest p.
+    ax : Axes, optional
+        Default: that of a new figure.
+
+    Returns
+    -------
+    Axes
+        ``ax.collections`` are the points that are not significant, below 0, above 0.
+
+    Raises
+    ------
+    ValueError
+        Unknown term or adjustment, alpha outside (0, 1), negative ``label_top``.
+    """
+    j = term_position(fit, term)
+    method = adjust.lower() if isinstance(adjust, str) else adjust
+    if method not in ADJUSTMENTS:
+        raise ValueError(f"adjust must be one of {', '.join(map(repr, ADJUSTMENTS))}, found {adjust!r}.")
+    if not 0 < alpha < 1:
+        raise ValueError(f"alpha must lie between 0 and 1, found {alpha!r}.")
+    if label_top < 0:
+        raise ValueError(f"label_top must be 0 or more, found {label_top!r}.")
+    p, coef = _pvalues(fit, j), fit.coef[:, j]
+    known = ~np.isnan(p)
+    significant = adjust_pvalues(p, method) <= alpha  # False where NaN
+    height = -np.log10(np.maximum(p, SMALLEST))
+
+    ax = make_axes(ax, 5.5, 4.4)
+    many = len(p) > RASTERIZE
+    handles: list[Any] = []
+    for name, where, color in (
+        ("not significant", known & ~significant, GREY),
+        ("below 0", significant & (coef < 0), BELOW),
+        ("above 0", significant & (coef >= 0), ABOVE),
+    ):
+        label = f"{name}: {where.sum():,}"
+        ax.scatter(
+            coef[where], height[where], s=4 if many else 14, color=color, linewidths=0, alpha=0.8,
+            label=label, rasterized=many,
+        )  # fmt: skip
+        handles.insert(0, Line2D([], [], linestyle="none", marker="o", markersize=5, color=color, label=label))
+    if not known.all():
+        handles.append(note(f"without a fit: {(~known).sum():,}"))
+    if (p == 0).any():
+        handles.append(note(f"p = 0, drawn at {SMALLEST:.0e}: {(p == 0).sum():,}"))
+    reach = float(np.max(np.abs(coef[known]), initial=0.0)) or 1.0
+    ax.set_xlim(-1.08 * reach, 1.08 * reach)
+    ax.set_ylim(0, 1.05 * float(np.max(height[known], initial=1.0)))
+    ax.axvline(0, color="black", linestyle="dashed", linewidth=1, alpha=0.5, zorder=0)
+    ax.set(xlabel=f"Coefficient of {fit.names[j]}", ylabel=r"$-\log_{10}\,p$")
+    legend_inside(ax, handles, loc="upper center", title=f"Significant: {NAMES[method]} p ≤ {alpha:g}")
+    if label_top:
+        order = np.lexsort((-np.abs(coef), p))[: min(label_top, int(known.sum()))]
+        _name_points(ax, coef[order], height[order], [fit.response_names[i] for i in order])
+    return ax
+
+
+def pvalue_histogram(fit: Fit, term: str | int, *, bins: int = 20, ax: Axes | None = None) -> Axes:
+    """Draw the p-values of one fixed effect over all responses as a histogram.
+
+    Without any effect they are uniform, up to the dashed line; bars above it at the left are
+    effects, and a rise to the right points to standard errors that are too large.
+
+    Parameters
+    ----------
+    fit : Fit
+    term : str or int
+        Name or position of the fixed effect.
+    bins : int
+        Number of bars, of equal width from 0 to 1.
+    ax : Axes, optional
+        Default: that of a new figure.
+
+    Returns
+    -------
+    Axes
+
+    Raises
+    ------
+    ValueError
+        Unknown term, no bins.
+    """
+    j = term_position(fit, term)
+    _check_bins(bins)
+    p = _pvalues(fit, j)
+    known = p[~np.isnan(p)]
+    counts, edges = np.histogram(known, bins=bins, range=(0.0, 1.0))
+    ax = make_axes(ax, 5.0, 3.6)
+    ax.bar(edges[:-1], counts, width=1 / bins, align="edge", color=BELOW, edgecolor="white", linewidth=0.5)
+    level = len(known) / bins
+    line = ax.axhline(level, color="black", linestyle="dashed", linewidth=1.2, label="uniform: no effects")
+    ax.set(xlim=(0, 1), xlabel=f"p-value of {fit.names[j]}", ylabel="Responses")
+    ax.set_ylim(0, 1.05 * max(counts.max(), level, 1.0))
+    ax.yaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
+    missing = len(p) - len(known)
+    legend_inside(ax, [line, *([note(f"without a fit: {missing:,}")] if missing else [])], loc="upper right")
+    return ax
+
+
+def icc_distribution(fit: Fit, *, bins: int = 30, ax: Axes | None = None) -> Axes:
+    """Draw the intraclass correlations of all responses as a histogram.
+
+    Singular fits, whose group variance is estimated as exactly 0, are drawn as one line at 0.
+
+    Parameters
+    ----------
+    fit : Fit
+    bins : int
+        Number of bars, from 0 to the largest ICC.
+    ax : Axes, optional
+        Default: that of a new figure.
+
+    Returns
+    -------
+    Axes
+
+    Raises
+    ------
+    ValueError
+        A model without random effect, no bins.
+    """
+    group = grouping_name(fit)
+    _check_bins(bins)
+    icc = fit.icc[fit.converged & ~fit.singular]
+    n_singular, n_fitted = int(fit.singular.sum()), int(fit.converged.sum())
+    end = float(np.max(icc, initial=0.0)) or 1.0
+    counts, edges = np.histogram(icc, bins=bins, range=(0.0, end))
+    ax = make_axes(ax, 5.0, 3.6)
+    bars = ax.bar(
+        edges[:-1], counts, width=end / bins, align="edge", color=BELOW, edgecolor="white", linewidth=0.5,
+        label=f"group variance above 0: {len(icc):,}",
+    )  # fmt: skip
+    handles: list[Any] = [bars]
+    if n_singular:
+        share = percent(round(n_singular / n_fitted, 3))
+        handles += ax.plot(
+            [0, 0], [0, n_singular], color=ABOVE, linewidth=3, marker="o", markevery=[1], markersize=7,
+            label=f"singular fits, ICC = 0: {n_singular:,} ({share})",
+        )  # fmt: skip
+    if n_fitted < fit.n_responses:
+        handles.append(note(f"without a fit: {fit.n_responses - n_fitted:,}"))
+    ax.set(xlabel=f"Intraclass correlation of {group}", ylabel="Responses")
+    ax.set_xlim(-0.03 * end, 1.02 * end)
+    ax.set_ylim(0, 1.08 * max(n_singular, counts.max(), 1))
+    ax.yaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
+    legend_inside(ax, handles, loc="upper right")
+    return ax
+
+
+def _pvalues(fit: Fit, j: int) -> np.ndarray:
+    """p-values of one term, NaN where there is no fit to rely on."""
+    return np.where(fit.converged, fit.pvalue[:, j], np.nan)
+
+
+def _check_bins(bins: Any) -> None:
+    if isinstance(bins, bool) or not isinstance(bins, (int, np.integer)) or bins < 1:
+        raise ValueError(f"bins must be a whole number, at least 1, found {bins!r}.")
+
+
+def _name_points(ax: Axes, x: np.ndarray, y: np.ndarray, names: list[str]) -> None:
+    """Names at the left and right edge, in order of height and apart from each other, with lines to their points.
+
+    The x axis is made longer, so that no point is under a name.
+    """
+    low, high = ax.get_ylim()
+    apart = LINE * font_points("small") / axes_points(ax)[1] * (high - low)
+    shares = []
+    for side, at, align in ((x < 0, 0.02, "left"), (x >= 0, 0.98, "right")):
+        rows = np.flatnonzero(side)
+        rows = rows[np.argsort(-y[rows], kind="stable")]
+        widths = [0.0]
+        for i, level in zip(rows, _spread(y[rows], apart), strict=True):
+            text = ax.annotate(
+                names[i], (x[i], y[i]), (at, level), textcoords=("axes fraction", "data"),
+                ha=align, va="center", fontsize="small",
+                arrowprops={
+                    "arrowstyle": "-", "color": "0.4", "linewidth": 0.6, "shrinkA": 0, "shrinkB": 2,
+                    "relpos": (1.0 if align == "left" else 0.0, 0.5),
+                },
+            )  # fmt: skip
+            widths.append(0.08 + Text.get_window_extent(text).width / ax.get_window_extent().width)
+        shares.append(min(max(widths), 0.35))
+    left, right = ax.get_xlim()
+    width = (right - left) / (1 - sum(shares))
+    ax.set_xlim(left - shares[0] * width, right + shares[1] * width)
+
+
+def _spread(heights: np.ndarray, apart: float) -> np.ndarray:
+    """Heights, given from the top, moved as little as it takes to be that far apart and above 0."""
+    out = heights.copy()
+    for k in range(1, len(out)):
+        out[k] = min(out[k], out[k - 1] - apart)
+    if len(out) and out[-1] < apart / 2:  # pushed through the floor: build up from there
+        out[-1] = apart / 2
+        for k in range(len(out) - 2, -1, -1):
+            out[k] = max(out[k], out[k + 1] + apart)
+    return out

@@ -1,0 +1,71 @@
+"""What a ``Fit`` computes on request, for complete and incomplete responses alike."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+
+from jaxlmm.families.intercept.objective import make_terms
+from jaxlmm.families.intercept.reduce import design_reducer
+from jaxlmm.families.own.missing import MissingDesign, cross_matrices, cross_modes
+from jaxlmm.families.own.patterns import missing_mask, patterns
+from jaxlmm.inference import effects
+from jaxlmm.inference.estimates import Estimates, contrast_curve, information
+from jaxlmm.inference.intervals import Profile, profile_intervals
+
+__all__ = ["fit_estimates", "fit_modes", "fit_profile", "fixed_variance"]
+
+
+def fit_estimates(fit: Any) -> Estimates:
+    """``Estimates`` of a ``Fit``."""
+    spectrum, reml = fit.reducer.spectrum, fit.method == "REML"
+    terms = make_terms(spectrum, fit.n_obs, fit.method)
+    shared = Estimates(
+        spectrum, terms, fit.reducer.projection.x_scale, fit.names, bool(fit.design.random),
+        fit.coef, fit.lam, fit.sigma2, fit.curvature, fit.n_used, reml,
+    )  # fmt: skip
+    where = np.flatnonzero(fit.incomplete)
+    if not len(where):
+        return shared
+    curve, info = contrast_curve(shared, np.eye(fit.design.n_fixef), joint=True), information(shared)
+    *matrices, T1, T2 = cross_matrices(_missing(fit), fit.Y, where, fit.lam[where], reml)
+    for mine, theirs in zip((curve.value, curve.slope, curve.bend, *info), (*matrices, T1, T2), strict=True):
+        mine[where] = theirs
+    return dataclasses.replace(shared, matrices=curve, info=info)
+
+
+def fit_modes(fit: Any) -> tuple[np.ndarray, np.ndarray]:
+    """Modes of the groups and the groups' sizes, (m, G) each."""
+    modes = effects.group_modes(fit.reducer, fit.Y, fit.coef, fit.lam)
+    sizes = np.broadcast_to(fit.reducer.projection.sizes, modes.shape)
+    where = np.flatnonzero(fit.incomplete)
+    if len(where) and fit.design.random:
+        sizes = sizes.copy()
+        modes[where], sizes[where] = cross_modes(_missing(fit), fit.Y, where, fit.coef[where], fit.lam[where])
+    return modes, sizes
+
+
+def fit_profile(fit: Any, level: float) -> Profile:
+    """Profile likelihood intervals of a ``Fit``; a design for every pattern of missing observations."""
+    out = profile_intervals(fit.reducer, fit.Y, fit.converged & ~fit.incomplete, level)
+    where = np.flatnonzero(fit.incomplete)
+    for rows, columns in patterns(missing_mask(fit.Y, where)) if len(where) else ():
+        at = where[columns]
+        reducer = design_reducer(fit.design.take(rows))
+        part = profile_intervals(reducer, fit.Y[np.ix_(rows, at)], np.ones(len(at), dtype=bool), level)
+        out.group_sd[at], out.sigma[at], out.coef[at] = part.group_sd, part.sigma, part.coef
+    return out
+
+
+def fixed_variance(fit: Any) -> np.ndarray:
+    """Variance of the fixed part over the observations that each response has, (m,)."""
+    fixed = effects.variance_parts(fit.design.X, fit.coef)
+    for i in np.flatnonzero(fit.incomplete):
+        fixed[i] = effects.variance_parts(fit.design.X[~np.isnan(fit.Y[:, i])], fit.coef[[i]])[0]
+    return fixed
+
+
+def _missing(fit: Any) -> MissingDesign:
+    return MissingDesign.make(fit.design.X, fit.reducer)

@@ -1,0 +1,395 @@
+"""The result of a fit: arrays with one row a response, and what is computed from them on request."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from jaxlmm._types import Status
+from jaxlmm.design.arrays import numeric
+from jaxlmm.design.contrasts import contrast_matrix
+from jaxlmm.design.design import Design
+from jaxlmm.design.groups import group_codes
+from jaxlmm.design.terms import make_terms_structure, type3_contrasts
+from jaxlmm.families.intercept.reduce import Reducer
+from jaxlmm.inference import distributions, effects, hypotheses
+from jaxlmm.inference.anova import Anova, anova
+from jaxlmm.inference.emmeans import EMMeans, emmeans
+from jaxlmm.inference.estimates import Estimates
+from jaxlmm.inference.hypotheses import FTest, TTest
+from jaxlmm.inference.intervals import Profile
+from jaxlmm.results.derived import fit_estimates, fit_modes, fit_profile, fixed_variance
+from jaxlmm.results.exports import Exports
+from jaxlmm.results.selection import position, positions
+from jaxlmm.results.summary import summary_text
+
+__all__ = ["Fit"]
+
+
+@dataclass(frozen=True, eq=False)
+class Fit(Exports):
+    """m fitted responses on one design; every array has one row a response.
+
+    A response that could not be fitted has NaN in its row, ``converged`` False, and a ``status``
+    that says why. Properties that are not attributes are computed when first asked for.
+
+    Attributes
+    ----------
+    design : Design
+        X, the names of its columns and the groups.
+    method : {"REML", "ML"}
+    df_method : str
+        How ``df`` is found; see ``jaxlmm.fit``.
+    coef : ndarray, (m, p)
+        Fixed effects, in units of the response.
+    se_gls : ndarray, (m, p)
+        Their standard errors by generalised least squares; see ``se``.
+    lam : ndarray, (m,)
+        Variance ratio group_var / sigma2 (the square of lme4's theta).
+    sigma2 : ndarray, (m,)
+        Residual variance.
+    loglik : ndarray, (m,)
+        Maximised (restricted) log-likelihood, with all constants, as lme4's ``logLik``.
+    curvature : ndarray, (m,)
+        Second derivative of -2 loglik in ``lam``, profiled over everything else.
+    status : ndarray of int8, (m,)
+        Values of :class:`jaxlmm.Status`.
+    n_used : ndarray of int, (m,)
+        Observations that the response was fitted to: all but its missing ones.
+    source : FormulaDesign or None
+        What ``jaxlmm.lmm`` made X with, to apply it to new data.
+    """
+
+    design: Design
+    method: str
+    df_method: str
+    coef: np.ndarray
+    se_gls: np.ndarray
+    lam: np.ndarray
+    sigma2: np.ndarray
+    loglik: np.ndarray
+    curvature: np.ndarray
+    status: np.ndarray
+    n_used: np.ndarray
+    Y: np.ndarray = field(repr=False)
+    reducer: Reducer = field(repr=False)
+    given_names: tuple[str, ...] = field(repr=False, default=())
+    source: Any = field(repr=False, default=None)
+
+    def __repr__(self) -> str:
+        counts = ", ".join(f"{n} {name.lower()}" for name, n in self.status_counts().items() if n)
+        return (
+            f"Fit({self.n_responses} responses, {self.n_obs} observations, {self.n_groups} groups, "
+            f"terms {list(self.design.names)}, {self.method}; {counts})"
+        )
+
+    # -- sizes, names, outcome ----------------------------------------------------------------
+
+    @property
+    def n_responses(self) -> int:
+        """Number of responses, m."""
+        return len(self.lam)
+
+    @property
+    def n_obs(self) -> int:
+        """Number of observations."""
+        return self.design.n_obs
+
+    @property
+    def incomplete(self) -> np.ndarray:
+        """Whether the response was fitted without some of the observations, (m,)."""
+        return (self.n_used < self.n_obs) & self.converged
+
+    @property
+    def n_groups(self) -> int:
+        """Number of groups, 0 without a random effect."""
+        return self.design.n_groups
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of the fixed effects, in the order of X's columns."""
+        return self.design.names
+
+    @functools.cached_property
+    def response_names(self) -> tuple[str, ...]:
+        """Names of the responses: those given, or y0, y1, ..."""
+        return self.given_names or tuple(f"y{j}" for j in range(self.n_responses))
+
+    @property
+    def singular(self) -> np.ndarray:
+        """Whether the group variance is estimated as exactly 0, (m,)."""
+        return self.status == Status.SINGULAR
+
+    @property
+    def converged(self) -> np.ndarray:
+        """Whether the response has a fit to rely on, (m,); where False, see ``status``."""
+        return self.status <= Status.SINGULAR
+
+    def status_counts(self) -> dict[str, int]:
+        """How many responses ended in each status, by name."""
+        counts = np.bincount(self.status, minlength=len(Status))
+        return {s.name: int(counts[s]) for s in Status}
+
+    # -- variances and criteria ---------------------------------------------------------------
+
+    @property
+    def theta(self) -> np.ndarray:
+        """Group standard deviation relative to the residual's (lme4's theta), (m,)."""
+        return np.sqrt(self.lam)
+
+    @property
+    def group_var(self) -> np.ndarray:
+        """Variance of the group intercepts, (m,); exactly 0 where ``singular``."""
+        return self.lam * self.sigma2
+
+    @property
+    def icc(self) -> np.ndarray:
+        """Intraclass correlation, group_var / (group_var + sigma2), (m,)."""
+        return self.lam / (1 + self.lam)
+
+    @property
+    def n_params(self) -> int:
+        """Parameters that AIC and BIC count: fixed effects and variances, as R does."""
+        return self.design.n_fixef + 1 + len(self.design.random)
+
+    @property
+    def aic(self) -> np.ndarray:
+        """Akaike's criterion, (m,); of the restricted likelihood if ``method`` is REML."""
+        return -2 * self.loglik + 2 * self.n_params
+
+    @property
+    def bic(self) -> np.ndarray:
+        """Bayesian criterion, (m,), with log(n_used), as R's ``BIC`` of an lme4 fit."""
+        return -2 * self.loglik + np.log(np.maximum(self.n_used, 1)) * self.n_params
+
+    def variance_se(self) -> dict[str, np.ndarray]:
+        """Standard errors of ``sigma2``, ``group_var`` and ``icc``, (m,) each.
+
+        By the observed information of the (restricted) likelihood and the delta method. NaN for
+        the last two where ``singular``: no standard error describes an estimate on its boundary.
+        """
+        return hypotheses.variance_se(self.estimates)
+
+    # -- tests and intervals of the fixed effects ---------------------------------------------
+
+    @functools.cached_property
+    def estimates(self) -> Estimates:
+        """The fits as the arrays that tests and intervals work on."""
+        return fit_estimates(self)
+
+    def with_df(self, df: str) -> Fit:
+        """The same fits with another way to find degrees of freedom; see ``jaxlmm.fit``."""
+        hypotheses.check_df_method(df, self.method)
+        return dataclasses.replace(self, df_method=df)
+
+    @functools.cached_property
+    def _se_df(self) -> tuple[np.ndarray, np.ndarray]:
+        return hypotheses.contrast_se_df(self.estimates, np.eye(self.design.n_fixef), self.df_method)
+
+    @property
+    def se(self) -> np.ndarray:
+        """Standard errors of ``coef``, (m, p); Kenward and Roger's if that is the ``df_method``."""
+        return self._se_df[0] if self.df_method == "kenward-roger" else self.se_gls
+
+    @functools.cached_property
+    def stat(self) -> np.ndarray:
+        """Test statistics coef / se, (m, p)."""
+        return self.coef / self.se
+
+    @property
+    def df(self) -> np.ndarray:
+        """Degrees of freedom of the tests, (m, p); infinity for z tests."""
+        return self._se_df[1]
+
+    @functools.cached_property
+    def pvalue(self) -> np.ndarray:
+        """Two-sided p-values of coef = 0, (m, p)."""
+        return distributions.pvalues(self.stat, self.df)
+
+    def conf_int(self, level: float = 0.95) -> np.ndarray:
+        """Wald intervals of the fixed effects: lower and upper limit, (m, p, 2)."""
+        half = distributions.halfwidth(level, self.df) * self.se
+        return np.stack([self.coef - half, self.coef + half], axis=-1)
+
+    def profile(self, level: float = 0.95) -> Profile:
+        """Profile likelihood intervals of ``group_sd``, ``sigma`` and ``coef``.
+
+        By maximum likelihood whatever ``method`` is, as R's ``confint(fit, method="profile")``.
+        Incomplete responses need a design for each of their patterns, some 10 ms each.
+        """
+        return fit_profile(self, level)
+
+    @functools.cached_property
+    def vcov(self) -> np.ndarray:
+        """Covariance matrices of the fixed effects, (m, p, p); adjusted for Kenward-Roger."""
+        return hypotheses.adjusted_vcov(self.estimates, self.df_method)
+
+    def test(self, L: Any, rhs: Any = 0.0) -> TTest:
+        """t tests of contrasts, one by one: L coef = rhs.
+
+        Parameters
+        ----------
+        L : array-like, (p,) or (q, p); or dict, or sequence of dicts
+            Weights of the fixed effects. A dict names the effects, ``{"a": 1, "b": -1}``.
+        rhs : float or array-like, (q,)
+
+        Returns
+        -------
+        TTest
+            ``estimate, se, stat, df, pvalue`` (m, q), ``conf_int(level)`` (m, q, 2).
+        """
+        matrix, rhs = contrast_matrix(L, rhs, self.names)
+        return hypotheses.t_test(self.estimates, matrix, rhs, self.df_method)
+
+    def ftest(self, L: Any, rhs: Any = 0.0) -> FTest:
+        """F test of several contrasts together; arguments as in :meth:`test`.
+
+        Returns
+        -------
+        FTest
+            ``stat, df_den, pvalue`` (m,), ``df_num``. Denominators as lmerTest's (Satterthwaite)
+            or pbkrtest's (Kenward-Roger, with its scaled statistic).
+        """
+        matrix, rhs = contrast_matrix(L, rhs, self.names, joint=True)
+        return hypotheses.f_test(self.estimates, matrix, rhs, self.df_method)
+
+    def anova(self) -> Anova:
+        """Type III F tests of the terms, as lmerTest's ``anova``, by this fit's ``df_method``.
+
+        Terms are those of the formula, or of ``terms=`` in ``jaxlmm.fit``; without either each
+        column of X but a constant one is a term.
+        """
+        X, structure = self.design.X, self.design.terms
+        if structure is None:
+            structure = make_terms_structure(None, self.names, np.flatnonzero((X == X[0]).all(axis=0)).tolist())
+        return anova(self.estimates, type3_contrasts(structure, self.names), self.df_method)
+
+    def emmeans(self, specs: Any, by: Any = None, at: Any = None) -> EMMeans:
+        """Estimated marginal means, as R's ``emmeans``; ``.pairs()`` of the result compares them.
+
+        Parameters
+        ----------
+        specs, by, at
+            Variables of the formula, see ``jaxlmm.emmeans.marginal_means``. Averages over other
+            factors have equal weights; covariates stand at their means.
+        """
+        if self.source is None:
+            raise ValueError(
+                "emmeans needs the variables behind X: fit with jaxlmm.lmm(formula, data). With X alone, "
+                "write the means as contrasts and use test(L)."
+            )
+        return emmeans(self.source, self.estimates, self.df_method, specs, by, at)
+
+    # -- random effects, fitted values, predictions -------------------------------------------
+
+    @functools.cached_property
+    def _modes(self) -> tuple[np.ndarray, np.ndarray]:
+        return fit_modes(self)
+
+    @property
+    def ranef(self) -> np.ndarray:
+        """Conditional modes (BLUPs) of the group intercepts, (m, G), as lme4's ``ranef``.
+
+        A group of which a response misses every observation has 0.
+        """
+        return self._modes[0]
+
+    @property
+    def ranef_sd(self) -> np.ndarray:
+        """Conditional standard deviations of ``ranef``, (m, G), as lme4's ``condVar``."""
+        return effects.mode_sd(self._modes[1], self.lam, self.sigma2)
+
+    def fitted(self, *, random: bool = True) -> np.ndarray:
+        """Fitted values, (n_obs, m) as Y, with the random effects unless ``random=False``."""
+        values = self.design.X @ self.coef.T
+        if random and self.design.random:
+            values += self.ranef.T[self.design.random[0].codes]
+        return values
+
+    def resid(self, *, random: bool = True) -> np.ndarray:
+        """Residuals Y - fitted, (n_obs, m), not scaled by weights; NaN where Y is missing."""
+        return self.Y - self.fitted(random=random)
+
+    def predict(self, X_new: Any, groups_new: Any = None) -> np.ndarray:
+        """Predictions for new rows, (n_new, m).
+
+        Parameters
+        ----------
+        X_new : array-like, (n_new, p); or data frame, for a fit by formula
+            The same columns as X; or the variables of the formula, and its groups if wanted.
+        groups_new : array-like, (n_new,), optional
+            Labels; the group's mode is added. Unknown groups, and None, get the population's
+            prediction.
+        """
+        columns = getattr(X_new, "columns", None)
+        if self.source is not None and columns is not None:
+            if groups_new is None and self.source.group_columns and set(self.source.group_columns) <= set(columns):
+                groups_new = self.source.group_labels(X_new)
+            X_new, columns = self.source.rows(X_new), None
+        if columns is not None and [str(c) for c in columns] != list(self.names):
+            raise ValueError(
+                f"X_new has the columns {', '.join(map(str, columns))}, the model {', '.join(self.names)}; "
+                "select and order them alike, or pass a plain array."
+            )
+        X = np.asarray(numeric(X_new, "X_new"), dtype=np.float64)
+        if X.ndim != 2 or X.shape[1] != self.design.n_fixef:
+            raise ValueError(
+                f"X_new must have shape (n_new, {self.design.n_fixef}) with columns "
+                f"{', '.join(self.names)}; found {X.shape}."
+            )
+        values = X @ self.coef.T
+        if groups_new is None:
+            return values
+        if not self.design.random:
+            raise ValueError("groups_new was given, but the model has no random effect; leave it out.")
+        codes = group_codes(self.design.random[0], groups_new)
+        if codes.shape != (len(X),):
+            raise ValueError(f"groups_new has {len(codes)} labels, X_new has {len(X)} rows; need one a row.")
+        known = codes >= 0
+        values[known] += self.ranef.T[codes[known]]
+        return values
+
+    # -- variance explained -------------------------------------------------------------------
+
+    @property
+    def rsquared_marginal(self) -> np.ndarray:
+        """Share of variance explained by the fixed effects, (m,) (Nakagawa & Schielzeth 2013)."""
+        fixed, total = self._variance_parts()
+        return fixed / total
+
+    @property
+    def rsquared_conditional(self) -> np.ndarray:
+        """Share explained by fixed and random effects, (m,) (Nakagawa & Schielzeth 2013)."""
+        fixed, total = self._variance_parts()
+        return (fixed + self.group_var) / total
+
+    # -- choosing and showing -----------------------------------------------------------------
+
+    def select(self, responses: Any) -> Fit:
+        """The fit of some responses only: positions, a slice, a mask, or names."""
+        where = positions(responses, self.response_names)
+        rows = {name: getattr(self, name)[where] for name in _ROW_FIELDS}
+        names = tuple(self.response_names[j] for j in where)
+        return dataclasses.replace(self, **rows, Y=self.Y[:, where], given_names=names)
+
+    def summary(self, response: int | str = 0, *, level: float = 0.95) -> None:
+        """Print the table of one response, given by position or name, in statsmodels' style."""
+        print(self.summary_text(response, level=level))
+
+    def summary_text(self, response: int | str = 0, *, level: float = 0.95) -> str:
+        """The table that :meth:`summary` prints; ``level`` is that of the intervals."""
+        i = position(response, self.response_names)
+        return summary_text(self.select([i]), self.response_names[i], level)
+
+    # -- inner --------------------------------------------------------------------------------
+
+    def _variance_parts(self) -> tuple[np.ndarray, np.ndarray]:
+        fixed = fixed_variance(self)
+        return fixed, fixed + self.group_var + self.sigma2
+
+
+_ROW_FIELDS = ("coef", "se_gls", "lam", "sigma2", "loglik", "curvature", "status", "n_used")

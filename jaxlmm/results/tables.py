@@ -1,0 +1,272 @@
+"""Results as long pandas tables with the column names of R's broom.mixed: tidy, glance, augment."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+try:
+    import pandas as pd
+except ImportError as error:
+    raise ImportError('tables need pandas: pip install "jaxlmm[pandas]"') from error
+
+from jaxlmm._types import Status
+from jaxlmm.inference.distributions import check_level, halfwidth
+from jaxlmm.inference.multiplicity import adjust_pvalues
+from jaxlmm.results.results import Fit
+from jaxlmm.results.selection import position, positions
+
+if TYPE_CHECKING:
+    from jaxlmm.labelled.labelled import LabelledFit
+
+__all__ = ["EFFECTS", "augment", "glance", "tidy"]
+
+EFFECTS = ("fixed", "ran_pars", "ran_vals")
+
+
+def tidy(
+    fit: Fit | LabelledFit,
+    *,
+    effects: str | Iterable[str] = ("fixed", "ran_pars"),
+    conf_int: bool = True,
+    level: float = 0.95,
+    adjust: str | None = None,
+    responses: Any = None,
+) -> pd.DataFrame:
+    """One row an estimate, all responses below each other.
+
+    Parameters
+    ----------
+    fit : Fit or LabelledFit
+    effects : one or more of {"fixed", "ran_pars", "ran_vals"}
+        Fixed effects; standard deviations (``sd__(Intercept)`` of the groups and
+        ``sd__Observation``); conditional modes of the groups, which need Y.
+    conf_int : bool
+        Whether to add ``conf.low`` and ``conf.high``.
+    level : float
+        Level of the intervals.
+    adjust : str, optional
+        Add ``p.adjusted``, by this method of :func:`jaxlmm.adjust_pvalues`. Each term is one family
+        of tests over *all* responses of the fit, whichever of them are shown.
+    responses : positions, slice, mask or names, optional
+        The responses to show. Default: all.
+
+    Returns
+    -------
+    DataFrame
+        ``response`` (of a LabelledFit: a column for each dimension), ``effect``, ``group``,
+        ``level`` (if there are modes), ``term``, ``estimate``, ``std.error``, ``statistic``,
+        ``df``, ``p.value``, ``p.adjusted``, ``conf.low``, ``conf.high``.
+
+    Notes
+    -----
+    Standard errors of standard deviations follow from those of the variances (``variance_se``) by
+    the delta method; they have no Wald interval, as in broom.mixed: see ``Fit.profile``. Intervals
+    of modes are normal, with the conditional standard deviation, as in broom.mixed.
+    """
+    wanted = _check_effects(effects)
+    check_level(level)
+    inner, keys = _parts(fit)
+    where = np.arange(inner.n_responses)
+    if responses is not None:
+        where = positions(responses, inner.response_names)
+    part = inner if responses is None else inner.select(where)
+    blocks = [make(part, level) for name, make in _BLOCKS.items() if name in wanted]
+    columns = ["estimate", "std.error", "statistic", "df", "p.value"]
+    if adjust is not None:
+        columns.append("p.adjusted")
+        adjusted = adjust_pvalues(inner.pvalue, adjust, axis=0)[where]
+        for block in blocks:
+            if "p.value" in block:
+                block["p.adjusted"] = adjusted
+    if conf_int:
+        columns += ["conf.low", "conf.high"]
+    frame = _pattern(blocks, with_level="ran_vals" in wanted)
+    k = len(frame)
+    frame = frame.take(np.tile(np.arange(k), len(where))).reset_index(drop=True)
+    for name in columns:
+        shapes = [np.shape(block["estimate"]) for block in blocks]
+        pieces = [
+            np.broadcast_to(block.get(name, np.nan), shape) for block, shape in zip(blocks, shapes, strict=True)
+        ]
+        frame[name] = np.concatenate(pieces, axis=1).ravel()
+    return _with_keys(keys, frame, np.repeat(where, k))
+
+
+def glance(fit: Fit | LabelledFit) -> pd.DataFrame:
+    """One row a response: sizes, criteria, variance explained, and whether the fit can be used.
+
+    Returns
+    -------
+    DataFrame
+        ``response`` (of a LabelledFit: a column for each dimension), ``nobs``, ``ngroups``,
+        ``sigma``, ``logLik``, ``AIC``, ``BIC``, ``REMLcrit`` (``deviance`` after ML: -2 logLik),
+        ``df.residual`` (observations less all parameters, as lme4's; less fixed effects without a
+        random effect, as R's ``lm``), ``icc``, ``r2.marginal``, ``r2.conditional``, ``singular``,
+        ``converged``, ``status`` (name of a :class:`jaxlmm.Status`), ``method``.
+    """
+    inner, keys = _parts(fit)
+    m = inner.n_responses
+    taken = inner.n_params if inner.design.random else inner.design.n_fixef
+    frame = pd.DataFrame(
+        {
+            "nobs": inner.n_used,
+            "ngroups": inner.n_groups,
+            "sigma": np.sqrt(inner.sigma2),
+            "logLik": inner.loglik,
+            "AIC": inner.aic,
+            "BIC": inner.bic,
+            "REMLcrit" if inner.method == "REML" else "deviance": -2 * inner.loglik,
+            "df.residual": inner.n_used - taken,
+            "icc": inner.icc,
+            "r2.marginal": inner.rsquared_marginal,
+            "r2.conditional": inner.rsquared_conditional,
+            "singular": inner.singular,
+            "converged": inner.converged,
+            "status": pd.Series([s.name for s in Status]).take(inner.status).array,
+            "method": pd.Series([inner.method]).repeat(m).array,
+        }
+    )
+    return _with_keys(keys, frame, np.arange(m))
+
+
+def augment(fit: Fit | LabelledFit, response: int | str = 0, *, data: pd.DataFrame | None = None) -> pd.DataFrame:
+    """One row an observation of one response: data, fitted values and residuals.
+
+    Parameters
+    ----------
+    fit : Fit or LabelledFit
+    response : int or str
+        Position or name.
+    data : DataFrame, optional
+        What the model was fitted to, row by row: its columns and index are kept, and stand in for
+        the columns of X and the groups.
+
+    Returns
+    -------
+    DataFrame
+        The response, the columns of X, the groups; ``.fitted``, ``.resid``, ``.fixed`` (fitted
+        without the random effect), ``.group`` (the random effect). The response or the groups, if
+        called like a column of X, are called ``<name>_response`` or ``<name>_group``.
+    """
+    inner, _ = _parts(fit)
+    j = position(response, inner.response_names)
+    one, name = inner.select([j]), inner.response_names[j]
+    random = one.design.random[0] if one.design.random else None
+    if data is None:
+        frame = pd.DataFrame(np.array(one.design.X), columns=list(one.names))
+        if random is not None:
+            labels = pd.Series(list(random.levels)).take(random.codes)
+            frame[_free(random.name, "group", frame)] = labels.array
+    elif len(data) != one.n_obs:
+        raise ValueError(f"data has {len(data)} rows, the fit has {one.n_obs} observations; give the rows fitted.")
+    else:
+        frame = pd.DataFrame(data).copy()
+    if data is None or name not in frame.columns:
+        frame.insert(0, _free(name, "response", frame), np.array(one.Y[:, 0]))
+    frame[".fitted"] = one.fitted()[:, 0]
+    frame[".resid"] = one.resid()[:, 0]
+    frame[".fixed"] = one.fitted(random=False)[:, 0]
+    if random is not None:
+        frame[".group"] = one.ranef[0][random.codes]
+    return frame
+
+
+# -- the blocks of a tidy table: labels of k rows in lists, numbers of m responses in (m, k) arrays --
+
+
+def _fixed(fit: Fit, level: float) -> dict[str, Any]:
+    low, high = np.moveaxis(fit.conf_int(level), -1, 0)
+    return {
+        **_labels("fixed", [None] * len(fit.names), fit.names),
+        "estimate": fit.coef,
+        "std.error": fit.se,
+        "statistic": fit.stat,
+        "df": fit.df,
+        "p.value": fit.pvalue,
+        "conf.low": low,
+        "conf.high": high,
+    }
+
+
+def _ran_pars(fit: Fit, level: float) -> dict[str, Any]:
+    se = fit.variance_se()
+    variances, errors = [fit.sigma2], [se["sigma2"]]
+    groups, terms = ["Residual"], ["sd__Observation"]
+    if fit.design.random:
+        variances, errors = [fit.group_var, *variances], [se["group_var"], *errors]
+        groups, terms = [fit.design.random[0].name, *groups], ["sd__(Intercept)", *terms]
+    sd = np.sqrt(np.column_stack(variances))
+    with np.errstate(divide="ignore", invalid="ignore"):  # an sd of 0 has no standard error
+        error = np.where(sd > 0, np.column_stack(errors) / (2 * sd), np.nan)
+    return {**_labels("ran_pars", groups, terms), "estimate": sd, "std.error": error}
+
+
+def _ran_vals(fit: Fit, level: float) -> dict[str, Any]:
+    levels = list(fit.design.random[0].levels) if fit.design.random else []
+    groups = [random.name for random in fit.design.random for _ in random.levels]
+    modes, sd = fit.ranef, fit.ranef_sd
+    half = halfwidth(level, np.array([np.inf])) * sd
+    return {
+        **_labels("ran_vals", groups, ["(Intercept)"] * len(levels), levels),
+        "estimate": modes,
+        "std.error": sd,
+        "conf.low": modes - half,
+        "conf.high": modes + half,
+    }
+
+
+_BLOCKS = {"fixed": _fixed, "ran_pars": _ran_pars, "ran_vals": _ran_vals}
+
+
+def _labels(effect: str, groups: Sequence[Any], terms: Sequence[str], levels: Any = None) -> dict[str, list[Any]]:
+    k = len(terms)
+    levels = [None] * k if levels is None else levels
+    return {"effect": [effect] * k, "group": list(groups), "term": list(terms), "level": list(levels)}
+
+
+def _pattern(blocks: list[dict[str, Any]], with_level: bool) -> pd.DataFrame:
+    """The labels of one response's rows."""
+    rows = {name: [v for block in blocks for v in block[name]] for name in ("effect", "group", "level", "term")}
+    # The last entry makes columns of text even of those that are empty or all missing.
+    columns = {name: pd.Series([*rows[name], "text"]).iloc[:-1] for name in ("effect", "group", "term")}
+    if with_level:
+        alone = all(label is not None for label in rows["level"])
+        # Beside missing ones integers would become floats.
+        columns["level"] = pd.Series(rows["level"], dtype=None if alone and rows["level"] else object)
+    return pd.DataFrame({name: columns[name] for name in rows if name in columns})
+
+
+# -- inner ----------------------------------------------------------------------------------------
+
+
+def _parts(fit: Any) -> tuple[Fit, Mapping[str, Any]]:
+    """The fit itself, and what tells its responses apart: columns of m labels."""
+    if isinstance(fit, Fit):
+        return fit, {"response": list(fit.response_names)}
+    if isinstance(getattr(fit, "fit", None), Fit):
+        return fit.fit, fit.response_keys()
+    raise ValueError(f"a table is made of what jaxlmm.fit returns, found {type(fit).__name__}.")
+
+
+def _with_keys(keys: Mapping[str, Any], frame: pd.DataFrame, rows: np.ndarray) -> pd.DataFrame:
+    twice = [name for name in keys if name in frame.columns]
+    if twice:
+        raise ValueError(f"the dimension {twice[0]!r} is called like a column of the table; rename it in Y.")
+    for at, (name, labels) in enumerate(keys.items()):
+        frame.insert(at, name, pd.Series(labels).take(rows).array)
+    return frame
+
+
+def _check_effects(effects: str | Iterable[str]) -> list[str]:
+    wanted = [effects] if isinstance(effects, str) else list(effects)
+    unknown = [v for v in wanted if v not in EFFECTS]
+    if unknown or not wanted:
+        raise ValueError(f"effects must be some of {', '.join(map(repr, EFFECTS))}, found {effects!r}.")
+    return wanted
+
+
+def _free(name: str, what: str, frame: pd.DataFrame) -> str:
+    return f"{name}_{what}" if name in frame.columns else name

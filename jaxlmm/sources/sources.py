@@ -1,0 +1,316 @@
+"""Responses that are not in memory: one way to read blocks of them, whatever holds them.
+
+A source has the shape (n_obs, *dims); all axes but the first are responses. Recognised without
+importing their packages: Zarr arrays, HDF5 datasets, dask arrays, xarray DataArrays and numpy
+arrays, those on memory maps read from their files: a map would count as memory in use, and kill the
+process if its file were cut short.
+"""
+
+from __future__ import annotations
+
+import abc
+import concurrent.futures
+import math
+import mmap
+import os
+from typing import Any
+
+import numpy as np
+
+from jaxlmm.sources.encoded import encoding_of
+from jaxlmm.sources.fingerprint import content_sum, files_stamp
+
+__all__ = ["At", "Source", "is_lazy", "open_source"]
+
+# The part of each response axis that a block takes.
+At = tuple[slice, ...]
+# Threads that read one block, and how much they read at a time.
+N_READERS = 4
+# Numbers of a memory map that are compared with its file.
+SAMPLE = 256
+
+
+class Source(abc.ABC):
+    """Where responses come from.
+
+    Attributes
+    ----------
+    shape : tuple of int
+        (n_obs, *dims).
+    dtype : dtype
+    chunks : tuple of int, or None
+        Length along each response axis of what the store keeps in one piece.
+    dims : tuple of str, or None
+        Names of the response axes, where the store has them.
+    in_memory : bool
+        Whether ``stamp`` is a checksum of all the numbers.
+    """
+
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+    chunks: tuple[int, ...] | None = None
+    dims: tuple[str, ...] | None = None
+    in_memory = False
+
+    @abc.abstractmethod
+    def read(self, at: At) -> np.ndarray:
+        """Responses (n_obs, *block) in memory; safe to call from another thread."""
+
+    @abc.abstractmethod
+    def describe(self) -> str:
+        """What it is, for messages."""
+
+    def stamp(self) -> str | None:
+        """What changes when any of the data do; None if reading them all would be the only way to tell."""
+        return None
+
+
+class _Array(Source):
+    """A numpy array."""
+
+    in_memory = True
+
+    def __init__(self, array: np.ndarray) -> None:
+        self.array, self.shape, self.dtype = array, array.shape, array.dtype
+
+    def read(self, at: At) -> np.ndarray:
+        return self.array[(slice(None), *at)]
+
+    def describe(self) -> str:
+        return f"array {self.shape}"
+
+    def stamp(self) -> str:
+        return str(content_sum(self.array.reshape(len(self.array), -1)))
+
+
+class _File(Source):
+    """An array that lies in a file as it would in memory."""
+
+    def __init__(self, array: np.ndarray, path: str, offset: int) -> None:
+        self.array, self.shape, self.dtype, self.path, self.offset = array, array.shape, array.dtype, path, offset
+        self.file = os.open(path, os.O_RDONLY)
+        # Axes from the slowest to the fastest in the file.
+        self.order = sorted(range(array.ndim), key=lambda k: (-array.strides[k], k))
+
+    def __del__(self) -> None:
+        if hasattr(self, "file"):
+            os.close(self.file)
+
+    def read(self, at: At) -> np.ndarray:
+        size, strides = self.dtype.itemsize, self.array.strides
+        parts = [range(*s.indices(n)) for s, n in zip((slice(None), *at), self.shape, strict=True)]
+        lengths = [len(parts[k]) for k in self.order]
+        out = np.empty(lengths, dtype=self.dtype)
+        # The last axes, as far as they lie without gaps, are read in one piece.
+        run, split = size, len(lengths)
+        while split and strides[self.order[split - 1]] == run:
+            split -= 1
+            run *= lengths[split]
+            if lengths[split] < self.shape[self.order[split]]:
+                break
+        outer = [self.order[k] for k in range(split)]
+        start = self.offset + sum(parts[k].start * strides[k] for k in range(len(parts)))
+        target = out.reshape(-1).view(np.uint8).data
+        count = math.prod(lengths[:split])
+        steps = np.zeros(1, dtype=np.int64)
+        for axis in outer:
+            steps = (steps[:, None] + np.arange(len(parts[axis])) * strides[axis]).ravel()
+
+        def fetch(first: int, last: int) -> None:
+            for i in range(first, last):
+                self._fetch(start + int(steps[i]), target[i * run : (i + 1) * run])
+
+        if count < N_READERS:
+            fetch(0, count)
+        else:
+            edges = [count * k // N_READERS for k in range(N_READERS + 1)]
+            with concurrent.futures.ThreadPoolExecutor(N_READERS) as pool:
+                list(pool.map(fetch, edges[:-1], edges[1:]))
+        return out.transpose(np.argsort(self.order))
+
+    def _fetch(self, position: int, into: memoryview) -> None:
+        while into:
+            n = os.preadv(self.file, [into], position)
+            if not n:
+                raise OSError(f"'{self.path}' ends before byte {position + len(into)}: it was cut short")
+            position, into = position + n, into[n:]
+
+    def describe(self) -> str:
+        return f"file '{self.path}'"
+
+    def stamp(self) -> str:
+        return f"{files_stamp(self.path)} {self.offset} {self.array.strides}"
+
+
+class _Chunked(Source):
+    """A Zarr array or an HDF5 dataset."""
+
+    def __init__(self, array: Any, path: str | None, name: str) -> None:
+        encoded = encoding_of(array)
+        if encoded:
+            raise ValueError(
+                f"Y, {name}, has the attribute {encoded[0]!r}, so its numbers stand for others; open it with xarray, "
+                "which decodes them, and pass the DataArray."
+            )
+        self.array, self.shape, self.dtype, self.path, self.name = array, array.shape, array.dtype, path, name
+        self.chunks = None if array.chunks is None else tuple(array.chunks[1:])
+
+    def read(self, at: At) -> np.ndarray:
+        if self.path is not None and not os.path.exists(self.path):
+            # Zarr would take a chunk that is not there for one that was never written.
+            raise OSError(f"'{self.path}' is gone")
+        return np.asarray(self.array[(slice(None), *at)])
+
+    def describe(self) -> str:
+        return self.name
+
+    def stamp(self) -> str | None:
+        return None if self.path is None else files_stamp(self.path)
+
+
+class _Zarr(_Chunked):
+    def __init__(self, array: Any) -> None:
+        root = getattr(array.store, "root", None)
+        path = None if root is None else os.path.join(str(root), array.path).rstrip("/")
+        super().__init__(array, path, f"Zarr array '{path or array.name}'")
+        names = getattr(array.metadata, "dimension_names", None) or array.attrs.get("_ARRAY_DIMENSIONS")
+        if names and all(names[1:]) and len(names) == array.ndim:
+            self.dims = tuple(map(str, names[1:]))
+        shards = getattr(array, "shards", None)
+        if shards is not None:
+            self.chunks = tuple(shards[1:])
+
+
+class _HDF5(_Chunked):
+    def __init__(self, array: Any) -> None:
+        super().__init__(array, array.file.filename, f"HDF5 dataset '{array.file.filename}:{array.name}'")
+        names = [dim.label for dim in array.dims]
+        if all(names[1:]):
+            self.dims = tuple(map(str, names[1:]))
+
+    def stamp(self) -> str | None:
+        if self.array.is_virtual or self.array.external:
+            return None  # its numbers lie in other files
+        return f"{super().stamp()} {self.array.name}"
+
+
+class _Dask(Source):
+    def __init__(self, array: Any) -> None:
+        self.array, self.shape, self.dtype = array, array.shape, array.dtype
+        if any(math.isnan(n) for n in array.shape):
+            raise ValueError(f"Y is a dask array of unknown lengths {array.shape}; call compute_chunk_sizes() on it.")
+        self.chunks = tuple(max(sizes) for sizes in array.chunks[1:])
+
+    def read(self, at: At) -> np.ndarray:
+        return np.asarray(self.array[(slice(None), *at)].compute())
+
+    def describe(self) -> str:
+        return f"dask array {self.shape}"
+
+
+class _Labelled(Source):
+    """An xarray DataArray, lazily loaded or not, its observations along ``obs_dim``."""
+
+    def __init__(self, array: Any, obs_dim: Any) -> None:
+        self.array = array.transpose(obs_dim, ...)
+        self.shape, self.dtype = self.array.shape, array.dtype
+        self.dims = tuple(map(str, self.array.dims[1:]))
+        preferred = array.encoding.get("preferred_chunks") or {}
+        if self.array.chunks is not None:
+            self.chunks = tuple(max(sizes) for sizes in self.array.chunks[1:])
+        elif preferred:
+            sizes = zip(self.array.dims[1:], self.shape[1:], strict=True)
+            self.chunks = tuple(int(preferred.get(dim, n)) for dim, n in sizes)
+
+    def read(self, at: At) -> np.ndarray:
+        return np.asarray(self.array[(slice(None), *at)].to_numpy())
+
+    def describe(self) -> str:
+        return f"DataArray {self.array.name or ''} {dict(self.array.sizes)}"
+
+
+def is_lazy(Y: Any) -> bool:
+    """Whether Y is a store, or a view of one, that ``numpy.asarray`` would read whole."""
+    kind = _kind(Y)
+    if kind == "xarray":
+        return Y.chunks is not None or not Y._in_memory or _mapped(Y.variable._data) is not None
+    return kind in ("zarr", "h5py", "dask") or (kind == "numpy" and _mapped(Y) is not None)
+
+
+def open_source(Y: Any, obs_dim: Any = None) -> Source:
+    """The source of responses Y (n_obs, *dims).
+
+    Parameters
+    ----------
+    Y : array, memory map, Zarr array, h5py dataset, dask array, or DataArray
+    obs_dim : hashable, optional
+        For a DataArray: its dimension of observations, whichever axis that is.
+
+    Raises
+    ------
+    ValueError
+        Not numeric; fewer than two axes; numbers that stand for others.
+    """
+    kind = _kind(Y)
+    dtype = getattr(Y, "dtype", None)
+    if kind is not None and (dtype is None or np.dtype(dtype).kind not in "biuf"):
+        raise ValueError(f"Y must be numeric, found dtype {dtype}.")
+    if kind is not None and Y.ndim < 2:
+        raise ValueError(f"Y must have shape (n_obs, m) or (n_obs, *dims), found {Y.shape}.")
+    if kind == "xarray":
+        mapped = _mapped(Y.variable._data)
+        if mapped is None:
+            return _Labelled(Y, obs_dim)
+        source = _File(np.moveaxis(Y.variable._data, Y.get_axis_num(obs_dim), 0), *mapped)
+        source.dims = tuple(str(dim) for dim in Y.dims if dim != obs_dim)
+        return source
+    if kind == "zarr":
+        return _Zarr(Y)
+    if kind == "h5py":
+        return _HDF5(Y)
+    if kind == "dask":
+        return _Dask(Y)
+    if kind == "numpy":
+        mapped = _mapped(Y)
+        return _Array(np.asarray(Y)) if mapped is None else _File(np.asarray(Y), *mapped)
+    raise ValueError(
+        f"Y is a {type(Y).__name__}; give a numpy array or memory map, a Zarr array, an h5py dataset, a dask array "
+        "or an xarray DataArray."
+    )
+
+
+def _kind(Y: Any) -> str | None:
+    """Package of an array that can be a source, or None."""
+    root, name = type(Y).__module__.split(".")[0], type(Y).__name__
+    if isinstance(Y, np.ndarray):
+        return None if isinstance(Y, np.ma.MaskedArray) else "numpy"
+    known = {("zarr", "Array"), ("h5py", "Dataset"), ("dask", "Array"), ("xarray", "DataArray")}
+    return root if (root, name) in known else None
+
+
+def _mapped(Y: Any) -> tuple[str, int] | None:
+    """File of a memory map, or of a view of one, and the position of Y's first number in it; else None."""
+    base = Y
+    while isinstance(base, np.ndarray) and not (isinstance(base, np.memmap) and base._mmap is not None):  # type: ignore[attr-defined]
+        base = base.base
+    if not isinstance(base, np.memmap) or base.filename is None or base.mode == "c" or not Y.size:
+        return None  # what was changed in a copy-on-write map is not in the file
+    if any(s < 0 for s in Y.strides) or not os.path.exists(base.filename) or not hasattr(os, "preadv"):
+        return None
+    start = np.frombuffer(base._mmap, dtype=np.uint8).__array_interface__["data"][0]  # type: ignore[attr-defined]
+    first = base.offset - base.offset % mmap.ALLOCATIONGRANULARITY
+    path, offset = os.fspath(base.filename), first + Y.__array_interface__["data"][0] - start
+    return (path, offset) if _same_file(Y, path, offset) else None
+
+
+def _same_file(Y: np.ndarray, path: str, offset: int) -> bool:
+    """Whether the file at ``path`` is the one that Y maps, and not another that took its name."""
+    places = np.unravel_index(np.linspace(0, Y.size - 1, SAMPLE).astype(np.int64), Y.shape)
+    positions = np.full(SAMPLE, offset)
+    for place, stride in zip(places, Y.strides, strict=True):
+        positions += place * stride
+    if os.path.getsize(path) < positions.max() + Y.itemsize:
+        return True  # cut short, which reading says; the map may not be touched
+    with open(path, "rb") as file:
+        found = [os.pread(file.fileno(), Y.itemsize, int(position)) for position in positions]
+    return b"".join(found) == np.asarray(Y)[places].tobytes()

@@ -1,0 +1,158 @@
+"""What stands in a loaded fit for the parts that it has not: the responses, the formula's coding."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import zlib
+from dataclasses import dataclass
+from typing import Any, NoReturn
+
+import numpy as np
+
+from jaxlmm.inference.estimates import Estimates
+from jaxlmm.results.derived import fit_estimates
+from jaxlmm.results.results import Fit
+
+__all__ = ["AbsentFormula", "AbsentY", "FitWithoutY", "checksums", "missing_cells"]
+
+# Columns of Y that are read at once.
+CHUNK = 1024
+SEED = 0x6A61786C6D6D
+
+
+@dataclass(frozen=True, eq=False)
+class AbsentY:
+    """What stands for the responses of a fit saved without them: knows which cells are missing.
+
+    Attributes
+    ----------
+    shape : tuple
+        (n_obs, m).
+    bits : ndarray of uint8, (n_obs / 8, k)
+        Missing cells of the incomplete responses, packed.
+    column : ndarray of int, (m,)
+        Where in ``bits`` an incomplete response is.
+    checksums : ndarray, (m,), or None
+        Of the responses, where they are known.
+    """
+
+    shape: tuple[int, int]
+    bits: np.ndarray
+    column: np.ndarray
+    checksums: np.ndarray | None
+
+    @classmethod
+    def make(cls, fit: Fit, bits: np.ndarray, checksums: np.ndarray | None) -> AbsentY:
+        """Of a fit (without Y) and the bits of its incomplete responses in order."""
+        return cls((fit.n_obs, fit.n_responses), bits, np.cumsum(fit.incomplete) - 1, checksums)
+
+    def __getitem__(self, key: Any) -> AbsentY:
+        if isinstance(key, tuple) and key[:1] == (slice(None),) and not np.isscalar(key[1]):
+            column = self.column[key[1]]
+            known = None if self.checksums is None else self.checksums[key[1]]
+            return AbsentY((self.shape[0], len(column)), self.bits, column, known)
+        self._refuse()
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        self._refuse()
+
+    def __array__(self, dtype: Any = None, copy: Any = None) -> np.ndarray:
+        self._refuse()
+
+    def _refuse(self) -> NoReturn:
+        raise ValueError(
+            "the fit was saved without its responses, which this needs; give them to load(path, Y=...), or save with "
+            "include_Y=True."
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class _Cells:
+    """Responses of noise, NaN where missing: enough for what depends on X and on which cells there are."""
+
+    absent: AbsentY
+    dtype = np.dtype(np.float64)
+
+    def __getitem__(self, key: tuple[slice, Any]) -> np.ndarray:
+        bits, n = self.absent.bits[:, self.absent.column[key[1]]], self.absent.shape[0]
+        # A seed that no one else has: a column of X as response would leave no residual.
+        noise = np.random.default_rng(SEED).standard_normal(n).reshape(n, *[1] * (bits.ndim - 1))
+        return np.where(np.unpackbits(bits, axis=0, count=n), np.nan, noise)
+
+
+class FitWithoutY(Fit):
+    """A fit that was loaded without its responses."""
+
+    @functools.cached_property
+    def estimates(self) -> Estimates:
+        """The fits as the arrays that tests and intervals work on."""
+        return fit_estimates(self._with_cells())
+
+    def _variance_parts(self) -> tuple[np.ndarray, np.ndarray]:
+        return self._with_cells()._variance_parts()
+
+    def _with_cells(self) -> Fit:
+        fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        return Fit(**fields | {"Y": _Cells(self.Y)})  # type: ignore[arg-type]
+
+
+@dataclass(frozen=True, eq=False)
+class AbsentFormula:
+    """The formula of a fit, where it cannot be applied to new data.
+
+    Attributes
+    ----------
+    formula : str
+    group_columns : tuple of str
+    why : str
+        What stands in the way; empty for a file that does not hold the data.
+    stored : tuple of (dict, dict) or None
+        What the file holds of the data, for the next file.
+    """
+
+    formula: str
+    group_columns: tuple[str, ...]
+    why: str = ""
+    stored: tuple[Any, dict[str, np.ndarray]] | None = None
+
+    def because(self, why: str) -> AbsentFormula:
+        """The same, for another reason."""
+        return dataclasses.replace(self, why=why)
+
+    @property
+    def variables(self) -> NoReturn:
+        """ValueError."""
+        self.rows(None)
+
+    def rows(self, data: Any) -> NoReturn:
+        """ValueError."""
+        if self.why:
+            raise ValueError(f"formula '{self.formula}' cannot be applied to data: {self.why}")
+        raise ValueError(
+            f"the fit was saved without the data, so formula '{self.formula}' cannot be applied; give the data frame "
+            "that was fitted to load(path, data=...)."
+        )
+
+    group_labels = rows
+
+
+def checksums(Y: np.ndarray) -> np.ndarray | None:
+    """A checksum of each column's values and their type, (m,); of what stands for Y, those of Y if known."""
+    if isinstance(Y, AbsentY):
+        return Y.checksums
+    start, found = zlib.crc32(Y.dtype.str.encode()), []
+    for k in range(0, Y.shape[1], CHUNK):
+        found += [zlib.crc32(column.data, start) for column in np.ascontiguousarray(Y[:, k : k + CHUNK].T)]
+    return np.array(found, dtype=np.uint32)
+
+
+def missing_cells(fit: Fit) -> np.ndarray:
+    """``AbsentY.bits`` of a fit."""
+    if isinstance(fit.Y, AbsentY):
+        return fit.Y.bits[:, fit.Y.column[fit.incomplete]]
+    where = np.flatnonzero(fit.incomplete)
+    parts = [np.packbits(np.isnan(fit.Y[:, where[k : k + CHUNK]]), axis=0) for k in range(0, len(where), CHUNK)]
+    return np.concatenate([np.zeros((-(-fit.n_obs // 8), 0), dtype=np.uint8), *parts], axis=1)

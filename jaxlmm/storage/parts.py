@@ -1,0 +1,232 @@
+"""A fit as JSON and arrays, and back; what holds them, a zip file or a folder, is no matter here.
+
+All but the responses' own part (:func:`design_parts`) is written once, however many responses
+follow; theirs are the arrays of :data:`ROWS`, with ``missing``, ``checksums`` and ``Y``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import hashlib
+import importlib.metadata
+import json
+import struct
+import zipfile
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from jaxlmm.design.design import Design
+from jaxlmm.families.intercept.reduce import Reducer
+from jaxlmm.fit import prepare
+from jaxlmm.results.results import Fit
+from jaxlmm.storage.absent import AbsentY, FitWithoutY, checksums, missing_cells
+from jaxlmm.storage.check import check_responses
+from jaxlmm.storage.codec import decode, encode
+from jaxlmm.storage.formula import formula_parts, restore_source
+
+__all__ = ["ROWS", "check_manifest", "design_parts", "from_design_parts", "from_parts", "reading", "to_parts"]
+
+FORMAT, MAJOR, MINOR = "jaxlmm fit", 1, 1
+SHARED = ("design", "method", "df_method")
+# Fields of Fit that are made anew, or stored in a way of their own.
+SPECIAL = ("Y", "reducer", "source", "given_names")
+# Fields with a row a response.
+ROWS = tuple(f.name for f in dataclasses.fields(Fit) if f.name not in (*SHARED, *SPECIAL))
+# What reading a damaged or foreign file may raise.
+DAMAGE = (
+    zipfile.BadZipFile, zlib.error, struct.error, EOFError, LookupError, TypeError, ValueError, AttributeError,
+    RuntimeError, ArithmeticError,
+)  # fmt: skip
+
+
+class _Refused(ValueError):
+    """A file that is whole, but not for this version; says the rest of "<path> ..."."""
+
+
+def to_parts(fit: Fit, include_Y: bool = False) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """All of a fit: what goes into JSON, and arrays by name.
+
+    Raises
+    ------
+    ValueError
+        Labels of a type that cannot be stored; ``include_Y`` for a fit loaded without Y.
+    """
+    manifest, arrays = design_parts(fit.design, fit.method, fit.df_method, fit.source)
+    for name in (*ROWS, "given_names"):
+        manifest["fields"][name] = encode(getattr(fit, name), arrays, name)
+    arrays |= {"Y": np.asarray(fit.Y)} if include_Y else {"missing": missing_cells(fit)}
+    known = checksums(fit.Y)
+    return manifest, arrays if known is None else arrays | {"checksums": known}
+
+
+def design_parts(
+    design: Design, method: str, df_method: str, source: Any = None
+) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """The part of a fit that does not depend on its responses, as :func:`to_parts` gives the whole.
+
+    Parameters
+    ----------
+    design : Design
+    method, df_method : str
+    source : FormulaDesign, optional
+        With its data, if the fit is by formula.
+
+    Raises
+    ------
+    ValueError
+        Labels of a type that cannot be stored.
+    """
+    arrays: dict[str, np.ndarray] = {}
+    values = (design, method, df_method)
+    fields = {name: encode(value, arrays, name) for name, value in zip(SHARED, values, strict=True)}
+    formula, more = formula_parts(source)
+    manifest = {
+        "format": FORMAT,
+        "version": [MAJOR, MINOR],
+        "jaxlmm": importlib.metadata.version("jaxlmm"),
+        "fields": fields,
+        "design": _digest(design),
+        **formula,
+    }
+    return manifest, arrays | more
+
+
+def from_parts(
+    manifest: Mapping[str, Any],
+    arrays: Mapping[str, np.ndarray],
+    path: str,
+    *,
+    Y: Any = None,
+    data: Any = None,
+    context: Mapping[str, Any] | None = None,
+    trust_formula: bool = False,
+) -> Fit:
+    """The fit of :func:`to_parts`, or of :func:`design_parts` and arrays of the responses.
+
+    Parameters
+    ----------
+    manifest, arrays
+        Where ``manifest["fields"]`` does not have one of :data:`ROWS` or "given_names", the array of
+        that name is taken. Without "missing", no response is incomplete. Without "checksums", a
+        ``Y`` is what was fitted if it gives the same fit; see
+        :func:`jaxlmm.storage.check.check_responses`.
+    path : str
+        For messages.
+    Y, data, context, trust_formula
+        As in :func:`jaxlmm.load`.
+
+    Raises
+    ------
+    ValueError
+        Damaged parts, or of another version; ``Y``, ``data`` or ``context`` are not what was fitted.
+    """
+    fields = from_design_parts(manifest, arrays, path, data=data, context=context, trust_formula=trust_formula)
+    with reading(path):
+        stated = manifest["fields"]
+        fields |= {name: decode(stated[name], arrays) if name in stated else arrays[name] for name in ROWS}
+        fields["given_names"] = _names(stated, arrays)
+        found = Fit(**fields, Y=arrays.get("Y"))  # type: ignore[arg-type]
+        bits = arrays.get("missing", np.zeros((-(-found.n_obs // 8), 0), dtype=np.uint8))
+        known = arrays.get("checksums")
+        _check_sizes(found, bits, known)
+        if "Y" not in arrays:
+            found = FitWithoutY(**fields, Y=AbsentY.make(found, bits, known))  # type: ignore[arg-type]
+    return found if Y is None else check_responses(Y, found, known)
+
+
+def from_design_parts(
+    manifest: Mapping[str, Any],
+    arrays: Mapping[str, np.ndarray],
+    path: str,
+    *,
+    data: Any = None,
+    context: Mapping[str, Any] | None = None,
+    trust_formula: bool = False,
+) -> dict[str, Any]:
+    """The inverse of :func:`design_parts`: fields of ``Fit``, with its reducer; parameters and errors as there."""
+    with reading(path):
+        check_manifest(manifest)
+        fields = {name: decode(manifest["fields"][name], arrays) for name in SHARED}
+        fields["reducer"] = _rebuild(fields["design"], manifest["design"])
+        formula = manifest["formula"]
+        if not (formula is None or all(isinstance(text, str) for text in formula)):
+            raise ValueError("its formula is no text")
+    fields["source"] = restore_source(manifest, arrays, fields["design"], data, context, trust_formula)
+    return fields
+
+
+def check_manifest(manifest: Mapping[str, Any]) -> None:
+    """Refuse what another version wrote, before its arrays are read; to be called in :func:`reading`."""
+    if manifest["format"] != FORMAT:
+        raise ValueError(f"its format is {manifest['format']!r}")
+    if manifest["version"][0] != MAJOR:
+        raise _Refused(
+            f"was written by jaxlmm {manifest['jaxlmm']} in format {manifest['version'][0]}, and this version "
+            f"reads format {MAJOR}; load it with that version."
+        )
+    unknown = set(manifest["fields"]) - {field.name for field in dataclasses.fields(Fit)}
+    if unknown:
+        raise _Refused(
+            f"was written by jaxlmm {manifest['jaxlmm']} and holds {min(unknown)!r}, which this version does not "
+            "know; update jaxlmm."
+        )
+
+
+@contextlib.contextmanager
+def reading(path: str) -> Iterator[None]:
+    """Whatever a damaged or foreign file raises is a ValueError that says so."""
+    try:
+        yield
+    except _Refused as refused:
+        raise ValueError(f"{path} {refused}") from None
+    except DAMAGE as error:
+        raise ValueError(f"{path} is no file that jaxlmm.save wrote, or it is damaged: {error}.") from error
+
+
+def _names(stated: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> tuple[str, ...]:
+    if "given_names" in stated:
+        return decode(stated["given_names"], arrays)
+    names: Sequence[Any] = arrays.get("given_names", np.zeros(0, dtype=str)).tolist()
+    return tuple(map(str, names))
+
+
+def _check_sizes(fit: Fit, bits: np.ndarray, known: np.ndarray | None) -> None:
+    """All arrays must speak of the same responses: a file that was cut short may hold more of one than of another."""
+    m, p = fit.n_responses, fit.design.n_fixef
+    for name in ROWS:
+        _check_shape(name, getattr(fit, name), (m, p) if name in ("coef", "se_gls") else (m,))
+    if fit.given_names:
+        _check_shape("given_names", np.array(fit.given_names), (m,))
+    if known is not None:
+        _check_shape("checksums", known, (m,))
+    if fit.Y is None:
+        _check_shape("missing", bits, (-(-fit.n_obs // 8), int(fit.incomplete.sum())))
+    else:
+        _check_shape("Y", fit.Y, (fit.n_obs, m))
+
+
+def _check_shape(name: str, array: np.ndarray, shape: tuple[int, ...]) -> None:
+    if array.shape != shape:
+        raise ValueError(f"{name} has shape {array.shape}, and {shape} is needed")
+
+
+def _rebuild(design: Design, digest: str) -> Reducer:
+    """The reducer of a design, if it is the one that was saved."""
+    codes = design.random[0].codes if design.random else None
+    model = prepare(design.X, codes, names=design.names, weights=design.weights)
+    if not _digest(model.design) == _digest(design) == digest:
+        raise ValueError("the design does not match its checksum")
+    return model.reducer
+
+
+def _digest(design: Design) -> str:
+    """Checksum of X, groups, weights and names."""
+    parts = [design.X, *(g.codes.astype(np.int64) for g in design.random), design.weights]
+    found = hashlib.sha256(json.dumps(design.names).encode())
+    for part in parts:
+        found.update(b"none" if part is None else repr(part.shape).encode() + part.tobytes())
+    return found.hexdigest()

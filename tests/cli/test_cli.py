@@ -1,0 +1,194 @@
+"""The command line: fits files, writes tables whole, and says in one line what is wrong."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from conftest import REFERENCE, load_reference
+
+import jaxlmm
+from jaxlmm.cli.cli import main
+
+pd = pytest.importorskip("pandas")
+pytest.importorskip("formulaic")
+
+ORTHODONT = str(REFERENCE / "orthodont.csv")
+
+
+def run(*arguments: object) -> tuple[int, str]:
+    result = CliRunner().invoke(main, [str(a) for a in arguments])
+    return result.exit_code, result.output
+
+
+def test_fit_a_column(tmp_path: Path) -> None:
+    out = tmp_path / "r.csv"
+    code, text = run("fit", ORTHODONT, "--formula", "distance ~ age * Sex + (1 | Subject)", "--out", out)
+    assert code == 0 and "1 responses (1 ok)" in text, text
+    table = pd.read_csv(out)
+    expected = load_reference("orthodont").expected["reml"]
+    fixed = table[table["effect"] == "fixed"]
+    np.testing.assert_allclose(fixed["estimate"], expected["coef"], rtol=1e-6)
+    np.testing.assert_allclose(fixed["p.value"], expected["p_satterthwaite"], rtol=1e-4)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["r.csv"]
+
+
+def trials(tmp_path: Path, m: int = 12) -> tuple[Path, np.ndarray]:
+    rng = np.random.default_rng(0)
+    subject = np.repeat([f"s{j}" for j in range(6)], 15)
+    Y = rng.normal(size=(90, m))
+    Y[3, 2] = np.nan
+    frame = pd.DataFrame({"subject": subject, "x": rng.normal(size=90)})
+    frame = pd.concat([frame, pd.DataFrame(Y, columns=[f"elec_{j}" for j in range(m)])], axis=1)
+    frame.to_csv(tmp_path / "trials.csv", index=False)
+    return tmp_path / "trials.csv", Y
+
+
+def test_a_pattern_of_columns_and_an_array_agree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("jaxlmm.cli.run.CHUNK", 5)  # several chunks
+    table, Y = trials(tmp_path)
+    np.save(tmp_path / "y.npy", Y)
+    common = ["--formula", "x + (1 | subject)", "--df", "kenward-roger", "--adjust", "bh"]
+    code, text = run("fit", table, "--responses", "elec_*", "--out", tmp_path / "a.csv", *common)
+    assert code == 0 and text.startswith("12 responses ("), text
+    code, text = run("fit", table, "--array", tmp_path / "y.npy", "--out", tmp_path / "b.csv", *common)
+    assert code == 0, text
+    a, b = pd.read_csv(tmp_path / "a.csv"), pd.read_csv(tmp_path / "b.csv")
+    assert a["response"].unique().tolist() == [f"elec_{j}" for j in range(12)]
+    np.testing.assert_allclose(a["estimate"], b["estimate"], rtol=1e-9)
+    data = pd.read_csv(table)
+    fit = jaxlmm.lmm("x + (1 | subject)", data, "elec_*", df="kenward-roger")
+    rows = a[(a["effect"] == "fixed") & (a["term"] == "x")]
+    np.testing.assert_allclose(rows["p.value"], fit.pvalue[:, 1], rtol=1e-9)
+    np.testing.assert_allclose(rows["p.adjusted"], jaxlmm.adjust_pvalues(fit.pvalue[:, 1], "bh"), rtol=1e-9)
+    assert a.loc[a["effect"] != "fixed", "p.adjusted"].isna().all()
+
+
+def test_from_a_store_to_a_store(tmp_path: Path) -> None:
+    xr, zarr = pytest.importorskip("xarray"), pytest.importorskip("zarr")
+    table, Y = trials(tmp_path)
+    zarr.create_array(tmp_path / "y.zarr", data=Y.reshape(90, 4, 3), chunks=(90, 2, 3))
+    array, out = tmp_path / "y.zarr", tmp_path / "out.zarr"
+    model = ["--formula", "x + (1 | subject)"]
+    code, text = run("fit", table, "--array", array, "--out", out, *model)
+    assert code == 0 and text.startswith("12 responses ("), text
+    expected = jaxlmm.lmm("x + (1 | subject)", pd.read_csv(table), Y)
+    found = xr.open_zarr(out, chunks=None)
+    np.testing.assert_allclose(found.pvalue.values.reshape(2, 12).T, expected.pvalue, rtol=1e-9)
+    code, text = run("fit", table, "--array", array, "--out", out, *model)
+    assert code == 1 and "exists" in text and text.count("\n") == 1, text
+    code, text = run("fit", table, "--array", array, "--out", out, *model, "--resume")
+    assert code == 0 and text.startswith("12 responses ("), text
+    code, text = run("fit", table, "--array", array, "--out", out, *model, "--overwrite", "--method", "ML")
+    assert code == 0 and xr.open_zarr(out, chunks=None).attrs["method"] == "ML", text
+    (array / "zarr.json").touch()
+    same = ["fit", table, "--array", array, "--out", out, *model, "--method", "ML"]
+    assert run(*same, "--resume")[0] == 1 and run(*same, "--verify")[0] == 0
+    for arguments, message in (
+        (["--array", array, "--out", tmp_path / "r.csv"], "tables take (rows, responses)"),
+        (["--array", array, "--out", tmp_path / "r.csv", "--resume"], "go with results that end in .zarr"),
+        (["--array", array, "--out", tmp_path / "r.zarr", "--adjust", "bh"], "--adjust does not go with"),
+        (["--array", array, "--out", tmp_path / "r.zarr", "--responses", "elec_*"], "both given"),
+        (["--responses", "elec_*", "--out", tmp_path / "r.zarr"], "takes its responses from --array"),
+        (["--array", tmp_path / "none.h5:/y", "--out", tmp_path / "r.zarr"], "does not exist"),
+        (["--array", array, "--out", tmp_path / "r.zarr", "--resume", "--overwrite"], "both given"),
+    ):
+        code, text = run("fit", table, *arguments, *model)
+        assert code == 1 and message in text and text.count("\n") == 1, text
+
+
+def test_glance_and_overwrite(tmp_path: Path) -> None:
+    table, _ = trials(tmp_path)
+    arguments = [
+        "fit",
+        table,
+        "--formula",
+        "elec_1 ~ x + (1 | subject)",
+        "--what",
+        "glance",
+        "--out",
+        tmp_path / "g.csv",
+    ]
+    assert run(*arguments)[0] == 0
+    code, text = run(*arguments)
+    assert code == 1 and "exists; add --overwrite" in text
+    assert run(*arguments, "--overwrite")[0] == 0
+    assert len(pd.read_csv(tmp_path / "g.csv")) == 1
+
+
+def test_progress_bar_only_when_asked_for(tmp_path: Path) -> None:
+    table, _ = trials(tmp_path)
+    arguments = ["fit", table, "--formula", "elec_1 ~ x + (1 | subject)", "--out", tmp_path / "g.csv", "--overwrite"]
+    assert "responses/s" not in run(*arguments)[1]
+    assert "responses/s" in run(*arguments, "--progress")[1]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--formula", "distance ~ age + (1 | Subj)"], "did you mean 'Subject'"),
+        (["--formula", "distance ~ agee + (1 | Subject)"], "did you mean 'age'"),
+        (["--formula", "distance ~ age + (age | Subject)"], "random slopes are not yet supported"),
+        (["--formula", "distance ~ age + (1 | Subject) + (1 | Sex)"], "not yet supported"),
+        (["--formula", "age + (1 | Subject)", "--responses", "elec_*"], "elec_*"),
+        (["--formula", "age + (1 | Subject)"], "names no response"),
+        (["--formula", "Sex ~ age + (1 | Subject)"], "numeric"),
+        (["--formula", "distance ~ age + ("], "("),
+        (["--formula", "distance ~ age", "--method", "ML", "--df", "kenward-roger"], "fit with method='REML'"),
+    ],
+)
+def test_errors_are_one_line_and_leave_nothing(tmp_path: Path, arguments: list[str], message: str) -> None:
+    code, text = run("fit", ORTHODONT, *arguments, "--out", tmp_path / "r.csv")
+    assert code == 1, text
+    assert text.startswith("Error: ") and message in text and text.count("\n") == 1
+    assert not list(tmp_path.iterdir())
+
+
+def test_bad_files(tmp_path: Path) -> None:
+    formula = ["--formula", "age + (1 | Subject)"]
+    np.save(tmp_path / "y.npy", np.zeros((3, 2)))
+    for arguments, message in (
+        (["--array", tmp_path / "y.npy", "--out", tmp_path / "r.csv"], "108"),
+        (["--array", ORTHODONT, "--out", tmp_path / "r.csv"], "give a .npy file"),
+        (["--responses", "distance", "--out", tmp_path / "r.txt"], "must end in .csv, .parquet or .zarr"),
+        (["--responses", "distance", "--out", tmp_path / "no" / "r.csv"], "does not exist"),
+        (["--responses", "distance", "--array", tmp_path / "y.npy", "--out", tmp_path / "r.csv"], "both given"),
+    ):
+        code, text = run("fit", ORTHODONT, *formula, *arguments)
+        assert code == 1 and message in text and text.count("\n") == 1, text
+    assert run("fit", tmp_path / "none.csv", *formula, "--out", tmp_path / "r.csv")[0] == 2
+
+
+def test_plots_of_a_saved_fit(tmp_path: Path) -> None:
+    table, _ = trials(tmp_path)
+    saved = tmp_path / "fit.npz"
+    model = ["--formula", "x + (1 | subject)", "--responses", "elec_*"]
+    code, text = run("fit", table, *model, "--out", tmp_path / "r.csv", "--save", saved)
+    assert code == 0, text
+    for kind, arguments in (
+        ("forest", ["--response", "elec_1", "--response", "elec_4"]),
+        ("volcano", ["--term", "x"]),
+        ("pvalues", ["--term", "x"]),
+        ("icc", []),
+        ("caterpillar", ["--response", "elec_2"]),
+        ("residuals", []),
+        ("qq", []),
+    ):
+        out = tmp_path / f"{kind}.png"
+        code, text = run("plot", saved, "--kind", kind, *arguments, "--out", out)
+        assert code == 0 and out.read_bytes()[:4] == b"\x89PNG", text
+    for arguments, message in (
+        (["--kind", "volcano"], "needs --term, one of Intercept, x"),
+        (["--kind", "volcano", "--term", "z"], "z"),
+        (["--kind", "icc", "--term", "x"], "takes no --term"),
+        (["--kind", "qq", "--response", "elec_77"], "elec_77"),
+        (["--kind", "qq", "--response", "elec_1", "--response", "elec_2"], "takes one --response"),
+    ):
+        code, text = run("plot", saved, *arguments, "--out", tmp_path / "new.png")
+        assert code == 1 and message in text and text.count("\n") == 1, text
+    code, text = run("plot", table, "--kind", "icc", "--out", tmp_path / "new.png")
+    assert code == 1 and text.count("\n") == 1, text
+    code, text = run("plot", saved, "--kind", "icc", "--out", tmp_path / "icc.png")
+    assert code == 1 and "--overwrite" in text
