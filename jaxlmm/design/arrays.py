@@ -13,6 +13,7 @@ import scipy.sparse
 
 from jaxlmm.runtime.device import device_matrix
 from jaxlmm.sources.lazy import lazy_matrix
+from jaxlmm.sources.maps import in_memory
 
 __all__ = ["distinct", "numeric", "response_matrix"]
 
@@ -23,8 +24,8 @@ def numeric(value: Any, what: str) -> np.ndarray:
     Parameters
     ----------
     value : array-like
-        An array of real numbers is returned as it is, whatever their type. Text is refused, even
-        where it reads as numbers.
+        An array of real numbers is returned as it is, whatever their type; one on a memory map is
+        read from its file. Text is refused, even where it reads as numbers.
     what : str
         What to call it in errors.
     """
@@ -37,13 +38,14 @@ def numeric(value: Any, what: str) -> np.ndarray:
             raise ValueError(f"{what}{column} is categorical; make numbers of it, such as pandas.get_dummies.")
     if isinstance(value, np.ma.MaskedArray):
         real = value.dtype.kind in "biuf"
-        array = np.array(value.data, dtype=np.float64 if real else object)
-        array[np.ma.getmaskarray(value)] = np.nan
+        array = np.array(in_memory(value.data), dtype=np.float64 if real else object)
+        array[in_memory(np.ma.getmaskarray(value))] = np.nan
     else:
         try:
             array = np.asarray(value)
         except (TypeError, ValueError, RuntimeError) as error:
             raise ValueError(f"{what} cannot be made into an array: {error}") from None
+        array = in_memory(array)
     kind = array.dtype.kind
     if kind in "biuf":
         with np.errstate(over="ignore"):  # what float64 cannot hold of a long double becomes infinite

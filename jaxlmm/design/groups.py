@@ -10,6 +10,8 @@ from typing import Any
 
 import numpy as np
 
+from jaxlmm.sources.maps import in_memory
+
 __all__ = ["Grouping", "group_codes", "make_grouping"]
 
 # What missing labels turn into when a column that holds some is made text.
@@ -108,7 +110,7 @@ def _label_array(groups: Any, what: str) -> np.ndarray:
         for i, v in enumerate(groups):  # one by one: labels may be tuples
             array[i] = v
     else:
-        array = np.asarray(groups)
+        array = in_memory(np.asarray(groups))
     if array.ndim == 0:
         raise ValueError(f"{what} is one {type(groups).__name__}; give an array or list of labels, one a row.")
     if array.ndim == 2 and array.shape[1] == 1:

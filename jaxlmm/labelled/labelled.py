@@ -22,6 +22,7 @@ from jaxlmm.results import tables
 from jaxlmm.results.exports import edge
 from jaxlmm.results.results import Fit
 from jaxlmm.sources.lazy import lazy_matrix
+from jaxlmm.sources.maps import in_memory
 
 __all__ = ["LabelledFit", "as_labelled", "fit_dataarray", "to_xarray"]
 
@@ -155,7 +156,7 @@ def fit_dataarray(
     problem = labelled_problem(X, Y, groups, obs_dim=obs_dim, weights=weights, group_name=group_name)
     matrix: Any = lazy_matrix(Y, obs_dim)
     if matrix is None:
-        matrix = np.moveaxis(Y.to_numpy(), problem.axis, 0).reshape(problem.n_obs, -1)
+        matrix = np.moveaxis(in_memory(Y.to_numpy()), problem.axis, 0).reshape(problem.n_obs, -1)
     found = fit_matrix(
         problem.X, matrix, problem.groups, weights=problem.weights,
         group_name=problem.group_name, response_names=_response_names(problem.dims, problem.shape, problem.coords),

@@ -2,16 +2,13 @@
 
 A source has the shape (n_obs, *dims); all axes but the first are responses. Recognised without
 importing their packages: Zarr arrays, HDF5 datasets, dask arrays, xarray DataArrays and numpy
-arrays, those on memory maps read from their files: a map would count as memory in use, and kill the
-process if its file were cut short.
+arrays, those on memory maps read from their files (:mod:`jaxlmm.sources.maps`).
 """
 
 from __future__ import annotations
 
 import abc
-import concurrent.futures
 import math
-import mmap
 import os
 from typing import Any
 
@@ -19,15 +16,12 @@ import numpy as np
 
 from jaxlmm.sources.encoded import encoding_of
 from jaxlmm.sources.fingerprint import content_sum, files_stamp
+from jaxlmm.sources.maps import MappedFile, mapped_file
 
 __all__ = ["At", "Source", "is_lazy", "open_source"]
 
 # The part of each response axis that a block takes.
 At = tuple[slice, ...]
-# Threads that read one block, and how much they read at a time.
-N_READERS = 4
-# Numbers of a memory map that are compared with its file.
-SAMPLE = 256
 
 
 class Source(abc.ABC):
@@ -86,60 +80,17 @@ class _Array(Source):
 class _File(Source):
     """An array that lies in a file as it would in memory."""
 
-    def __init__(self, array: np.ndarray, path: str, offset: int) -> None:
-        self.array, self.shape, self.dtype, self.path, self.offset = array, array.shape, array.dtype, path, offset
-        self.file = os.open(path, os.O_RDONLY)
-        # Axes from the slowest to the fastest in the file.
-        self.order = sorted(range(array.ndim), key=lambda k: (-array.strides[k], k))
-
-    def __del__(self) -> None:
-        if hasattr(self, "file"):
-            os.close(self.file)
+    def __init__(self, part: MappedFile, dims: tuple[str, ...] | None = None) -> None:
+        self.part, self.shape, self.dtype, self.dims = part, part.shape, part.dtype, dims
 
     def read(self, at: At) -> np.ndarray:
-        size, strides = self.dtype.itemsize, self.array.strides
-        parts = [range(*s.indices(n)) for s, n in zip((slice(None), *at), self.shape, strict=True)]
-        lengths = [len(parts[k]) for k in self.order]
-        out = np.empty(lengths, dtype=self.dtype)
-        # The last axes, as far as they lie without gaps, are read in one piece.
-        run, split = size, len(lengths)
-        while split and strides[self.order[split - 1]] == run:
-            split -= 1
-            run *= lengths[split]
-            if lengths[split] < self.shape[self.order[split]]:
-                break
-        outer = [self.order[k] for k in range(split)]
-        start = self.offset + sum(parts[k].start * strides[k] for k in range(len(parts)))
-        target = out.reshape(-1).view(np.uint8).data
-        count = math.prod(lengths[:split])
-        steps = np.zeros(1, dtype=np.int64)
-        for axis in outer:
-            steps = (steps[:, None] + np.arange(len(parts[axis])) * strides[axis]).ravel()
-
-        def fetch(first: int, last: int) -> None:
-            for i in range(first, last):
-                self._fetch(start + int(steps[i]), target[i * run : (i + 1) * run])
-
-        if count < N_READERS:
-            fetch(0, count)
-        else:
-            edges = [count * k // N_READERS for k in range(N_READERS + 1)]
-            with concurrent.futures.ThreadPoolExecutor(N_READERS) as pool:
-                list(pool.map(fetch, edges[:-1], edges[1:]))
-        return out.transpose(np.argsort(self.order))
-
-    def _fetch(self, position: int, into: memoryview) -> None:
-        while into:
-            n = os.preadv(self.file, [into], position)
-            if not n:
-                raise OSError(f"'{self.path}' ends before byte {position + len(into)}: it was cut short")
-            position, into = position + n, into[n:]
+        return self.part.read((slice(None), *at))
 
     def describe(self) -> str:
-        return f"file '{self.path}'"
+        return f"file '{self.part.path}'"
 
     def stamp(self) -> str:
-        return f"{files_stamp(self.path)} {self.offset} {self.array.strides}"
+        return self.part.stamp()
 
 
 class _Chunked(Source):
@@ -233,8 +184,8 @@ def is_lazy(Y: Any) -> bool:
     """Whether Y is a store, or a view of one, that ``numpy.asarray`` would read whole."""
     kind = _kind(Y)
     if kind == "xarray":
-        return Y.chunks is not None or not Y._in_memory or _mapped(Y.variable._data) is not None
-    return kind in ("zarr", "h5py", "dask") or (kind == "numpy" and _mapped(Y) is not None)
+        return Y.chunks is not None or not Y._in_memory or _on_map(Y.variable._data)
+    return kind in ("zarr", "h5py", "dask") or (kind == "numpy" and _on_map(Y))
 
 
 def open_source(Y: Any, obs_dim: Any = None) -> Source:
@@ -258,12 +209,12 @@ def open_source(Y: Any, obs_dim: Any = None) -> Source:
     if kind is not None and Y.ndim < 2:
         raise ValueError(f"Y must have shape (n_obs, m) or (n_obs, *dims), found {Y.shape}.")
     if kind == "xarray":
-        mapped = _mapped(Y.variable._data)
-        if mapped is None:
+        part = None
+        if isinstance(Y.variable._data, np.ndarray):
+            part = mapped_file(np.moveaxis(Y.variable._data, Y.get_axis_num(obs_dim), 0))
+        if part is None:
             return _Labelled(Y, obs_dim)
-        source = _File(np.moveaxis(Y.variable._data, Y.get_axis_num(obs_dim), 0), *mapped)
-        source.dims = tuple(str(dim) for dim in Y.dims if dim != obs_dim)
-        return source
+        return _File(part, tuple(str(dim) for dim in Y.dims if dim != obs_dim))
     if kind == "zarr":
         return _Zarr(Y)
     if kind == "h5py":
@@ -271,8 +222,8 @@ def open_source(Y: Any, obs_dim: Any = None) -> Source:
     if kind == "dask":
         return _Dask(Y)
     if kind == "numpy":
-        mapped = _mapped(Y)
-        return _Array(np.asarray(Y)) if mapped is None else _File(np.asarray(Y), *mapped)
+        part = mapped_file(Y)
+        return _Array(np.asarray(Y)) if part is None else _File(part)
     raise ValueError(
         f"Y is a {type(Y).__name__}; give a numpy array or memory map, a Zarr array, an h5py dataset, a dask array "
         "or an xarray DataArray."
@@ -288,29 +239,5 @@ def _kind(Y: Any) -> str | None:
     return root if (root, name) in known else None
 
 
-def _mapped(Y: Any) -> tuple[str, int] | None:
-    """File of a memory map, or of a view of one, and the position of Y's first number in it; else None."""
-    base = Y
-    while isinstance(base, np.ndarray) and not (isinstance(base, np.memmap) and base._mmap is not None):  # type: ignore[attr-defined]
-        base = base.base
-    if not isinstance(base, np.memmap) or base.filename is None or base.mode == "c" or not Y.size:
-        return None  # what was changed in a copy-on-write map is not in the file
-    if any(s < 0 for s in Y.strides) or not os.path.exists(base.filename) or not hasattr(os, "preadv"):
-        return None
-    start = np.frombuffer(base._mmap, dtype=np.uint8).__array_interface__["data"][0]  # type: ignore[attr-defined]
-    first = base.offset - base.offset % mmap.ALLOCATIONGRANULARITY
-    path, offset = os.fspath(base.filename), first + Y.__array_interface__["data"][0] - start
-    return (path, offset) if _same_file(Y, path, offset) else None
-
-
-def _same_file(Y: np.ndarray, path: str, offset: int) -> bool:
-    """Whether the file at ``path`` is the one that Y maps, and not another that took its name."""
-    places = np.unravel_index(np.linspace(0, Y.size - 1, SAMPLE).astype(np.int64), Y.shape)
-    positions = np.full(SAMPLE, offset)
-    for place, stride in zip(places, Y.strides, strict=True):
-        positions += place * stride
-    if os.path.getsize(path) < positions.max() + Y.itemsize:
-        return True  # cut short, which reading says; the map may not be touched
-    with open(path, "rb") as file:
-        found = [os.pread(file.fileno(), Y.itemsize, int(position)) for position in positions]
-    return b"".join(found) == np.asarray(Y)[places].tobytes()
+def _on_map(array: Any) -> bool:
+    return isinstance(array, np.ndarray) and mapped_file(array) is not None

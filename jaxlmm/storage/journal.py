@@ -6,8 +6,8 @@ a block whose results do not have the checksum when the run goes on.
 
 from __future__ import annotations
 
-import contextlib
 import os
+import re
 from pathlib import Path
 
 try:
@@ -18,6 +18,9 @@ except ImportError:  # Windows: no lock, the rest works
 __all__ = ["Journal", "finished"]
 
 SUFFIX = ".journal"
+CLOSED = -1
+# Block, checksum of its results, and what else is known of it.
+LINE = re.compile(r"(\d{1,18}) (\d{1,10}) (\d{1,18}) \.", re.ASCII)
 
 
 class Journal:
@@ -66,9 +69,10 @@ class Journal:
             line = line[os.write(self.file, line) :]
 
     def close(self) -> None:
-        """Let go of the file and the lock."""
-        with contextlib.suppress(OSError):
-            os.close(self.file)
+        """Let go of the file and the lock; a second time nothing, for the number may be another file's by then."""
+        file, self.file = self.file, CLOSED
+        if file != CLOSED:
+            os.close(file)
 
 
 def finished(folder: Path) -> dict[int, tuple[int, int]]:
@@ -76,7 +80,7 @@ def finished(folder: Path) -> dict[int, tuple[int, int]]:
     found: dict[int, tuple[int, int]] = {}
     for path in sorted(folder.glob(f"*{SUFFIX}")):
         for line in path.read_text(errors="replace").splitlines():
-            parts = line.split(" ")
-            if len(parts) == 4 and parts[3] == "." and all(p.isdigit() for p in parts[:3]):
-                found[int(parts[0])] = (int(parts[1]), int(parts[2]))
+            match = LINE.fullmatch(line)
+            if match:
+                found[int(match[1])] = (int(match[2]), int(match[3]))
     return found
