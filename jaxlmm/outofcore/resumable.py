@@ -20,14 +20,9 @@ from jaxlmm.sources.fingerprint import content_sum
 from jaxlmm.sources.lazy import read_block
 from jaxlmm.sources.sources import At, Source
 from jaxlmm.storage.journal import Journal, finished
-from jaxlmm.storage.result_store import (
-    ResultStore,
-    check_replaceable,
-    is_result_store,
-    read_settings,
-    remove_part,
-    stored_settings,
-)
+from jaxlmm.storage.places import check_name, remove
+from jaxlmm.storage.result_store import ResultStore, clean_up
+from jaxlmm.storage.stored import check_replaceable, is_result_store, part_of, read_settings, stored_settings
 
 __all__ = ["check_content", "check_share", "open_run", "run_blocks"]
 
@@ -64,13 +59,13 @@ def open_run(
         raise ValueError(
             "resume and overwrite are both given; one goes on with what is there, the other replaces it."
         )
-    part, name = target.with_name(target.name + ".part"), "share-{}-of-{}".format(*share)
+    part, name = part_of(target), "share-{}-of-{}".format(*share)
+    check_name(str(target))
     if not target.parent.is_dir():
         raise ValueError(f"the folder '{target.parent}' does not exist; make it first.")
     if os.path.lexists(part) and not (part / "settings.json").is_file():
         raise ValueError(f"'{part}' is in the way, and is no unfinished run; move it, or give another path.")
-    if part.exists() and not (part / "store").exists() and not (part / "whole").exists() and is_result_store(target):
-        remove_part(part)  # killed after the last step
+    clean_up(target)
     if os.path.lexists(target) and not part.exists():
         if resume and is_result_store(target):
             check_same(stored_settings(target), settings, str(target), verify=resume == "verify")
@@ -85,7 +80,7 @@ def open_run(
         with contextlib.ExitStack() as held:  # refuses if another process is writing, whatever its share
             for one in {name, *(path.stem for path in part.glob("*.journal"))}:
                 held.enter_context(contextlib.closing(Journal(part, one)))
-            remove_part(part)
+            remove(part)
     joined = share[1] > 1 and not Journal.place(part, name).exists()
     if part.exists() and not resume and not joined:
         done = len(finished(part))

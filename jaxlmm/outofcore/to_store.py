@@ -32,7 +32,8 @@ from jaxlmm.sources.opening import open_path
 from jaxlmm.sources.plan import make_plan
 from jaxlmm.sources.sources import Source, open_source
 from jaxlmm.storage.parts import design_parts
-from jaxlmm.storage.result_store import ResultStore, packed_missing, stored_content
+from jaxlmm.storage.result_store import ResultStore, packed_missing
+from jaxlmm.storage.stored import stored_content
 from jaxlmm.storage.zip import packed_archive
 
 __all__ = ["fit_to_store", "lmm_to_store"]

@@ -17,11 +17,15 @@ from jaxlmm.design.design import Design
 from jaxlmm.design.groups import Grouping
 from jaxlmm.design.terms import Factor, Part, Term, TermStructure
 
-__all__ = ["decode", "encode"]
+__all__ = ["KINDS", "decode", "encode"]
 
+# Kinds of arrays that a file may hold: numbers, text and times.
+KINDS = "biufcSUmM"
 # The classes that a file may hold: decoding calls nothing else.
 CLASSES: dict[str, type] = {c.__name__: c for c in (Design, Grouping, TermStructure, Term, Part, Factor)}
 SEQUENCES: dict[str, Callable[[Any], Any]] = {"tuple": tuple, "list": list, "frozenset": frozenset}
+# Of decimal numbers: those with more digits take for ever to be compared with others.
+MAX_EXPONENT = 9999
 PANDAS = ("Timestamp", "Timedelta", "Period", "Interval")
 
 
@@ -43,10 +47,10 @@ def encode(value: Any, arrays: dict[str, np.ndarray], name: str) -> Any:
             f.name: encode(getattr(value, f.name), arrays, f"{name}.{f.name}") for f in dataclasses.fields(value)
         }
         return {kind.__name__: fields}
-    if kind is np.ndarray and value.dtype.kind != "O":
+    if kind is np.ndarray and value.dtype.kind in KINDS:
         arrays[name] = value
         return {"array": name}
-    if isinstance(value, np.generic) and value.dtype.kind != "O":
+    if isinstance(value, np.generic) and value.dtype.kind in KINDS:
         arrays[name] = np.asarray(value)
         return {"scalar": name}
     try:
@@ -73,8 +77,12 @@ def decode(value: Any, arrays: Mapping[str, np.ndarray]) -> Any:
     if kind == "array":
         return arrays[inner]
     if kind == "scalar":
+        if arrays[inner].ndim:
+            raise ValueError(f"{inner} is no single value")
         return arrays[inner][()]
     if kind in SEQUENCES:
+        if not isinstance(inner, list):
+            raise TypeError(f"a {kind} of {type(inner).__name__}")
         return SEQUENCES[kind](decode(v, arrays) for v in inner)
     if kind in CLASSES:
         return CLASSES[kind](**{name: decode(v, arrays) for name, v in inner.items()})
@@ -100,17 +108,36 @@ def _from_datetime(value: datetime.datetime) -> list[Any]:
 def _to_datetime(inner: list[Any]) -> datetime.datetime:
     text, fold, zone = inner
     if isinstance(zone, str):
-        zone = zoneinfo.ZoneInfo(zone)
+        zone = _zone(zone)
     elif zone is not None:
         zone = datetime.timezone(datetime.timedelta(seconds=zone))
     return datetime.datetime.fromisoformat(text).replace(fold=fold, tzinfo=zone)
 
 
+def _zone(name: str) -> zoneinfo.ZoneInfo:
+    try:
+        return zoneinfo.ZoneInfo(name)
+    except OSError as error:  # a folder of zones
+        raise ValueError(f"there is no time zone {name!r}") from error
+
+
+def _to_decimal(text: str) -> decimal.Decimal:
+    value = decimal.Decimal(text)
+    if value.is_finite() and abs(value.adjusted()) > MAX_EXPONENT:
+        raise ValueError(f"{text:.40} has too large an exponent")
+    return value
+
+
+def _to_fraction(text: str) -> fractions.Fraction:
+    # A quotient of integers, as str gives it; "1e999999999" would be computed digit by digit.
+    return fractions.Fraction(*map(int, text.split("/", 1)))
+
+
 _LEAVES: dict[type, tuple[Callable[[Any], Any], Callable[[Any], Any]]] = {
     bytes: (bytes.hex, bytes.fromhex),
     complex: (repr, complex),
-    decimal.Decimal: (str, decimal.Decimal),
-    fractions.Fraction: (str, fractions.Fraction),
+    decimal.Decimal: (str, _to_decimal),
+    fractions.Fraction: (str, _to_fraction),
     uuid.UUID: (str, uuid.UUID),
     datetime.date: (datetime.date.isoformat, datetime.date.fromisoformat),
     datetime.timedelta: (lambda v: [v.days, v.seconds, v.microseconds], lambda v: datetime.timedelta(*v)),

@@ -130,8 +130,10 @@ def _restore(
         try:
             missing = [name for name in kept["needs"] if name not in given]
             values = {name: decode(value, arrays) for name, value in kept["context"].items()}
+            if kept["rows"] != design.n_obs:
+                raise ValueError(f"{kept['rows']} rows for {design.n_obs} observations")
             frame = decode_frame(kept, arrays) if data is None else data
-        except (LookupError, TypeError, ValueError, AttributeError) as error:
+        except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RuntimeError) as error:
             raise ValueError(f"the data in the file are damaged: {error!r}.") from error
     if missing:
         names, them = " and ".join(map(repr, missing)), "it" if len(missing) == 1 else "them"

@@ -19,9 +19,12 @@ from typing import Any
 
 import numpy as np
 
+from jaxlmm._types import Status
 from jaxlmm.design.design import Design
+from jaxlmm.design.groups import Grouping
+from jaxlmm.design.terms import TermStructure
 from jaxlmm.families.intercept.reduce import Reducer
-from jaxlmm.fit import prepare
+from jaxlmm.fit import check_options, prepare
 from jaxlmm.results.results import Fit
 from jaxlmm.storage.absent import AbsentY, FitWithoutY, checksums, missing_cells
 from jaxlmm.storage.check import check_responses
@@ -34,12 +37,15 @@ FORMAT, MAJOR, MINOR = "jaxlmm fit", 1, 1
 SHARED = ("design", "method", "df_method")
 # Fields of Fit that are made anew, or stored in a way of their own.
 SPECIAL = ("Y", "reducer", "source", "given_names")
-# Fields with a row a response.
-ROWS = tuple(f.name for f in dataclasses.fields(Fit) if f.name not in (*SHARED, *SPECIAL))
+# Dimensions of a field beside that of the responses, and its kind of numbers, where these are not () and floats.
+DIMS: dict[str, tuple[str, ...]] = {"coef": ("term",), "se_gls": ("term",)}
+KIND = {"status": "i", "n_used": "iu"}
+# Fields with one row per response: their other dimensions. All that reads and writes them goes by this table.
+ROWS = {f.name: DIMS.get(f.name, ()) for f in dataclasses.fields(Fit) if f.name not in (*SHARED, *SPECIAL)}
 # What reading a damaged or foreign file may raise.
 DAMAGE = (
     zipfile.BadZipFile, zlib.error, struct.error, EOFError, LookupError, TypeError, ValueError, AttributeError,
-    RuntimeError, ArithmeticError,
+    RuntimeError, ArithmeticError, AssertionError,
 )  # fmt: skip
 
 
@@ -132,7 +138,7 @@ def from_parts(
         found = Fit(**fields, Y=arrays.get("Y"))  # type: ignore[arg-type]
         bits = arrays.get("missing", np.zeros((-(-found.n_obs // 8), 0), dtype=np.uint8))
         known = arrays.get("checksums")
-        _check_sizes(found, bits, known)
+        _check_rows(found, bits, known)
         if "Y" not in arrays:
             found = FitWithoutY(**fields, Y=AbsentY.make(found, bits, known))  # type: ignore[arg-type]
     return found if Y is None else check_responses(Y, found, known)
@@ -151,16 +157,22 @@ def from_design_parts(
     with reading(path):
         check_manifest(manifest)
         fields = {name: decode(manifest["fields"][name], arrays) for name in SHARED}
+        _check_design(*fields.values())
         fields["reducer"] = _rebuild(fields["design"], manifest["design"])
         formula = manifest["formula"]
-        if not (formula is None or all(isinstance(text, str) for text in formula)):
+        texts = isinstance(formula, list) and formula and all(isinstance(text, str) for text in formula)
+        if not (formula is None or texts):
             raise ValueError("its formula is no text")
+        if not isinstance(manifest.get("frame", {}), dict):
+            raise ValueError("its data are not those of a formula")
     fields["source"] = restore_source(manifest, arrays, fields["design"], data, context, trust_formula)
     return fields
 
 
 def check_manifest(manifest: Mapping[str, Any]) -> None:
     """Refuse what another version wrote, before its arrays are read; to be called in :func:`reading`."""
+    if not (isinstance(manifest["version"], list) and isinstance(manifest["fields"], dict)):
+        raise ValueError("its manifest has no version or no fields")
     if manifest["format"] != FORMAT:
         raise ValueError(f"its format is {manifest['format']!r}")
     if manifest["version"][0] != MAJOR:
@@ -194,24 +206,63 @@ def _names(stated: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> tuple
     return tuple(map(str, names))
 
 
-def _check_sizes(fit: Fit, bits: np.ndarray, known: np.ndarray | None) -> None:
+def _check_rows(fit: Fit, bits: np.ndarray, known: np.ndarray | None) -> None:
     """All arrays must speak of the same responses: a file that was cut short may hold more of one than of another."""
-    m, p = fit.n_responses, fit.design.n_fixef
-    for name in ROWS:
-        _check_shape(name, getattr(fit, name), (m, p) if name in ("coef", "se_gls") else (m,))
+    m, lengths = fit.n_responses, {"term": fit.design.n_fixef}
+    for name, dims in ROWS.items():
+        array = getattr(fit, name)
+        _check_shape(name, array, (m, *(lengths[dim] for dim in dims)))
+        if array.dtype.kind not in KIND.get(name, "f"):
+            raise ValueError(f"{name} holds {array.dtype}")
     if fit.given_names:
         _check_shape("given_names", np.array(fit.given_names), (m,))
+        if len(set(fit.given_names)) < m or not all(isinstance(name, str) for name in fit.given_names):
+            raise ValueError("given_names are not distinct texts")
     if known is not None:
         _check_shape("checksums", known, (m,))
+    unknown = set(np.unique(fit.status).tolist()) - set(Status)
+    if unknown:
+        raise ValueError(f"status holds {min(unknown)}, which stands for nothing")
+    if fit.n_used.min() < 0 or fit.n_used.max() > fit.n_obs:
+        raise ValueError(f"n_used is not between 0 and {fit.n_obs}")
     if fit.Y is None:
         _check_shape("missing", bits, (-(-fit.n_obs // 8), int(fit.incomplete.sum())))
-    else:
-        _check_shape("Y", fit.Y, (fit.n_obs, m))
+        if bits.dtype != np.uint8:
+            raise ValueError(f"missing holds {bits.dtype}")
+        return
+    _check_shape("Y", fit.Y, (fit.n_obs, m))
+    if fit.Y.dtype.kind not in "biuf":
+        raise ValueError(f"Y holds {fit.Y.dtype}")
+    if known is not None and not np.array_equal(np.asarray(checksums(fit.Y)), known):
+        raise ValueError("the responses in it do not match their checksums")
 
 
-def _check_shape(name: str, array: np.ndarray, shape: tuple[int, ...]) -> None:
+def _check_shape(name: str, array: Any, shape: tuple[int, ...]) -> None:
+    if not isinstance(array, np.ndarray):
+        raise ValueError(f"{name} is one {type(array).__name__}")
     if array.shape != shape:
         raise ValueError(f"{name} has shape {array.shape}, and {shape} is needed")
+
+
+def _check_design(design: Any, method: Any, df: Any) -> None:
+    """That these are what a fit is made of."""
+    if not (isinstance(method, str) and isinstance(df, str)):
+        raise ValueError("method or df is no text")
+    check_options(method, df, "drop")
+    if not isinstance(design, Design):
+        raise ValueError(f"its design is one {type(design).__name__}")
+    whole = isinstance(design.X, np.ndarray) and design.X.ndim == 2 and design.X.dtype == np.float64
+    names = isinstance(design.names, tuple) and all(isinstance(name, str) for name in design.names)
+    random = isinstance(design.random, tuple) and len(design.random) <= 1
+    terms = design.terms is None or isinstance(design.terms, TermStructure)
+    if not (whole and names and random and terms):
+        raise ValueError("its design is not one")
+    for grouping in design.random:
+        codes = grouping.codes if isinstance(grouping, Grouping) else None
+        if not (isinstance(codes, np.ndarray) and codes.dtype.kind in "iu" and isinstance(grouping.levels, tuple)):
+            raise ValueError("its groups are not groups")
+        if not isinstance(grouping.name, str) or len(set(grouping.levels)) != len(np.unique(codes)):
+            raise ValueError("its groups have other levels than labels")
 
 
 def _rebuild(design: Design, digest: str) -> Reducer:

@@ -11,10 +11,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from jaxlmm.results.results import Fit
 from jaxlmm.storage.parts import check_manifest, from_parts, reading, to_parts
+from jaxlmm.storage.places import check_name, scratch_file, sweep
 from jaxlmm.storage.zip import read_archive, write_archive
 
 __all__ = ["load", "save"]
@@ -53,27 +55,24 @@ def save(fit: Fit, path: Any, *, include_Y: bool = False, overwrite: bool = Fals
     if not isinstance(fit, Fit):
         hint = "; call its own method save" if isinstance(getattr(fit, "fit", None), Fit) else ""
         raise ValueError(f"save takes what jaxlmm.fit returns, found {type(fit).__name__}{hint}.")
-    if os.fspath(path).rstrip("/").endswith(".zarr"):
+    text = os.fspath(path)
+    check_name(text)
+    if text.rstrip("/").endswith(".zarr"):
         from jaxlmm.labelled.labelled import as_labelled  # needs xarray
         from jaxlmm.storage.store import write_fit  # needs zarr
 
-        write_fit(as_labelled(fit), os.fspath(path), include_Y, overwrite)
+        write_fit(as_labelled(fit), text, include_Y, overwrite)
         return
-    target = os.path.realpath(os.fspath(path))
+    target = Path(os.path.realpath(text))
     _check_free(target, overwrite)
     manifest, arrays = to_parts(fit, include_Y)
-    part = f"{target}.{os.getpid()}.part"
-    file = open(part, "xb")
-    try:
-        with file:
-            write_archive(file, manifest, arrays)
-            file.flush()
-            os.fsync(file.fileno())
+    sweep(target)
+    with scratch_file(target) as (made, file):
+        write_archive(file, manifest, arrays)
+        file.flush()
+        os.fsync(file.fileno())
         _check_free(target, overwrite)
-        os.replace(part, target)
-    except BaseException:
-        os.remove(part)
-        raise
+        os.replace(made, target)
 
 
 def load(
@@ -121,7 +120,8 @@ def load(
         another version of formulaic or numpy.
     """
     path = os.fspath(path)
-    if os.path.isdir(path) or (not os.path.exists(path) and os.path.exists(f"{path}.part")):
+    check_name(path)
+    if os.path.isdir(path) or (not os.path.exists(path) and path.rstrip("/").endswith(".zarr")):
         from jaxlmm.storage.store import read_result_store  # needs zarr
 
         manifest, arrays = read_result_store(path)
@@ -131,6 +131,8 @@ def load(
     return from_parts(manifest, arrays, path, Y=Y, data=data, context=context, trust_formula=trust_formula)
 
 
-def _check_free(target: str, overwrite: bool) -> None:
+def _check_free(target: Path, overwrite: bool) -> None:
+    if target.is_dir():
+        raise ValueError(f"{target} is a folder; give another path, or one that ends with .zarr.")
     if os.path.lexists(target) and not overwrite:
         raise FileExistsError(f"{target} exists; give another path, or overwrite=True.")

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import math
 import os
-import shutil
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -23,16 +25,9 @@ from jaxlmm.results.results import Fit
 from jaxlmm.sources.plan import Plan
 from jaxlmm.storage.absent import checksums
 from jaxlmm.storage.parts import ROWS, check_manifest, design_parts, from_parts, reading
-from jaxlmm.storage.result_store import (
-    INSIDE,
-    MISSING,
-    ResultStore,
-    check_replaceable,
-    is_result_store,
-    packed_missing,
-    read_settings,
-    stored_results,
-)
+from jaxlmm.storage.places import check_name, scratch_folder, sweep
+from jaxlmm.storage.result_store import ResultStore, build, clean_up, packed_missing
+from jaxlmm.storage.stored import INSIDE, MISSING, check_replaceable, is_result_store, part_of, stored_results
 from jaxlmm.storage.zip import packed_archive, read_archive
 
 __all__ = ["load_labelled", "read_result_store", "write_fit"]
@@ -40,6 +35,8 @@ __all__ = ["load_labelled", "read_result_store", "write_fit"]
 # Columns of the packed bits that are read at once.
 CHUNK = 2**16
 LEVEL = 0.95
+# Readings of a store that others replace meanwhile, and seconds between them.
+TRIES, PAUSE = 50, 0.02
 FORMAT = "jaxlmm fit"
 
 
@@ -53,16 +50,17 @@ def write_fit(labelled: LabelledFit, path: str, include_Y: bool, overwrite: bool
         Something else is at ``path``; labels of a type that cannot be stored.
     """
     fit, out = labelled.fit, Path(os.path.abspath(path))
-    part = out.with_name(out.name + ".part")
-    for place in (out, part):
-        if os.path.lexists(place) and not overwrite:
-            raise FileExistsError(f"{place} exists; give another path, or overwrite=True.")
+    check_name(str(out))
+    clean_up(out)
+    if os.path.lexists(part_of(out)):
+        raise ValueError(
+            f"'{part_of(out)}' is in the way, and was not left by save: an unfinished run of fit_to_store, or of "
+            "others; finish it, move it, or give another path."
+        )
     if os.path.lexists(out):
+        if not overwrite:
+            raise FileExistsError(f"{out} exists; give another path, or overwrite=True.")
         check_replaceable(out)
-    if os.path.lexists(part):
-        if not (part / "settings.json").is_file() or read_settings(part)["format"] != FORMAT:
-            raise ValueError(f"'{part}' is in the way, and was not left by save; move it, or give another path.")
-        shutil.rmtree(part)
     manifest, arrays = design_parts(fit.design, fit.method, fit.df_method, fit.source)
     known = checksums(fit.Y)
     if known is not None:
@@ -77,10 +75,12 @@ def write_fit(labelled: LabelledFit, path: str, include_Y: bool, overwrite: bool
     attrs = result_attrs(fit.design, formula, fit.method, fit.df_method, LEVEL)
     template = stored_dataset(values, fit.names, labelled.dims, labelled.coords, labelled.units, attrs)
     settings = {"format": FORMAT, "Y": {"shape": [fit.n_obs, *labelled.shape]}}
-    ResultStore.create(out, settings, Plan(labelled.shape, labelled.shape), template, inside)
-    store = ResultStore(out, "save")
-    store.write(0, values if include_Y else values | packed_missing(fit, labelled.shape))
-    store.complete()
+    with scratch_folder(out) as made:
+        build(made, settings, Plan(labelled.shape, labelled.shape), template, inside)
+        store = ResultStore(out, "save", made)
+        with contextlib.closing(store):
+            store.write(0, values if include_Y else values | packed_missing(fit, labelled.shape))
+            store.complete(overwrite=overwrite)
 
 
 def read_result_store(path: str) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
@@ -91,35 +91,73 @@ def read_result_store(path: str) -> tuple[dict[str, Any], dict[str, np.ndarray]]
     ValueError
         No finished results there, or not as they were written.
     """
-    if not is_result_store(Path(path)):
-        part = os.path.exists(path.rstrip("/") + ".part")
-        hint = "; its run is not finished: call it again with resume=True" if part else ""
-        raise ValueError(f"'{path}' holds no results of fit_to_store{hint}.")
-    with reading(path):
-        group, found = stored_results(Path(path))
-        content = np.asarray(group[f"{INSIDE}/design"]).tobytes()
-        manifest, arrays = read_archive(io.BytesIO(content), check_manifest)
-        for name in ROWS:
-            array = found[name]
-            by_term = name in ("coef", "se_gls")
-            arrays[name] = array.reshape(len(array), -1).T.copy() if by_term else array.ravel()
-        if f"{INSIDE}/Y" in group:
-            arrays["Y"] = np.asarray(group[f"{INSIDE}/Y"])
-        else:
-            incomplete = (arrays["n_used"] < group.attrs["n_obs"]) & found["converged"].ravel()
-            arrays["missing"] = _columns(group[MISSING], incomplete)
-    return manifest, arrays
+    return _steady(path, _read_fit)
 
 
 def load_labelled(path: Any, **options: Any) -> LabelledFit:
     """What :func:`write_fit` or :func:`jaxlmm.fit_to_store` wrote, with its labels; see ``LabelledFit.load``."""
     path = os.fspath(path)
-    fit: Fit = from_parts(*read_result_store(path), path, **options)
+    check_name(path)
+    (manifest, arrays), (dims, shape, coords, units) = _steady(path, lambda p: (_read_fit(p), _read_labels(p)))
+    fit: Fit = from_parts(manifest, arrays, path, **options)
+    return LabelledFit(fit, dims, shape, coords, units)
+
+
+def _steady(path: str, read: Callable[[str], Any]) -> Any:
+    """What ``read(path)`` finds in one store: again if another took its place meanwhile."""
+    for k in range(TRIES):
+        before = _identity(path)
+        if before is None and not is_result_store(Path(path)):
+            if k < 2:  # between two renamings of another process, or of one that was killed
+                sweep(Path(os.path.abspath(path)))
+                time.sleep(PAUSE)
+                continue
+            hint = ""
+            if os.path.exists(part_of(Path(os.path.abspath(path)))):
+                hint = "; its run is not finished: call it again with resume=True"
+            raise ValueError(f"'{path}' holds no results of fit_to_store{hint}.")
+        try:
+            with reading(path):
+                found = read(path)
+        except (ValueError, OSError):
+            if _identity(path) == before:
+                raise
+        else:
+            if _identity(path) == before:
+                return found
+        time.sleep(PAUSE)
+    raise OSError(f"'{path}' is replaced again and again while it is read; wait until it is not.")
+
+
+def _identity(path: str) -> tuple[int, ...] | None:
+    """What tells the folder at a path from another that took its place; None if no results are there."""
+    try:
+        found = os.stat(os.path.join(path, ".zattrs"))
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino, found.st_mtime_ns, found.st_size
+
+
+def _read_fit(path: str) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    group, found = stored_results(Path(path))
+    content = np.asarray(group[f"{INSIDE}/design"]).tobytes()
+    manifest, arrays = read_archive(io.BytesIO(content), check_manifest)
+    for name, dims in ROWS.items():
+        array = found[name]
+        arrays[name] = np.moveaxis(array.reshape(*array.shape[: len(dims)], -1), -1, 0).copy()
+    if f"{INSIDE}/Y" in group:
+        arrays["Y"] = np.asarray(group[f"{INSIDE}/Y"])
+    else:
+        incomplete = (arrays["n_used"] < group.attrs["n_obs"]) & found["converged"].ravel()
+        arrays["missing"] = _columns(group[MISSING], incomplete)
+    return manifest, arrays
+
+
+def _read_labels(path: str) -> tuple[Any, ...]:
+    """Dimensions of the responses, their lengths, coordinates and units."""
     with xr.open_zarr(path, chunks=None) as stored:
         one = stored["sigma2"].load()
-        coords = one.coords
-        units = stored["coef"].attrs.get("units")
-    return LabelledFit(fit, one.dims, one.shape, coords, units)
+        return one.dims, one.shape, one.coords, stored["coef"].attrs.get("units")
 
 
 def _columns(missing: Any, wanted: np.ndarray) -> np.ndarray:

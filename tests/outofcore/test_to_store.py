@@ -531,7 +531,7 @@ def test_a_kill_while_cleaning_up_blocks_nothing(
         raise Killed
 
     with monkeypatch.context() as patch:
-        patch.setattr(result_store, "remove_part", die)
+        patch.setattr(result_store, "remove", die)
         with pytest.raises(Killed):
             run(case, tmp_path)
     assert (tmp_path / "out.zarr").exists() and (tmp_path / "out.zarr.part").exists()
