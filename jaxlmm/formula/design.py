@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 
 from jaxlmm.design.terms import TermStructure
+from jaxlmm.formula.bounds import refuse_large, refuse_many_terms
 from jaxlmm.formula.data import (
     as_frame,
     evaluation,
@@ -156,11 +157,20 @@ def restore_formula(
     """
     fixed, group_columns = split_formula(formula)
     frame, context = as_frame(data), dict(context or {})
+    if not trust:
+        with formula_errors(formula):
+            refuse_many_terms(fixed, formula)
     _, rhs = parse_sides(formula, fixed)
     if not trust:
         known = {str(name) for name in frame.columns} | set(context)
+        text = {str(name) for name in frame.columns if not pd.api.types.is_any_real_numeric_dtype(frame[name].dtype)}
+        text -= {str(name) for name in frame.columns if frame[name].dtype.kind in "mMb"}
+        text |= {
+            k for k, v in context.items() if k not in given and not isinstance(v, (float, np.ndarray, np.generic))
+        }
         for expression in _expressions(rhs):
             refuse_unknown(expression, formula, known, given)
+            refuse_large(expression, formula, text)
     made = apply_fixed(formula, rhs, used_columns(rhs, frame, context, formula), frame, context)
     return dataclasses.replace(made, group_columns=group_columns)
 

@@ -65,7 +65,7 @@ def refuse_unknown(expression: str, formula: str, known: Collection[str], given:
 
     try:
         tree = ast.parse(re.sub(r"`([^`]+)`", alias, expression).strip(), mode="eval")
-    except SyntaxError:
+    except (SyntaxError, RecursionError, MemoryError):
         _refuse(expression, formula)
         return
     names = {*known, *given, *quoted, *BUILTINS, *TRANSFORMS} - (set(MODULES) - {*known, *given})
