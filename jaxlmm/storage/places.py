@@ -24,7 +24,7 @@ try:
 except ImportError:  # Windows: no locks
     fcntl = None  # type: ignore[assignment]
 
-__all__ = ["WHOLE", "check_name", "put_in_place", "remove", "scratch_file", "scratch_folder", "sweep"]
+__all__ = ["WHOLE", "at_work", "check_name", "put_in_place", "remove", "scratch_file", "scratch_folder", "sweep"]
 
 # The finished results in a scratch folder, and what they replace.
 WHOLE, REPLACED = "whole", "replaced"
@@ -121,12 +121,7 @@ def remove(folder: Path) -> None:
 
 def sweep(target: Path) -> None:
     """Remove what killed processes left of their work on ``target``, and finish what they had nearly finished."""
-    pattern = re.compile(re.escape(target.name) + r"(\.part)?\.[0-9a-f]{12}\.(new|old)")
-    try:
-        left = [path for path in target.parent.iterdir() if pattern.fullmatch(path.name)]
-    except OSError:
-        return
-    for path in left:
+    for path in _scratch(target):
         held = _hold(path)
         if held is None:  # of a process that is alive
             continue
@@ -138,6 +133,19 @@ def sweep(target: Path) -> None:
         else:
             path.unlink(missing_ok=True)
         _let_go(held)
+
+
+def at_work(target: Path) -> bool:
+    """Whether another process may be about to put results at ``target``."""
+    return any(path.suffix == ".new" for path in _scratch(target))
+
+
+def _scratch(target: Path) -> list[Path]:
+    pattern = re.compile(re.escape(target.name) + r"(\.part)?\.[0-9a-f]{12}\.(new|old)")
+    try:
+        return [path for path in target.parent.iterdir() if pattern.fullmatch(path.name)]
+    except OSError:
+        return []
 
 
 def _name(target: Path, kind: str) -> Path:

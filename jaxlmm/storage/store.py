@@ -25,7 +25,7 @@ from jaxlmm.results.results import Fit
 from jaxlmm.sources.plan import Plan
 from jaxlmm.storage.absent import checksums
 from jaxlmm.storage.parts import ROWS, check_manifest, design_parts, from_parts, reading
-from jaxlmm.storage.places import check_name, scratch_folder, sweep
+from jaxlmm.storage.places import at_work, check_name, scratch_folder, sweep
 from jaxlmm.storage.result_store import ResultStore, build, clean_up, packed_missing
 from jaxlmm.storage.stored import INSIDE, MISSING, check_replaceable, is_result_store, part_of, stored_results
 from jaxlmm.storage.zip import packed_archive, read_archive
@@ -36,7 +36,7 @@ __all__ = ["load_labelled", "read_result_store", "write_fit"]
 CHUNK = 2**16
 LEVEL = 0.95
 # Readings of a store that others replace meanwhile, and seconds between them.
-TRIES, PAUSE = 50, 0.02
+TRIES, PAUSE = 250, 0.02
 FORMAT = "jaxlmm fit"
 
 
@@ -108,8 +108,9 @@ def _steady(path: str, read: Callable[[str], Any]) -> Any:
     for k in range(TRIES):
         before = _identity(path)
         if before is None and not is_result_store(Path(path)):
-            if k < 2:  # between two renamings of another process, or of one that was killed
-                sweep(Path(os.path.abspath(path)))
+            place = Path(os.path.abspath(path))
+            if k < 2 or (k < TRIES - 1 and at_work(place)):  # between two renamings of another process
+                sweep(place)  # or of one that was killed
                 time.sleep(PAUSE)
                 continue
             hint = ""
