@@ -29,8 +29,9 @@ def _files(path: str, name: str) -> list[tuple[str, os.stat_result]]:
     if not os.path.isdir(path):
         return [(name, os.stat(path))]
     found = []
-    for entry in os.scandir(path):
-        found += _files(entry.path, f"{name}/{entry.name}")
+    with os.scandir(path) as entries:
+        for entry in entries:
+            found += _files(entry.path, f"{name}/{entry.name}")
     return found
 
 

@@ -141,7 +141,7 @@ def at_work(target: Path) -> bool:
 
 
 def _scratch(target: Path) -> list[Path]:
-    pattern = re.compile(re.escape(target.name) + r"(\.part)?\.[0-9a-f]{12}\.(new|old)")
+    pattern = re.compile(re.escape(target.name) + r"(\.part|\.[0-9a-f]{12}\.new)?\.[0-9a-f]{12}\.(new|old)")
     try:
         return [path for path in target.parent.iterdir() if pattern.fullmatch(path.name)]
     except OSError:

@@ -61,7 +61,8 @@ def check_held(folder: Path, array: Any) -> None:
     """
     if not folder.is_dir():
         raise ValueError(f"'{folder.name}' is gone")
-    held = sum(entry.stat().st_size for entry in os.scandir(folder) if not entry.name.startswith("."))
+    with os.scandir(folder) as entries:  # closed, too, if another process removes one meanwhile
+        held = sum(entry.stat().st_size for entry in entries if not entry.name.startswith("."))
     # Of text only the places are known.
     each = array.dtype.itemsize if array.dtype.kind in "biufcSUmM" else 4
     if math.prod(array.shape) * max(each, 1) > held + SLACK or getattr(array, "compressors", ()):

@@ -204,7 +204,11 @@ def test_two_processes_never_mix_two_fits(tmp_path: Path) -> None:
 @pytest.mark.parametrize("suffix", ["f.npz", "f.zarr"])
 def test_what_killed_processes_left_is_removed(suffix: str, tmp_path: Path) -> None:
     out = tmp_path / suffix
-    for left in (f"{suffix}.0123456789ab.new", f"{suffix}.part.0123456789ab.old"):
+    for left in (
+        f"{suffix}.0123456789ab.new",
+        f"{suffix}.part.0123456789ab.old",
+        f"{suffix}.0123456789ab.new.0123456789ab.old",
+    ):
         (tmp_path / left / "store").mkdir(parents=True)
     (tmp_path / f"{suffix}.mine.new").write_text("years of work")
     with places.scratch_folder(out) as alive:
