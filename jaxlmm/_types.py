@@ -1,4 +1,4 @@
-"""Names shared by every module: the status of a response and the float64 scope.
+"""Names shared by every module: the status of a response, and the scope in which JAX computes.
 
 Letters used in the mathematics
 -------------------------------
@@ -17,12 +17,25 @@ from __future__ import annotations
 
 import contextlib
 import enum
-from typing import Any
+import os
+import sys
+from collections.abc import Iterator
 
 import jax
-import jax.experimental
 
 __all__ = ["Status", "float64_scope"]
+
+# What the compiled code stands on, whatever the user's program has set: NaN marks responses without a fit.
+SETTINGS: dict[str, object] = {
+    "enable_x64": True,
+    "disable_jit": False,
+    "debug_nans": False,
+    "debug_infs": False,
+    "check_tracer_leaks": False,
+    "numpy_rank_promotion": "allow",
+    "numpy_dtype_promotion": "standard",
+    "transfer_guard": "allow",
+}
 
 
 class Status(enum.IntEnum):
@@ -61,8 +74,48 @@ _MESSAGES = {
 }
 
 
-def float64_scope() -> contextlib.AbstractContextManager[Any]:
-    """Context in which JAX computes in float64; the global flag stays as it was."""
-    if hasattr(jax, "enable_x64"):
-        return jax.enable_x64(True)
-    return jax.experimental.enable_x64(True)  # type: ignore[attr-defined] # older JAX
+@contextlib.contextmanager
+def float64_scope() -> Iterator[None]:
+    """Context for every entry into JAX: float64, and settings of JAX that the computations count on.
+
+    The user's own settings hold again afterwards, and all the time in other threads. What is
+    computed inside is computed at once, also while a ``jax.jit`` of the user's traces the caller.
+
+    Raises
+    ------
+    RuntimeError
+        The process was forked from one in which JAX was running.
+    """
+    if _without_threads:
+        raise RuntimeError(FORKED)
+    with contextlib.ExitStack() as stack:
+        for name, value in SETTINGS.items():
+            stack.enter_context(getattr(jax, name)(value))
+        stack.enter_context(jax.ensure_compile_time_eval())
+        yield
+
+
+FORKED = (
+    "this process was forked from one in which JAX was already running. JAX's threads do not survive a fork, so that "
+    "a fit would wait for ever: start workers with multiprocessing.get_context('spawn') or 'forkserver', with "
+    "concurrent.futures.ProcessPoolExecutor(mp_context=...), or with joblib's default backend 'loky'; or fork "
+    "before anything in the parent uses JAX."
+)
+# Whether this process is a fork of one in which JAX was running.
+_without_threads = False
+
+
+def _after_fork() -> None:
+    global _without_threads
+    _without_threads = _without_threads or _jax_is_running()
+
+
+def _jax_is_running() -> bool:
+    """Whether JAX has started its devices, and with them its threads; asking does not start them."""
+    bridge = sys.modules.get("jax._src.xla_bridge")
+    started = getattr(bridge, "backends_are_initialized", None)
+    return bool(started()) if started is not None else True
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)

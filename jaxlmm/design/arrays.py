@@ -8,6 +8,7 @@ import numbers
 from collections.abc import Sequence
 from typing import Any
 
+import jax
 import numpy as np
 import scipy.sparse
 
@@ -15,7 +16,16 @@ from jaxlmm.runtime.device import device_matrix
 from jaxlmm.sources.lazy import lazy_matrix
 from jaxlmm.sources.maps import in_memory
 
-__all__ = ["distinct", "numeric", "response_matrix"]
+__all__ = ["check_concrete", "distinct", "numeric", "response_matrix"]
+
+
+def check_concrete(value: Any, what: str) -> None:
+    """ValueError for an array of JAX that a transformation is tracing, and that has no numbers yet."""
+    if isinstance(value, jax.core.Tracer):
+        raise ValueError(
+            f"{what} has no values yet: jax.jit, jax.vmap or jax.grad is tracing it, and jaxlmm needs the numbers "
+            "themselves. Call it outside the traced function, with all responses in the columns of one Y."
+        )
 
 
 def numeric(value: Any, what: str) -> np.ndarray:
@@ -29,6 +39,7 @@ def numeric(value: Any, what: str) -> np.ndarray:
     what : str
         What to call it in errors.
     """
+    check_concrete(value, what)
     if scipy.sparse.issparse(value):
         raise ValueError(f"{what} is a scipy sparse matrix; give a dense array, {what}.toarray().")
     frame = hasattr(value, "columns") and hasattr(value, "iloc")

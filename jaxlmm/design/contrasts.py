@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from jaxlmm.design.arrays import check_concrete
+
 __all__ = ["contrast_matrix"]
 
 RANK_TOL = 1e-10
@@ -30,6 +32,8 @@ def contrast_matrix(L: Any, rhs: Any, names: Sequence[str], *, joint: bool = Fal
         Wrong width, unknown name, non-finite weights, a row of zeros, wrong length of ``rhs``,
         dependent rows if ``joint``.
     """
+    check_concrete(L, "L")
+    check_concrete(rhs, "rhs")
     if isinstance(L, Mapping):
         L = [L]
     if isinstance(L, Sequence) and len(L) and all(isinstance(row, Mapping) for row in L):

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from jaxlmm.design.arrays import check_concrete
 from jaxlmm.sources.maps import in_memory
 
 __all__ = ["Grouping", "group_codes", "make_grouping"]
@@ -98,6 +99,7 @@ def group_codes(grouping: Grouping, groups: Any) -> np.ndarray:
 
 def _label_array(groups: Any, what: str) -> np.ndarray:
     """The labels, (n,): numbers and text as an array of their type, all else as Python objects."""
+    check_concrete(groups, what)
     if isinstance(groups, (str, bytes)):
         raise ValueError(
             f"{what} is the text {groups!r}; give the labels themselves, one a row, such as data[{groups!r}]."

@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from jaxlmm.design.arrays import check_concrete
+
 __all__ = ["ADJUSTMENTS", "adjust_pvalues"]
 
 
@@ -58,6 +60,7 @@ def adjust_pvalues(p: Any, method: str = "bh", axis: int | None = 0) -> np.ndarr
 
 def _pvalues(given: Any) -> np.ndarray:
     """``given`` as a new float64 array, NaN where masked, checked."""
+    check_concrete(given, "p")
     array = np.asarray(given)
     if array.dtype.kind not in "biuf":
         raise ValueError(f"p must be numeric, found dtype {array.dtype}; make floats of it, NaN where missing.")

@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from jaxlmm.design.arrays import check_concrete
+
 __all__ = ["position", "positions"]
 
 
@@ -29,6 +31,7 @@ def position(response: Any, names: Sequence[str]) -> int:
 def positions(responses: Any, names: Sequence[str]) -> np.ndarray:
     """Rows of responses, given by positions, a slice, a mask, or names."""
     m = len(names)
+    check_concrete(responses, "responses")
     if isinstance(responses, slice):
         return np.arange(m)[responses]
     if isinstance(responses, (list, tuple)) and any(isinstance(v, str) for v in responses):

@@ -65,36 +65,74 @@ def _set_threads(lib: Any, n: int) -> None:
     getattr(lib, "_real_set_num_threads", lib.set_num_threads)(n)
 
 
-class _OneThread(contextlib.AbstractContextManager[None]):
-    """A limit that is the process's: the first who wants it sets it, the last one restores what was before."""
+class _Limit:
+    """One thread for every BLAS of the process while anybody holds the limit; then what was before.
+
+    Taking and giving may be interrupted anywhere, by Ctrl-C or by the garbage collector that gives
+    for a holder that is gone; whichever of them runs to its end leaves things right.
+    """
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._holders = 0
+        self._lock = threading.RLock()
+        self._holders: set[int] = set()
         self._before: list[tuple[Any, int]] = []
 
-    def __enter__(self) -> None:
+    def take(self, holder: int) -> None:
         with self._lock:
-            if self._holders == 0:
+            self._holders.add(holder)
+            if not self._before:
                 self._before = [(lib, n) for lib in _blas() if (n := lib.get_num_threads())]
-                for lib, _ in self._before:
+            for lib, _ in self._before:
+                if lib.get_num_threads() != 1:
                     _set_threads(lib, 1)
-            self._holders += 1
 
-    def __exit__(self, *error: object) -> None:
+    def give(self, holder: int) -> None:
         with self._lock:
-            self._holders -= 1
-            if self._holders == 0:
+            self._holders.discard(holder)
+            if not self._holders:
                 for lib, n in self._before:
                     _set_threads(lib, n)
+                self._before = []
+
+    def held_by(self, holder: int) -> bool:
+        return holder in self._holders
+
+    def after_fork(self) -> None:
+        """The threads that held the limit, or the lock, are not in the child of a fork."""
+        self._lock = threading.RLock()
+        self._holders.clear()
+        self.give(0)
 
 
-_ONE_THREAD = _OneThread()
+_LIMIT = _Limit()
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_LIMIT.after_fork)
+
+
+class _Holder(contextlib.AbstractContextManager[None]):
+    def __enter__(self) -> None:
+        try:
+            _LIMIT.take(id(self))
+        except BaseException:
+            _LIMIT.give(id(self))
+            raise
+
+    def __exit__(self, *error: object) -> None:
+        try:
+            _LIMIT.give(id(self))
+        except BaseException:  # an interrupt: what it left is done now
+            _LIMIT.give(id(self))
+            raise
+
+    def __del__(self) -> None:
+        if _LIMIT.held_by(id(self)):  # an interrupt fell between this object and its ``with`` block
+            _LIMIT.give(id(self))
 
 
 def single_threaded_blas() -> contextlib.AbstractContextManager[None]:
     """Context in which a BLAS call stays on its thread; several at once would wait for each other.
 
-    BLAS has one limit a process. It is lifted when no thread is in such a context any more.
+    BLAS has one limit a process. It is lifted when no thread is in such a context any more, however
+    that came about: errors and interrupts (Ctrl-C) included.
     """
-    return _ONE_THREAD
+    return _Holder()
