@@ -14,6 +14,8 @@ import numpy as np
 import scipy.special
 
 from jaxlmm.comparison.rlrt import mixture_pvalue
+from jaxlmm.design.columns import make_columns
+from jaxlmm.design.identifiability import RANK_TOL
 from jaxlmm.engine.block import Model
 from jaxlmm.fit import fit_prepared
 from jaxlmm.results.results import Fit
@@ -22,8 +24,6 @@ from jaxlmm.sources.lazy import LazyMatrix
 
 __all__ = ["Comparison", "compare"]
 
-# Part of a column of X that another X may fail to span, relative to the column.
-SPAN_TOL = 1e-8
 # Y is compared in full up to this many values; of a larger one, evenly spaced rows and columns.
 COMPARED = 2**24
 
@@ -157,7 +157,7 @@ def _logdet_xtx(fit: Fit, first: Fit) -> float:
     """log|X'X| relative to the first fit's, where X is another basis of the same columns."""
     if fit is first or np.array_equal(fit.design.X, first.design.X):
         return 0.0
-    return fit.reducer.spectrum.logdet_xtx - first.reducer.spectrum.logdet_xtx
+    return fit.reducer.spectrum.basis.logdet - first.reducer.spectrum.basis.logdet
 
 
 def _check_same_data(fits: tuple[Fit, ...], refit: str | None) -> None:
@@ -268,7 +268,8 @@ def _check_nested(a: Fit, b: Fit, k: int) -> int:
 
 def _outside(a: Fit, b: Fit) -> list[str]:
     """Names of the columns of a's X that b's X does not span."""
-    X, B = (fit.design.X / np.linalg.norm(fit.design.X, axis=0) for fit in (a, b))
-    Q = np.linalg.qr(B).Q
-    left = X - Q @ (Q.T @ X)
-    return [name for name, norm in zip(a.names, np.linalg.norm(left, axis=0), strict=True) if norm > SPAN_TOL]
+    Q = np.linalg.qr(make_columns(b.design.X).unit).Q
+    X = make_columns(a.design.X)
+    # A centred column is in the span if the column and what was subtracted from it are.
+    left = X.unit - Q @ (Q.T @ X.unit)
+    return [name for name, norm in zip(a.names, np.linalg.norm(left, axis=0), strict=True) if norm > RANK_TOL]

@@ -150,7 +150,7 @@ def null_distribution(
     terms = make_terms(spectrum, n_obs, method)
     grid = make_grid(np.asarray(terms.d))
     # What [X, Z] leaves: n - p degrees of freedom less those of the spectrum.
-    df = np.append(spectrum.multiplicity, n_obs - len(spectrum.R) - spectrum.multiplicity.sum())
+    df = np.append(spectrum.multiplicity, n_obs - len(spectrum.f) - spectrum.multiplicity.sum())
     rng = np.random.default_rng(seed)
     found = []
     with float64_scope():

@@ -10,13 +10,14 @@ import numpy as np
 import scipy.linalg
 
 from jaxlmm.design.arrays import distinct, numeric
+from jaxlmm.design.columns import make_columns
 from jaxlmm.design.groups import Grouping, make_grouping
+from jaxlmm.design.identifiability import RANK_TOL, orthonormal_basis, pivoted
 from jaxlmm.design.terms import TermStructure
+from jaxlmm.design.within import centred_within
 
 __all__ = ["Design", "Grouping", "checked_design", "make_design"]
 
-# Smallest norm, relative to a unit column, of what a column adds to those before it.
-RANK_TOL = 1e-10
 # Columns of X outside this range would overflow or underflow in squares and covariances.
 X_SMALLEST, X_LARGEST = 1e-100, 1e100
 
@@ -133,12 +134,14 @@ def checked_design(
     """A design whose estimates exist: of full rank, with degrees of freedom for every variance."""
     n, p = X.shape
     _check_rows(n, p)
-    unit = _unit_columns(X, names)
-    _check_rank(unit, names)
+    _check_sizes(X, names)
+    root_w = None if weights is None else np.sqrt(weights)
+    columns = make_columns(X, root_w)
+    _check_rank(columns.unit if root_w is None else root_w[:, None] * columns.unit, names)
     if grouping is not None:
         if len(grouping.levels) < 2:
             raise ValueError("a random intercept needs at least 2 groups.")
-        _check_identifiable(unit, grouping)
+        _check_identifiable(columns.unit, grouping, root_w)
     return Design(X, names, () if grouping is None else (grouping,), weights, terms)
 
 
@@ -162,8 +165,8 @@ def _checked_weights(weights: Any, n: int) -> np.ndarray | None:
     return values
 
 
-def _unit_columns(X: np.ndarray, names: tuple[str, ...]) -> np.ndarray:
-    """X with columns of norm 1."""
+def _check_sizes(X: np.ndarray, names: tuple[str, ...]) -> None:
+    """Refuse columns of zeros, and those whose squares would overflow or underflow."""
     largest = np.max(np.abs(X), axis=0)
     zero = [f"'{names[j]}'" for j in np.flatnonzero(largest == 0)]
     if zero:
@@ -175,45 +178,38 @@ def _unit_columns(X: np.ndarray, names: tuple[str, ...]) -> np.ndarray:
             f"X column '{names[j]}' has values up to {largest[j]:.3g}, outside {X_SMALLEST:g} to {X_LARGEST:g}; "
             "rescale it."
         )
-    unit = X / largest
-    return np.asarray(unit / np.linalg.norm(unit, axis=0))
 
 
 def _check_rank(unit: np.ndarray, names: tuple[str, ...]) -> None:
-    _, R, order = scipy.linalg.qr(unit, mode="economic", pivoting=True, check_finite=False)
-    independent = int(np.sum(np.abs(np.diag(R)) > RANK_TOL))
+    """Refuse columns of norm 1 of which some are combinations of others; says which of which."""
+    independent, R, order = pivoted(unit)
     if independent == unit.shape[1]:
         return
     keep, drop = order[:independent], order[independent:]
-    weights = scipy.linalg.solve_triangular(R[:independent, :independent], R[:independent, independent:])
+    shares = scipy.linalg.solve_triangular(R[:independent, :independent], R[:independent, independent:])
     parts = []
     for k, j in enumerate(drop):
-        used = sorted(keep[np.abs(weights[:, k]) > 1e-8])
-        parts.append(f"'{names[j]}' is a combination of {', '.join(repr(names[i]) for i in used)}")
+        used = sorted(keep[np.abs(shares[:, k]) > 1e-6])
+        what = f"a combination of {', '.join(repr(names[i]) for i in used)}" if used else "constant but for roundings"
+        parts.append(f"'{names[j]}' is {what}")
     raise ValueError(
         f"X is rank deficient ({independent} independent columns of {unit.shape[1]}): {'; '.join(parts)} "
-        "(to 10 digits); drop a column of each set, or centre a column whose mean dwarfs its spread."
+        f"(to {-np.log10(RANK_TOL):.0f} digits); drop a column of each set, or centre a column whose mean dwarfs its "
+        "spread."
     )
 
 
-def _check_identifiable(unit: np.ndarray, grouping: Grouping) -> None:
+def _check_identifiable(unit: np.ndarray, grouping: Grouping, root_w: np.ndarray | None) -> None:
     """Refuse designs in which X leaves one of the two variances no degree of freedom.
 
     With pw the rank of X centred within groups, G + pw - p are left between groups and n - G - pw
     within. With none between, the REML deviance is flat; with none within, the ML deviance is
     unbounded, and REML estimates rest on nothing but unequal group sizes.
     """
-    (n, p), G, codes = unit.shape, len(grouping.levels), grouping.codes
+    (n, p), G = unit.shape, len(grouping.levels)
     if G > p and n - G > p:  # enough of both whatever pw is
         return
-    within = unit - unit[np.unique(codes, return_index=True)[1]][codes]
-    sums = np.zeros((G, p))
-    np.add.at(sums, codes, within)
-    within -= (sums / grouping.sizes[:, None])[codes]
-    norms = np.linalg.norm(within, axis=0)
-    varies = norms > 8 * np.finfo(np.float64).eps * np.sqrt(n)  # as crossprod, which takes the rest for 0
-    R = scipy.linalg.qr(within[:, varies] / norms[varies], mode="r", pivoting=True, check_finite=False)[0]
-    pw = int(np.sum(np.abs(np.diag(R)) > 1e-9))
+    pw = orthonormal_basis(centred_within(unit, grouping.codes, G, root_w)[1]).shape[1]
     if G + pw <= p:
         raise ValueError(
             f"X fits the means of all {G} groups on its own, so the group variance cannot be estimated; "

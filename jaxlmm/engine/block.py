@@ -92,8 +92,8 @@ class Constants:
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Raw:
-    """What the compiled code returns of a block: the optimum, and in units of scaled data and
-    unit columns the coefficients (p, c) and their variances / sigma2 (p, c)."""
+    """What the compiled code returns of a block: the optimum, the coefficients (p, c) of X's basis for scaled data,
+    and the variances / sigma2 (p, c) of those of the user's X."""
 
     optimum: Optimum
     coef: jax.Array
@@ -137,18 +137,18 @@ class BlockFitter:
         c = cols.stop - cols.start
         raw = jax.tree.map(lambda a: np.asarray(a)[..., :c], raw)
         projection, spectrum = self.model.reducer.projection, self.model.reducer.spectrum
-        nu, x_scale, found = float(self.constants.terms.nu), projection.x_scale[:, None], raw.optimum
+        nu, basis, found = float(self.constants.terms.nu), spectrum.basis, raw.optimum
         log_w = 0.0 if projection.root_w is None else 2 * np.sum(np.log(projection.root_w))
         with np.errstate(all="ignore"):
             sigma2 = found.pwrss / nu * stats.scale**2
-            coef = raw.coef * stats.scale
-            if projection.intercept is not None:
-                coef += projection.intercept[:, None] * (stats.shift * stats.scale)
-            logdet = (spectrum.logdet_xtx if self.method == "REML" else 0.0) - log_w
+            coef = basis.coef(np.asarray(raw.coef)) * stats.scale
+            if basis.columns.constant is not None:
+                coef += basis.columns.constant[:, None] * (stats.shift * stats.scale)
+            logdet = (basis.logdet if self.method == "REML" else 0.0) - log_w
             loglik = -0.5 * (nu * (1 + np.log(2 * np.pi / nu) + 2 * np.log(stats.scale)) + found.deviance + logdet)
             values = dict(
-                coef=(coef / x_scale).T, se_gls=(np.sqrt(raw.variance * sigma2) / x_scale).T, lam=found.lam,
-                sigma2=sigma2, loglik=loglik, curvature=found.curvature,
+                coef=coef.T, se_gls=np.sqrt(raw.variance * sigma2).T, lam=found.lam, sigma2=sigma2,
+                loglik=loglik, curvature=found.curvature,
             )  # fmt: skip
         code = np.full(c, Status.OK, dtype=np.int8)
         if self.model.design.random:

@@ -24,14 +24,15 @@ def weights(lam: Any, d: Any) -> Any:
 
 
 def coef_unit(w: Any, ols: Any, u: Any, f: Any) -> Any:
-    """Generalised least squares estimate (p, c), for X with unit columns."""
+    """Generalised least squares estimate (p, c) of the coefficients of the basis of X."""
     return ols - f @ (w * u)
 
 
 def se2_weights(spectrum: Spectrum) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """(a, b, C) with diag vcov / sigma2 = a + lam b + C w, for X with unit columns."""
+    """(a, b, C) with diag vcov / sigma2 = a + lam b + C w, for the user's X."""
     d = np.where(spectrum.d > 0, spectrum.d, 1.0)  # where d is 0, f is 0: padding
-    return np.diag(spectrum.xtx_inv), np.diag(spectrum.c0), spectrum.f**2 / d
+    A = spectrum.basis.contrast(np.eye(len(spectrum.f)))
+    return np.sum(A * A, axis=1), np.einsum("ki,ij,kj->k", A, spectrum.c0, A), (A @ spectrum.f) ** 2 / d
 
 
 def pvalues(stat: np.ndarray, df: np.ndarray) -> np.ndarray:

@@ -27,13 +27,13 @@ def group_modes(reducer: Reducer, Y: np.ndarray, coef: np.ndarray, lam: np.ndarr
     modes = np.empty((len(lam), projection.n_groups))
     if not projection.n_groups:
         return modes
-    x_mean = projection.x_mean * projection.x_scale
     for start in range(0, len(lam), CHUNK):
         rows = slice(start, start + CHUNK)
         means, shift = group_means(projection, Y[:, rows])
         weight = lam[rows, None] * projection.sizes
         with np.errstate(invalid="ignore"):
-            modes[rows] = (means - (x_mean @ coef[rows].T - shift)).T * (weight / (1 + weight))
+            fixed = projection.x_mean @ projection.columns.unit_coef(coef[rows].T) - shift
+            modes[rows] = (means - fixed).T * (weight / (1 + weight))
     return modes
 
 
@@ -43,7 +43,7 @@ def mode_sd(sizes: np.ndarray, lam: np.ndarray, sigma2: np.ndarray) -> np.ndarra
 
 
 def variance_parts(X: np.ndarray, coef: np.ndarray) -> np.ndarray:
-    """Sample variance of the fixed part X coef of each response, (m,)."""
+    """Sample variance of the fixed part X coef (n_obs, m) of each response, (m,), for ``coef`` (m, p)."""
     centred = X - X.mean(axis=0)
     covariance = centred.T @ centred / (len(X) - 1)
     return np.einsum("mi,ij,mj->m", coef, covariance, coef)

@@ -1,9 +1,9 @@
 """What tests and intervals need of a set of fits, and how fast its pieces change with the variance ratio.
 
 With lam the variance ratio and C(lam) = (X'V^-1 X)^-1 for V = I + lam ZZ' (so vcov = sigma2 C), for
-rows L of contrasts (see ``spectrum`` for f_j, d_j and c0):
+rows L of contrasts of the coefficients of X's basis (see ``spectrum`` for f_j, d_j and c0):
 
-    L C L'   = L (X'X)^-1 L' + lam L c0 L' + sum_j (L f_j)(L f_j)' / d_j * lam / (1 + lam d_j)
+    L C L'   = L L' + lam L c0 L' + sum_j (L f_j)(L f_j)' / d_j * lam / (1 + lam d_j)
     L C' L'  = L c0 L' + sum_j (L f_j)(L f_j)' / d_j / (1 + lam d_j)^2
     L K L'   = sum_j (L f_j)(L f_j)' / (1 + lam d_j)^3,          K = -C'' / 2
 
@@ -47,8 +47,6 @@ class Estimates:
     spectrum : Spectrum
     terms : Terms
         Of the fits' method, REML or ML.
-    x_scale : ndarray, (p,)
-        Norms of X's columns.
     names : tuple of str, length p
     has_random : bool
     coef : ndarray, (m, p)
@@ -64,7 +62,6 @@ class Estimates:
 
     spectrum: Spectrum
     terms: Terms
-    x_scale: np.ndarray
     names: tuple[str, ...]
     has_random: bool
     coef: np.ndarray
@@ -103,11 +100,11 @@ def contrast_curve(est: Estimates, L: np.ndarray, *, joint: bool = False) -> Cur
         if joint:
             return Curve(*(L @ a @ L.T for a in whole))
         return Curve(*(np.einsum("qi,mij,qj->mq", L, a, L) for a in whole))
-    spectrum, unit = est.spectrum, L / est.x_scale
+    spectrum, unit = est.spectrum, est.spectrum.basis.contrast(L)
     q, m = len(L), len(est.lam)
     # Bring products of pairs of contrasts to one axis; it is the diagonal alone if not joint.
     first, second = np.indices((q, q)).reshape(2, -1) if joint else np.tile(np.arange(q), (2, 1))
-    constant = np.einsum("ki,ij,kj->k", unit[first], spectrum.xtx_inv, unit[second])
+    constant = np.einsum("ki,ki->k", unit[first], unit[second])
     linear = np.einsum("ki,ij,kj->k", unit[first], spectrum.c0, unit[second])
     Lf = unit @ spectrum.f
     pairs = Lf[first] * Lf[second]

@@ -153,11 +153,12 @@ def f_test(est: Estimates, L: np.ndarray, rhs: np.ndarray, df_method: str) -> FT
     return FTest(L, rhs, stat, q, df_den)
 
 
-def variance_se(est: Estimates) -> dict[str, np.ndarray]:
+def variance_se(est: Estimates, mean_weight: np.ndarray) -> dict[str, np.ndarray]:
     """Standard errors of ``sigma2``, ``group_var`` and ``icc``, (m,), by the observed information.
 
     Delta method from the Hessian in (sigma2, lam). At lam = 0 the last two are NaN: the estimate
-    stands on the boundary, where no standard error describes it (the fits' status says so).
+    stands on the boundary, where no standard error describes it (the fits' status says so). For ``icc``
+    the residual variance is that of an observation of ``mean_weight`` (m,).
     """
     T1, _ = information(est)
     nu, lam, sigma2 = est.nu, est.lam, est.sigma2
@@ -169,7 +170,7 @@ def variance_se(est: Estimates) -> dict[str, np.ndarray]:
         return {
             "sigma2": np.where(np.isnan(lam), np.nan, sigma2 * np.sqrt(2 / nu + pull)),
             "group_var": sigma2 * np.sqrt(group),
-            "icc": np.sqrt(var_lam) / (1 + lam) ** 2,
+            "icc": np.sqrt(var_lam) * mean_weight / (1 + lam * mean_weight) ** 2,
         }
 
 

@@ -53,7 +53,7 @@ def profile_intervals(reducer: Reducer, Y: np.ndarray, good: np.ndarray, level: 
     """
     check_level(level)
     projection, spectrum = reducer.projection, reducer.spectrum
-    m, p = Y.shape[1], len(spectrum.R)
+    m, p = Y.shape[1], len(spectrum.f)
     out = Profile(level, np.empty((m, 2)), np.empty((m, 2)), np.empty((m, p, 2)))
     width = block_width(m)
     terms = make_terms(spectrum, projection.n_obs, "ML")
@@ -61,11 +61,15 @@ def profile_intervals(reducer: Reducer, Y: np.ndarray, good: np.ndarray, level: 
     logdets = np.log1p(np.outer(np.expm1(grid) / terms.d_max, terms.d)) @ np.asarray(terms.m)
     cut = np.float64(scipy.special.chdtri(1, 1 - level))
     with float64_scope():
-        f, xtx_inv, c0, cut_, logdets_ = map(jnp.asarray, (spectrum.f, spectrum.xtx_inv, spectrum.c0, cut, logdets))
+        # The coefficients of the user's X, one by one, as contrasts of those of its basis.
+        A = spectrum.basis.contrast(np.eye(p))
+        each = (A @ spectrum.f, A @ A.T, A @ spectrum.c0 @ A.T, cut, logdets)
+        f, xtx_inv, c0, cut_, logdets_ = map(jnp.asarray, each)
         const = ProfileConstants(jax.device_put(terms), jnp.asarray(grid), f, xtx_inv, c0, cut_, logdets_)
 
     def start(stats: Stats) -> tuple[jax.Array, ...]:
-        raw: tuple[jax.Array, ...] = profile_block(const, *block_arrays(stats, width))
+        ols, u, rest = block_arrays(stats, width)
+        raw: tuple[jax.Array, ...] = profile_block(const, spectrum.basis.coef(ols), u, rest)
         return raw
 
     def store(cols: slice, stats: Stats, raw: tuple[jax.Array, ...]) -> None:
@@ -74,9 +78,9 @@ def profile_intervals(reducer: Reducer, Y: np.ndarray, good: np.ndarray, level: 
         out.group_sd[cols] = group * stats.scale[:, None]
         out.sigma[cols] = sigma * stats.scale[:, None]
         coef = coef * stats.scale[:, None]
-        if projection.intercept is not None:
-            coef = coef + projection.intercept[:, None, None] * (stats.shift * stats.scale)[:, None]
-        out.coef[cols] = (coef / projection.x_scale[:, None, None]).transpose(1, 0, 2)
+        if projection.columns.constant is not None:
+            coef = coef + projection.columns.constant[:, None, None] * (stats.shift * stats.scale)[:, None]
+        out.coef[cols] = coef.transpose(1, 0, 2)
 
     stream_blocks(reducer, Y, width, start, store)
     for array in (out.group_sd, out.sigma, out.coef):

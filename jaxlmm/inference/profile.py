@@ -33,7 +33,7 @@ __all__ = ["ProfileConstants", "profile_block"]
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class ProfileConstants:
-    """What the compiled code needs of a design; ``terms`` are those of ML, X has unit columns.
+    """What the compiled code needs of a design; ``terms`` are those of ML.
 
     ``cut`` is the chi-square quantile, ``logdets`` the log-determinant on the grid (K,).
     """

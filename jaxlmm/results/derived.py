@@ -15,7 +15,7 @@ from jaxlmm.inference import effects
 from jaxlmm.inference.estimates import Estimates, contrast_curve, information
 from jaxlmm.inference.intervals import Profile, profile_intervals
 
-__all__ = ["fit_estimates", "fit_modes", "fit_profile", "fixed_variance"]
+__all__ = ["fit_estimates", "fit_modes", "fit_profile", "fixed_variance", "mean_weight"]
 
 
 def fit_estimates(fit: Any) -> Estimates:
@@ -23,7 +23,7 @@ def fit_estimates(fit: Any) -> Estimates:
     spectrum, reml = fit.reducer.spectrum, fit.method == "REML"
     terms = make_terms(spectrum, fit.n_obs, fit.method)
     shared = Estimates(
-        spectrum, terms, fit.reducer.projection.x_scale, fit.names, bool(fit.design.random),
+        spectrum, terms, fit.names, bool(fit.design.random),
         fit.coef, fit.lam, fit.sigma2, fit.curvature, fit.n_used, reml,
     )  # fmt: skip
     where = np.flatnonzero(fit.incomplete)
@@ -61,10 +61,23 @@ def fit_profile(fit: Any, level: float) -> Profile:
 
 def fixed_variance(fit: Any) -> np.ndarray:
     """Variance of the fixed part over the observations that each response has, (m,)."""
-    fixed = effects.variance_parts(fit.design.X, fit.coef)
+    columns = fit.reducer.projection.columns
+    coef = columns.unit_coef(fit.coef.T).T
+    fixed = effects.variance_parts(columns.unit, coef)
     for i in np.flatnonzero(fit.incomplete):
-        fixed[i] = effects.variance_parts(fit.design.X[~np.isnan(fit.Y[:, i])], fit.coef[[i]])[0]
+        fixed[i] = effects.variance_parts(columns.unit[~np.isnan(fit.Y[:, i])], coef[[i]])[0]
     return fixed
+
+
+def mean_weight(fit: Any) -> np.ndarray:
+    """Mean weight of the observations that each response has, (m,)."""
+    w = fit.design.weights
+    if w is None:
+        return np.ones(fit.n_responses)
+    found = np.full(fit.n_responses, np.mean(w))
+    for i in np.flatnonzero(fit.incomplete):
+        found[i] = np.mean(w[~np.isnan(fit.Y[:, i])])
+    return found
 
 
 def _missing(fit: Any) -> MissingDesign:

@@ -22,7 +22,7 @@ from jaxlmm.inference.emmeans import EMMeans, emmeans
 from jaxlmm.inference.estimates import Estimates
 from jaxlmm.inference.hypotheses import FTest, TTest
 from jaxlmm.inference.intervals import Profile
-from jaxlmm.results.derived import fit_estimates, fit_modes, fit_profile, fixed_variance
+from jaxlmm.results.derived import fit_estimates, fit_modes, fit_profile, fixed_variance, mean_weight
 from jaxlmm.results.exports import Exports
 from jaxlmm.results.selection import position, positions
 from jaxlmm.results.summary import summary_text
@@ -148,8 +148,12 @@ class Fit(Exports):
 
     @property
     def icc(self) -> np.ndarray:
-        """Intraclass correlation, group_var / (group_var + sigma2), (m,)."""
-        return self.lam / (1 + self.lam)
+        """Intraclass correlation, group_var / (group_var + sigma2), (m,).
+
+        With weights the residual variance is that of an observation of mean weight, so that the unit
+        of the weights does not matter (as the scaled weights of Carle 2009, BMC Med Res Methodol 9:49).
+        """
+        return self.lam / (self.lam + 1 / self._mean_weight)
 
     @property
     def n_params(self) -> int:
@@ -172,7 +176,7 @@ class Fit(Exports):
         By the observed information of the (restricted) likelihood and the delta method. NaN for
         the last two where ``singular``: no standard error describes an estimate on its boundary.
         """
-        return hypotheses.variance_se(self.estimates)
+        return hypotheses.variance_se(self.estimates, self._mean_weight)
 
     # -- tests and intervals of the fixed effects ---------------------------------------------
 
@@ -357,13 +361,13 @@ class Fit(Exports):
 
     @property
     def rsquared_marginal(self) -> np.ndarray:
-        """Share of variance explained by the fixed effects, (m,) (Nakagawa & Schielzeth 2013)."""
+        """Share that the fixed effects explain, (m,) (Nakagawa & Schielzeth 2013); weights as in ``icc``."""
         fixed, total = self._variance_parts()
         return fixed / total
 
     @property
     def rsquared_conditional(self) -> np.ndarray:
-        """Share explained by fixed and random effects, (m,) (Nakagawa & Schielzeth 2013)."""
+        """Share explained by fixed and random effects, (m,) (Nakagawa & Schielzeth 2013); weights as in ``icc``."""
         fixed, total = self._variance_parts()
         return (fixed + self.group_var) / total
 
@@ -389,7 +393,12 @@ class Fit(Exports):
 
     def _variance_parts(self) -> tuple[np.ndarray, np.ndarray]:
         fixed = fixed_variance(self)
-        return fixed, fixed + self.group_var + self.sigma2
+        return fixed, fixed + self.group_var + self.sigma2 / self._mean_weight
+
+    @functools.cached_property
+    def _mean_weight(self) -> np.ndarray:
+        """Mean weight of the observations of each response, (m,)."""
+        return mean_weight(self)
 
 
 _ROW_FIELDS = ("coef", "se_gls", "lam", "sigma2", "loglik", "curvature", "status", "n_used")

@@ -94,6 +94,10 @@ class FitWithoutY(Fit):
     def _variance_parts(self) -> tuple[np.ndarray, np.ndarray]:
         return self._with_cells()._variance_parts()
 
+    @functools.cached_property
+    def _mean_weight(self) -> np.ndarray:
+        return self._with_cells()._mean_weight
+
     def _with_cells(self) -> Fit:
         fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         return Fit(**fields | {"Y": _Cells(self.Y)})  # type: ignore[arg-type]

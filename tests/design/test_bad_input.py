@@ -150,8 +150,8 @@ ERRORS: dict[str, tuple[Callable[[], Any], tuple[str, ...]]] = {
         ("X is rank deficient", "all zero: 'sham'", "drop them"),
     ),
     "X-large-offset": (
-        lambda: fit(frame(clock=1e9 + 1e-3 * X[:, 1]), Y, CODES),
-        ("'clock' is a combination of 'one'", "10 digits", "centre a column"),
+        lambda: fit(frame(clock=1e9 + 1e-6 * X[:, 1]), Y, CODES),
+        ("'clock' is constant but for roundings", "7 digits", "centre a column"),
     ),
     "X-out-of-range-large": (
         lambda: fit(frame(big=1e200 * X[:, 1] ** 2), Y, CODES),

@@ -13,10 +13,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-import scipy.linalg
 import scipy.sparse
 
+from jaxlmm.design.columns import Columns, make_columns
 from jaxlmm.design.design import Design
+from jaxlmm.design.identifiability import orthonormal_basis
+from jaxlmm.design.within import centred_within
 
 __all__ = ["Projection", "project_design"]
 
@@ -32,15 +34,13 @@ class Projection:
     sizes : ndarray of float, (G,)
         Numbers of rows, or sums of weights.
     root_w : ndarray, (n_obs,), or None
-    x_scale : ndarray, (p,)
-        Norms of X's columns; inside, X has unit columns.
+    columns : Columns
+        X with centred columns of norm 1, which stands for X below.
     x_star : ndarray, (G + pw, p)
-        B'X, with unit columns of X.
+        B'X.
     x_mean : ndarray, (G, p)
-        Group means of X, with unit columns of X.
+        Group means of X.
     Qw : ndarray, (n_obs, pw)
-    intercept : ndarray, (p,), or None
-        Coefficients a with X a = 1 for unit columns of X, if the constant is in the span of X.
     Zt : sparse array, (G, n_obs)
         N^(-1/2) Z', for rows multiplied by root_w.
     """
@@ -49,11 +49,10 @@ class Projection:
     codes: np.ndarray
     sizes: np.ndarray
     root_w: np.ndarray | None
-    x_scale: np.ndarray
+    columns: Columns
     x_star: np.ndarray
     x_mean: np.ndarray
     Qw: np.ndarray
-    intercept: np.ndarray | None
     Zt: scipy.sparse.csr_array
 
     @property
@@ -93,44 +92,19 @@ class Projection:
 def project_design(design: Design) -> Projection:
     """Build the basis B of a design (see the module's docstring)."""
     n, p = design.X.shape
-    w = np.ones(n) if design.weights is None else design.weights
-    root_w = np.sqrt(w)
-    x_scale = np.linalg.norm(root_w[:, None] * design.X, axis=0)
-    X = design.X / x_scale
-    rows = np.arange(n)
+    root_w = None if design.weights is None else np.sqrt(design.weights)
+    root = np.ones(n) if root_w is None else root_w
+    columns = make_columns(design.X, root_w)
     sizes: np.ndarray
     if design.random:
         codes, G = design.random[0].codes, len(design.random[0].levels)
-        sizes = np.bincount(codes, weights=w, minlength=G)
-        # Differences to the group's first row are exactly 0 for a group-level covariate.
-        first = np.full(G, n)
-        np.minimum.at(first, codes, rows)
-        delta = X - X[first[codes]]
-        indicator = scipy.sparse.csr_array((w, (codes, rows)), shape=(G, n))
-        delta_mean = (indicator @ delta) / sizes[:, None]
-        x_mean = X[first] + delta_mean
-        within = root_w[:, None] * (delta - delta_mean[codes])
-        Zt = scipy.sparse.csr_array((root_w / np.sqrt(sizes)[codes], (codes, rows)), shape=(G, n))
+        sizes = np.bincount(codes, weights=root**2, minlength=G)
+        x_mean, within = centred_within(columns.unit, codes, G, root_w)
+        Zt = scipy.sparse.csr_array((root / np.sqrt(sizes)[codes], (codes, np.arange(n))), shape=(G, n))
     else:
         codes, sizes = np.zeros(n, dtype=np.intp), np.zeros(0)
-        x_mean, within = np.zeros((0, p)), root_w[:, None] * X
+        x_mean, within = np.zeros((0, p)), root[:, None] * columns.unit
         Zt = scipy.sparse.csr_array((1, n))[:0]
-    Qw = _orthonormal_basis(within)
+    Qw = orthonormal_basis(within)
     x_star = np.concatenate([np.sqrt(sizes)[:, None] * x_mean, Qw.T @ within])
-    intercept = np.linalg.lstsq(X, np.ones(n), rcond=None)[0]
-    if np.max(np.abs(X @ intercept - 1)) > 1e-9:
-        intercept = None
-    kept_w = None if design.weights is None else root_w
-    return Projection(n, codes, sizes, kept_w, x_scale, x_star, x_mean, Qw, intercept, Zt)
-
-
-def _orthonormal_basis(W: np.ndarray) -> np.ndarray:
-    """Orthonormal basis of the columns of W; a column below its own rounding errors counts as 0."""
-    n = W.shape[0]
-    norms = np.linalg.norm(W, axis=0)
-    kept = norms > 8 * np.finfo(np.float64).eps * np.sqrt(n)
-    if not kept.any():
-        return np.zeros((n, 0))
-    Q, R, _ = scipy.linalg.qr(W[:, kept] / norms[kept], mode="economic", pivoting=True, check_finite=False)
-    rank = int(np.sum(np.abs(np.diag(R)) > 1e-9))
-    return np.ascontiguousarray(Q[:, :rank])
+    return Projection(n, codes, sizes, root_w, columns, x_star, x_mean, Qw, Zt)

@@ -52,7 +52,7 @@ class Terms:
 
 def make_terms(spectrum: Spectrum, n_obs: int, method: str) -> Terms:
     """The terms of ``method`` "REML" or "ML", as numpy arrays."""
-    d, m, nu = spectrum.d, spectrum.multiplicity, float(n_obs - len(spectrum.R))
+    d, m, nu = spectrum.d, spectrum.multiplicity, float(n_obs - len(spectrum.f))
     J, log_from, n_unit = len(d), 0, spectrum.n_single
     if method == "ML":
         nu, log_from, n_unit = float(n_obs), J, J

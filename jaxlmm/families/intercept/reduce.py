@@ -41,7 +41,7 @@ class Stats:
     Attributes
     ----------
     ols : ndarray, (p, c)
-        Least squares coefficients, for X with unit columns.
+        Least squares coefficients of the basis of X.
     u : ndarray, (J, c)
         Coordinates on the spectrum; for merged terms the root of their summed squares.
     rest, shift, scale : ndarray, (c,)
@@ -64,7 +64,7 @@ class Stats:
         """Room for c responses, to be filled by :func:`reduce_panel`."""
         spectrum = reducer.spectrum
         return cls(
-            np.empty((len(spectrum.R), c)), np.zeros((len(spectrum.d), c)), np.empty(c), np.zeros(c),
+            np.empty((len(spectrum.f), c)), np.zeros((len(spectrum.d), c)), np.empty(c), np.zeros(c),
             np.ones(c), np.ones(c, dtype=bool), np.zeros(c, dtype=bool), np.zeros(c, dtype=bool),
         )  # fmt: skip
 
@@ -145,7 +145,7 @@ def reduce_panel(reducer: Reducer, Y: np.ndarray, cols: slice, stats: Stats) -> 
     finite = np.asarray(np.isfinite(y).all(axis=0))
     stats.finite[where] = finite
     y, where = _columns(y, finite), where[finite]
-    if len(where) and reducer.projection.intercept is not None:
+    if len(where) and reducer.projection.columns.constant is not None:
         # A large mean is the usual reason, and shifting by the first row removes it.
         shift = y[0].copy()
         with np.errstate(all="ignore"):
@@ -191,7 +191,7 @@ def _reduce_careful(reducer: Reducer, y: np.ndarray, where: np.ndarray, stats: S
     y = y / scale
     largest = largest / scale
     # The difference of close numbers is exact, so the first row is as good as the mean.
-    shift = y[0].copy() if projection.intercept is not None else np.zeros(y.shape[1])
+    shift = y[0].copy() if projection.columns.constant is not None else np.zeros(y.shape[1])
     y = projection.weighted(y - shift)
     coords = reducer.coords(y)
     y = reducer.remove(y, coords)
@@ -213,7 +213,7 @@ def _reduce_careful(reducer: Reducer, y: np.ndarray, where: np.ndarray, stats: S
 def _spectral(reducer: Reducer, coords: np.ndarray, where: slice | np.ndarray, stats: Stats) -> None:
     """Coordinates of ``Reducer.coords`` -> ``ols`` and ``u``."""
     spectrum, G = reducer.spectrum, reducer.projection.n_groups
-    p, J_u = len(spectrum.R), len(spectrum.T)
+    p, J_u = len(spectrum.f), len(spectrum.T)
     energy = []
     if reducer.A is not None:
         q, u, start = coords[:p], coords[p : p + J_u], p + J_u
@@ -232,7 +232,7 @@ def _spectral(reducer: Reducer, coords: np.ndarray, where: slice | np.ndarray, s
             parts.append(inside)
             energy.append(np.einsum("ij,ij->j", part, part))
         u = spectrum.T @ np.concatenate([*parts, off_x[G:]])
-    stats.ols[:, where] = spectrum.R_inv @ q
+    stats.ols[:, where] = q
     stats.u[:J_u, where] = u
     for k, e in enumerate(energy):
         stats.u[spectrum.n_single + k, where] = np.sqrt(e)

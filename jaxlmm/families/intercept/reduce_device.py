@@ -166,7 +166,6 @@ class DeviceReducer:
     """
 
     form: _Dense | _Sparse
-    R_inv: jax.Array
     root_w: jax.Array | None
     weight: jax.Array
     shifted: bool = field(metadata=dict(static=True))
@@ -177,7 +176,7 @@ class DeviceReducer:
 def make_device_reducer(reducer: Reducer, device: Any) -> DeviceReducer:
     """``reducer`` with its arrays on ``device``; in a float64 scope."""
     projection, spectrum = reducer.projection, reducer.spectrum
-    K, J_u, p, G = len(spectrum.merged), len(spectrum.T), len(spectrum.R), projection.n_groups
+    K, J_u, p, G = len(spectrum.merged), len(spectrum.T), len(spectrum.f), projection.n_groups
     form: Any
     if reducer.A is not None:
         lengths = [len(at) - H.shape[1] for at, H in spectrum.merged]
@@ -208,8 +207,8 @@ def make_device_reducer(reducer: Reducer, device: Any) -> DeviceReducer:
         form = _Sparse(*arrays)
     weight = projection.n_obs if projection.root_w is None else np.sum(projection.root_w**2)
     made = DeviceReducer(
-        form, spectrum.R_inv, projection.root_w, np.float64(weight),  # type: ignore[arg-type]
-        projection.intercept is not None, projection.n_rest,
+        form, projection.root_w, np.float64(weight),  # type: ignore[arg-type]
+        projection.columns.constant is not None, projection.n_rest,
         (spectrum.n_single - J_u, len(spectrum.d) - spectrum.n_single - K),
     )  # fmt: skip
     placed: DeviceReducer = jax.device_put(made, device)
@@ -245,7 +244,7 @@ def reduce_block(reducer: DeviceReducer, y: jax.Array) -> DeviceStats:
     q, u, energy = reducer.form.spectral(coords)
     between, last = (jnp.zeros((k, y.shape[1])) for k in reducer.padding)
     u = jnp.concatenate([u, between, jnp.sqrt(energy), last])
-    return DeviceStats(_product(reducer.R_inv, q), u, rest, shift, safe)
+    return DeviceStats(q, u, rest, shift, safe)
 
 
 def _rounding(dtype: np.dtype[Any]) -> float:

@@ -1,13 +1,14 @@
 """The random-intercept model on the spectrum of Z'MZ: a design's constants, a response's coordinates.
 
-With M the projector off the columns of X, M y has the coordinates u_j on the left singular
-vectors of M Z (singular values sqrt(d_j)) and leaves ``rest``. Then with lam the variance ratio
+X has orthonormal columns here (``design.columns.Basis``). With M the projector off them, M y has the
+coordinates u_j on the left singular vectors of M Z (singular values sqrt(d_j)) and leaves ``rest``. Then
+with lam the variance ratio
 
     pwrss(lam)   = sum_j u_j^2 / (1 + lam d_j) + rest
-    log|V| + log|X'V^-1 X| = sum_j log(1 + lam d_j) + log|X'X|
+    log|V| + log|X'V^-1 X| = sum_j log(1 + lam d_j)
     log|V|       = sum_g log(1 + lam n_g)
     coef(lam)    = ols - sum_j f_j u_j lam / (1 + lam d_j)
-    vcov(lam)/s2 = (X'X)^-1 + lam C0 + sum_j f_j f_j' / d_j * lam / (1 + lam d_j)
+    vcov(lam)/s2 = I + lam C0 + sum_j f_j f_j' / d_j * lam / (1 + lam d_j)
 
 (Patterson & Thompson 1971; the spectral form as in Crainiceanu & Ruppert 2004). The last two
 follow from the generalised least squares estimate written as a correction of the ordinary one,
@@ -26,6 +27,7 @@ from dataclasses import dataclass
 import numpy as np
 import scipy.linalg
 
+from jaxlmm.design.columns import Basis
 from jaxlmm.families.intercept.crossprod import Projection
 
 __all__ = ["ROUND_NODES", "Spectrum", "make_spectrum", "padded"]
@@ -45,14 +47,14 @@ class Spectrum:
     n_single : int
         J_u with its padding: where the merged terms begin.
     f : ndarray, (p, J)
-        The vectors f_j, 0 for merged terms; in units of X with unit columns.
-    xtx_inv, c0 : ndarray, (p, p)
-    logdet_xtx : float
-        log|X'X| of the X that the user gave.
+        The vectors f_j, 0 for merged terms.
+    c0 : ndarray, (p, p)
+    basis : Basis
+        The orthonormal basis of X that coefficients and their covariances refer to.
     size, size_count : ndarray, (K,)
         Distinct group sizes, and how many groups have each.
-    Q, R, R_inv : ndarray
-        QR factors of B'X, and the inverse of R.
+    Q : ndarray, (G + pw, p)
+        The basis of X, in coordinates on B.
     T : ndarray, (J_u, r + pw)
         From coordinates in the reduced basis and Qw to u; orthonormal rows.
     single : ndarray of int
@@ -65,14 +67,11 @@ class Spectrum:
     multiplicity: np.ndarray
     n_single: int
     f: np.ndarray
-    xtx_inv: np.ndarray
     c0: np.ndarray
-    logdet_xtx: float
+    basis: Basis
     size: np.ndarray
     size_count: np.ndarray
     Q: np.ndarray
-    R: np.ndarray
-    R_inv: np.ndarray
     T: np.ndarray
     single: np.ndarray
     merged: tuple[tuple[np.ndarray, np.ndarray], ...]
@@ -83,7 +82,6 @@ def make_spectrum(projection: Projection) -> Spectrum:
     sizes = projection.sizes
     G, p = len(sizes), projection.x_star.shape[1]
     Q, R = np.linalg.qr(projection.x_star)
-    R_inv = scipy.linalg.solve_triangular(R, np.eye(p))
     single, merged = _bases(sizes, Q[:G])
     # The projector and the sizes in the reduced basis H.
     basis_n = np.concatenate([sizes[single], *(np.full(H.shape[1], sizes[at[0]]) for at, H in merged)]).astype(float)
@@ -95,7 +93,7 @@ def make_spectrum(projection: Projection) -> Spectrum:
     # The null space is known: covariates constant within groups take p - pw directions.
     J_u = len(root) - (p - projection.n_within if G else 0)
     T, half, vectors = left[:, :J_u].T, singular[:J_u], right[:J_u].T
-    f = R_inv @ (B.T @ (root[:, None] * vectors * half))
+    f = B.T @ (root[:, None] * vectors * half)
 
     n_single = padded(J_u)
     J = max(ROUND_NODES, n_single + padded(len(merged)))
@@ -104,10 +102,9 @@ def make_spectrum(projection: Projection) -> Spectrum:
     for k, (at, H) in enumerate(merged, start=n_single):
         d[k], multiplicity[k] = sizes[at[0]], len(at) - H.shape[1]
     size, size_count = np.unique(sizes, return_counts=True)
-    logdet = 2 * float(np.sum(np.log(np.abs(np.diag(R)))) + np.sum(np.log(projection.x_scale)))
     return Spectrum(
-        d, multiplicity, n_single, f_all, R_inv @ R_inv.T, _limit(projection), logdet,
-        size.astype(float), size_count.astype(float), Q, R, R_inv, T, single, merged,
+        d, multiplicity, n_single, f_all, _limit(projection, Q), Basis(projection.columns, R),
+        size.astype(float), size_count.astype(float), Q, T, single, merged,
     )  # fmt: skip
 
 
@@ -130,13 +127,13 @@ def _bases(sizes: np.ndarray, Q1: np.ndarray) -> tuple[np.ndarray, tuple[tuple[n
     return np.concatenate(single), tuple(merged)
 
 
-def _limit(projection: Projection) -> np.ndarray:
-    """lim (X'V^-1 X)^-1 / lam for lam -> infinity, with unit columns of X."""
-    G, p = projection.x_mean.shape
+def _limit(projection: Projection, Q: np.ndarray) -> np.ndarray:
+    """lim (X'V^-1 X)^-1 / lam for lam -> infinity."""
+    G, p = len(projection.sizes), Q.shape[1]
     if not G or projection.n_within == p:
         return np.zeros((p, p))
     null = np.eye(p)
     if projection.n_within:
-        null = scipy.linalg.svd(projection.x_star[G:], full_matrices=True)[2][projection.n_within :].T
-    means = projection.x_mean @ null
-    return null @ np.linalg.inv(means.T @ means) @ null.T
+        null = scipy.linalg.svd(Q[G:], full_matrices=True)[2][projection.n_within :].T
+    means = (Q[:G] @ null) / np.sqrt(projection.sizes)[:, None]
+    return np.asarray(null @ np.linalg.inv(means.T @ means) @ null.T)

@@ -18,6 +18,7 @@ import numpy as np
 import scipy.sparse
 
 from jaxlmm._types import Status, float64_scope
+from jaxlmm.design.columns import Basis
 from jaxlmm.families.intercept.reduce import NOISE, Reducer
 from jaxlmm.families.own.crosslik import CrossFit, CrossProducts, cross_curves, fit_cross_block
 from jaxlmm.optimize.search import make_grid
@@ -60,9 +61,9 @@ class MissingDesign:
     def make(cls, X: np.ndarray, reducer: Reducer) -> MissingDesign:
         projection = reducer.projection
         root = np.ones(len(X)) if projection.root_w is None else projection.root_w
-        Q, R = np.linalg.qr(root[:, None] * X / projection.x_scale)
+        Q, R = np.linalg.qr(root[:, None] * projection.columns.unit)
         Q = Q / root[:, None]
-        to_coef = np.linalg.inv(R) / projection.x_scale[:, None]
+        to_coef = Basis(projection.columns, R).coef(np.eye(len(R)))
         w, G = root**2, projection.n_groups
         rows = (projection.codes, np.arange(len(X)))
         Z = scipy.sparse.csr_array((np.ones(len(X)), rows), shape=(max(G, 1), len(X)))[:G]
@@ -141,10 +142,10 @@ def _store(
     with np.errstate(all="ignore"):
         sigma2 = found.pwrss / nu * block.scale**2
         coef = (found.beta @ design.to_coef.T) * block.scale[:, None]
-        if projection.intercept is not None:
-            coef += (block.shift * block.scale)[:, None] * (projection.intercept / projection.x_scale)
+        if projection.columns.constant is not None:
+            coef += (block.shift * block.scale)[:, None] * projection.columns.constant
         C = design.to_coef @ found.C @ design.to_coef.T
-        logdet = spectrum.logdet_xtx if reml else 0.0
+        logdet = spectrum.basis.logdet if reml else 0.0
         log_w = np.log(design.weights) @ ~np.isnan(Y[:, where[cols]]) if projection.root_w is not None else 0.0
         constant = nu * (1 + np.log(2 * np.pi / nu) + 2 * np.log(block.scale)) + logdet - log_w
         values = dict(
@@ -186,8 +187,8 @@ def cross_modes(
         with np.errstate(all="ignore"):
             b = block.b[:c] / np.where(block.N > 0, np.sqrt(block.N), 1.0)[:c, :, None]
             beta = coef[cols]
-            if projection.intercept is not None:
-                beta = beta - (block.shift * block.scale)[:c, None] * (projection.intercept / projection.x_scale)
+            if projection.columns.constant is not None:
+                beta = beta - (block.shift * block.scale)[:c, None] * projection.columns.constant
             beta = np.linalg.solve(design.to_coef, beta.T).T
             left = b[:, :, -1] * block.scale[:c, None] - np.einsum("cgp,cp->cg", b[:, :, :-1], beta)
             weight = lam[cols, None] * block.N[:c]
@@ -259,7 +260,7 @@ def _reduce(design: MissingDesign, Y: np.ndarray, where: np.ndarray) -> _Block:
     total_w = w.sum(axis=0)
     noise = total_w * (rounding * largest / scale) ** 2
     shift = np.zeros(y.shape[1])
-    if projection.intercept is not None:
+    if projection.columns.constant is not None:
         shift = np.einsum("ij,ij->j", w, y) / np.maximum(total_w, 1e-300)
         y -= shift
         y *= there
