@@ -201,7 +201,7 @@ class LinearMixedEffectsModel:
 
     def summary(self, response: int | str = 0) -> None:
         """Print the table of one response, given by position or name."""
-        self.result.summary(response, level=1 - self._alpha)
+        print(self.result.summary(response, level=1 - self._alpha))
 
     @property
     def rsquared(self) -> float | np.ndarray:

@@ -274,7 +274,7 @@ def test_summary_of_a_chosen_response(capsys: pytest.CaptureFixture[str]) -> Non
     X, Y, groups = make_data(m=3)
     model = LinearMixedEffectsModel().fit(X, Y, groups)
     model.summary(response=2)
-    assert capsys.readouterr().out == model.result.summary_text(2) + "\n"
+    assert capsys.readouterr().out == model.result.summary(2) + "\n"
 
 
 def test_rsquared_of_known_residuals_and_of_bad_responses(monkeypatch: pytest.MonkeyPatch) -> None:

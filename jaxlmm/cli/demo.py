@@ -76,7 +76,7 @@ def run(n_responses: int, picture: Path) -> None:
     X = np.column_stack([np.ones(len(days)), days])
     real = fit(X, reaction, subject, names=["Intercept", "Days"], response_names=["Reaction (ms)"])
     print("Reaction time after days without sleep, 18 subjects (Belenky et al. 2003)\n")
-    real.summary(0)
+    print(real.summary(0))
 
     side = max(int(np.sqrt(n_responses)), 2)
     data = simulate_electrodes(side)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import numbers
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -25,7 +27,8 @@ from jaxlmm.inference.intervals import Profile
 from jaxlmm.results.derived import fit_estimates, fit_modes, fit_profile, fixed_variance, mean_weight
 from jaxlmm.results.exports import Exports
 from jaxlmm.results.selection import position, positions
-from jaxlmm.results.summary import summary_text
+from jaxlmm.results.summary import overview, summary_text
+from jaxlmm.runtime.text import Text
 
 __all__ = ["Fit"]
 
@@ -380,14 +383,63 @@ class Fit(Exports):
         names = tuple(self.response_names[j] for j in where)
         return dataclasses.replace(self, **rows, Y=self.Y[:, where], given_names=names)
 
-    def summary(self, response: int | str = 0, *, level: float = 0.95) -> None:
-        """Print the table of one response, given by position or name, in statsmodels' style."""
-        print(self.summary_text(response, level=level))
+    def __len__(self) -> int:
+        return self.n_responses
 
-    def summary_text(self, response: int | str = 0, *, level: float = 0.95) -> str:
-        """The table that :meth:`summary` prints; ``level`` is that of the intervals."""
-        i = position(response, self.response_names)
+    def __getitem__(self, responses: Any) -> Fit:
+        """The fit of one response, by position or name, or of some as in :meth:`select`."""
+        one = isinstance(responses, (str, numbers.Integral)) and not isinstance(responses, bool)
+        return self.select([position(responses, self.response_names)] if one else responses)
+
+    def __iter__(self) -> Iterator[Fit]:
+        return (self[i] for i in range(len(self)))
+
+    def summary(self, response: int | str | None = None, *, level: float = 0.95) -> Text:
+        """What came out, as a text that prints itself.
+
+        Parameters
+        ----------
+        response : int or str, optional
+            Position or name of a response, whose table is shown in statsmodels' style. Default: the
+            only one; of several responses an overview, with the numbers of significant, singular and
+            failed ones.
+        level : float
+            Of the intervals of a table; of an overview 1 - ``level`` is the bound of the p-values.
+
+        Returns
+        -------
+        Text
+            A ``str`` that shows itself in a terminal and in a notebook.
+        """
+        if response is None and self.n_responses > 1:
+            return overview(self, level)
+        i = position(0 if response is None else response, self.response_names)
         return summary_text(self.select([i]), self.response_names[i], level)
+
+    def _repr_html_(self) -> str:
+        return self.summary()._repr_html_()
+
+    # -- names that statsmodels uses --------------------------------------------------------------
+
+    @property
+    def params(self) -> np.ndarray:
+        """``coef``, by statsmodels' name."""
+        return self.coef
+
+    @property
+    def bse(self) -> np.ndarray:
+        """``se``, by statsmodels' name."""
+        return self.se
+
+    @property
+    def tvalues(self) -> np.ndarray:
+        """``stat``, by statsmodels' name."""
+        return self.stat
+
+    @property
+    def pvalues(self) -> np.ndarray:
+        """``pvalue``, by statsmodels' name."""
+        return self.pvalue
 
     # -- inner --------------------------------------------------------------------------------
 

@@ -1,4 +1,4 @@
-"""The printed table of one response, in statsmodels' style."""
+"""What a fit prints: the table of one response, in statsmodels' style, and an overview of many."""
 
 from __future__ import annotations
 
@@ -7,9 +7,11 @@ from typing import Any
 import numpy as np
 
 from jaxlmm._types import Status
-from jaxlmm.runtime.text import number, summary_layout
+from jaxlmm.inference.distributions import check_level
+from jaxlmm.inference.multiplicity import adjust_pvalues
+from jaxlmm.runtime.text import Text, number, summary_layout
 
-__all__ = ["summary_text"]
+__all__ = ["overview", "summary_text"]
 
 DF_LABELS = {
     "satterthwaite": "Satterthwaite",
@@ -19,7 +21,7 @@ DF_LABELS = {
 }
 
 
-def summary_text(one: Any, name: str, level: float) -> str:
+def summary_text(one: Any, name: str, level: float) -> Text:
     """Table of ``one``, a ``Fit`` of a single response of that name, with intervals of ``level``."""
     letter = "z" if one.df_method == "normal" else "t"
     grouped = bool(one.n_groups)
@@ -52,4 +54,38 @@ def summary_text(one: Any, name: str, level: float) -> str:
     if one.status[0] != Status.OK:
         notes.append(Status(one.status[0]).message)
     title = "Mixed Linear Model Results" if grouped else "Linear Model Results"
-    return summary_layout(title, pairs, header, rows, notes)
+    return Text(summary_layout(title, pairs, header, rows, notes))
+
+
+def overview(fit: Any, level: float) -> Text:
+    """How m responses came out: outcome, effects term by term, and how much the groups differ.
+
+    The last column counts the p-values that stay below 1 - ``level`` with the false discovery rate
+    controlled over the responses of each term (Benjamini & Hochberg 1995).
+    """
+    check_level(level)
+    counts = {Status[name]: n for name, n in fit.status_counts().items() if n}
+    grouped, good, alpha = bool(fit.n_groups), fit.converged, 1 - level
+    pairs = [
+        ("Responses:", str(fit.n_responses)),
+        ("Observations:", str(fit.n_obs)),
+        ("Groups:", f"{fit.n_groups} ({fit.design.random[0].name})" if grouped else "-"),
+        ("Incomplete responses:", str(int(fit.incomplete.sum()))),
+        ("Method:", fit.method),
+        ("Degrees of freedom:", DF_LABELS[fit.df_method]),
+        ("Fitted:", str(int(good.sum()))),
+        ("Not fitted:", str(int((~good).sum()))),
+    ]
+    header = ["", "Median coef.", "Median |coef/se|", f"P < {alpha:.4g}", f"FDR < {alpha:.4g}"]
+    rows = []
+    for j, term in enumerate(fit.names):
+        p = fit.pvalue[good, j]
+        adjusted = adjust_pvalues(p, "bh") if len(p) else p
+        middle = [np.median(a[good, j]) if good.any() else np.nan for a in (fit.coef, np.abs(fit.stat))]
+        rows.append([term, *map(number, middle), str(int((p < alpha).sum())), str(int((adjusted < alpha).sum()))])
+    notes = []
+    if grouped and good.any():
+        quantiles = np.quantile(fit.icc[good], [0.05, 0.5, 0.95])
+        notes.append("ICC, 5 %, 50 % and 95 % quantile: " + ", ".join(map(number, quantiles)))
+    notes += [f"{n} {status.name}: {status.message}" for status, n in counts.items() if status != Status.OK]
+    return Text(summary_layout(f"{fit.n_responses} responses", pairs, header, rows, notes))

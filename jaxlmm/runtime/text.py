@@ -2,9 +2,22 @@
 
 from __future__ import annotations
 
+import html
 from collections.abc import Sequence
 
-__all__ = ["number", "summary_layout"]
+__all__ = ["Text", "number", "summary_layout"]
+
+
+class Text(str):
+    """A text that shows itself: in a terminal, in a notebook, and by ``print``."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return str(self)
+
+    def _repr_html_(self) -> str:
+        return f"<pre>{html.escape(self)}</pre>"
 
 
 def number(value: float, digits: int = 4) -> str:

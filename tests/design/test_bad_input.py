@@ -765,7 +765,7 @@ def test_bad_response_in_derived_results(case: str, design: str, method: str, dt
     ):  # fmt: skip
         assert np.isnan(a[..., 3]).all()
         np.testing.assert_allclose(a[..., rest], b, rtol=1e-11, atol=1e-12)
-    text = found.summary_text(3)
+    text = found.summary(3)
     assert Status(found.status[3]).message in text and re.search(r"Converged: +No", text)
 
 

@@ -52,4 +52,4 @@ def test_singular_is_exactly_zero_and_flagged(name: str) -> None:
     assert found.singular[0] and found.converged[0]
     assert found.status[0] == jaxlmm.Status.SINGULAR
     assert not found.ranef.any()
-    assert "singular" in found.summary_text(0)
+    assert "singular" in found.summary(0)

@@ -89,7 +89,7 @@ def test_round_trip(options: dict[str, Any], include_Y: bool, tmp_path: Path) ->
     np.testing.assert_allclose(found.conf_int(0.9), fit.conf_int(0.9), rtol=1e-10)
     for name, value in fit.variance_se().items():
         np.testing.assert_allclose(found.variance_se()[name], value, rtol=1e-11)
-    assert found.summary_text(1) == fit.summary_text(1) and found.summary_text(0) == fit.summary_text(0)
+    assert found.summary(1) == fit.summary(1) and found.summary(0) == fit.summary(0)
     other = "residual" if fit.df_method != "residual" else "normal"
     np.testing.assert_allclose(found.with_df(other).pvalue, fit.with_df(other).pvalue, rtol=1e-11)
 
