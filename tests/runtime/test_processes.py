@@ -21,11 +21,11 @@ Y = rng.normal(size=(100, 12))
 Y[3, 5] = np.nan
 
 def job(k):
-    return float(jaxlmm.fit(X, Y + k, codes).loglik.sum())
+    return jaxlmm.fit(X, Y + k, codes)
 
 def refused(k):
     try:
-        return f"fitted {job(k)}"
+        return f"fitted {job(k).loglik}"
     except RuntimeError as error:
         return str(error)
 
@@ -48,10 +48,10 @@ if __name__ == "__main__":
     if how == "fork" and before != "nothing":
         assert all("spawn" in text and "loky" in text and "forked" in text for text in found), found
         assert took < 1, took
-    elif before == "jaxlmm":
-        np.testing.assert_allclose(found, expected, rtol=1e-12)
+    elif before == "jaxlmm":  # a fit comes back whole
+        np.testing.assert_allclose([f.pvalue for f in found], [f.pvalue for f in expected], rtol=1e-12)
     else:
-        assert np.isfinite(found).all(), found
+        assert all(f.converged.all() for f in found)
     print("done")
 """
 
