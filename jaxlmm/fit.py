@@ -23,6 +23,7 @@ from jaxlmm.families.own.missing import MissingDesign, fit_incomplete
 from jaxlmm.families.own.patterns import MIN_SHARED, missing_mask, patterns
 from jaxlmm.inference.hypotheses import check_df_method
 from jaxlmm.results.results import Fit
+from jaxlmm.runtime.arguments import check_option
 from jaxlmm.runtime.device import DeviceMatrix
 from jaxlmm.sources.lazy import LazyMatrix
 
@@ -135,6 +136,8 @@ def fit_prepared(
 ) -> Fit:
     """Fit a prepared model to Y; parameters and result as in :func:`fit`."""
     check_options(method, df, missing)
+    if not isinstance(model, Model):
+        raise ValueError(f"model must be what jaxlmm.prepare returns, found a {type(model).__name__}.")
     known = dict(model.indexes)
     check_index(X=known.get("X"), Y=Y, groups=known.get("groups"))
     matrix, given_names = response_matrix(Y, model.design.n_obs, response_names)
@@ -226,14 +229,9 @@ def enable_compile_cache(path: str) -> None:
 
 def check_options(method: str, df: str, missing: str) -> None:
     """ValueError unless these are options of :func:`fit`."""
-    _check_option("method", method, ("REML", "ML"))
-    _check_option("missing", missing, ("drop", "refuse"))
+    check_option("method", method, ("REML", "ML"))
+    check_option("missing", missing, ("drop", "refuse"))
     check_df_method(df, method)
-
-
-def _check_option(name: str, value: str, allowed: tuple[str, ...]) -> None:
-    if value not in allowed:
-        raise ValueError(f"{name} must be one of {', '.join(map(repr, allowed))}, found {value!r}.")
 
 
 def check_index(**data: Any) -> tuple[tuple[str, Any], ...]:

@@ -140,6 +140,8 @@ def _array(path: str) -> LazyMatrix:
             f"--array '{path}' has the shape {source.shape}; tables take (rows, responses). With --out ending in "
             f"{STORE} every axis but the first holds responses."
         )
+    if 0 in source.shape:
+        raise ValueError(f"--array '{path}' has the shape {source.shape}: it holds no responses.")
     return LazyMatrix.make(source)
 
 

@@ -19,6 +19,7 @@ from jaxlmm.design.identifiability import RANK_TOL
 from jaxlmm.engine.block import Model
 from jaxlmm.fit import fit_prepared
 from jaxlmm.results.results import Fit
+from jaxlmm.runtime.arguments import shown
 from jaxlmm.runtime.device import DeviceMatrix
 from jaxlmm.sources.lazy import LazyMatrix
 
@@ -103,8 +104,8 @@ def compare(*fits: Fit, refit: str | None = None) -> Comparison:
     Tests of fixed effects by the likelihood ratio reject too often in small samples, the more so
     the more coefficients they test (Pinheiro & Bates 2000, section 2.4.2).
     """
-    if refit not in (None, "ML"):
-        raise ValueError(f"refit must be None or 'ML', found {refit!r}.")
+    if refit is not None and not (isinstance(refit, str) and refit == "ML"):
+        raise ValueError(f"refit must be None or 'ML', found {shown(refit)}.")
     _check_same_data(fits, refit)
     fixed_added = [_check_nested(a, b, k) for k, (a, b) in enumerate(itertools.pairwise(fits))]
     if refit is None and fits[0].method == "REML" and any(fixed_added):

@@ -25,11 +25,14 @@ from jaxlmm.families.intercept.spectrum import Spectrum
 from jaxlmm.fit import fit_prepared, prepare
 from jaxlmm.optimize.search import make_grid, minimise
 from jaxlmm.results.results import Fit
+from jaxlmm.runtime.arguments import check_integer
 
 __all__ = ["RandomEffectTest", "mixture_pvalue", "null_distribution", "rlrt"]
 
 # Simulated responses solved at once. All blocks are this wide, so the code is compiled once a shape.
 BLOCK_WIDTH = 2048
+# Simulated statistics, at most: some minutes, and 80 MB.
+MOST_SIM = 10_000_000
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,6 +95,8 @@ def rlrt(fit: Fit, *, n_sim: int = 10_000, seed: int = 0) -> RandomEffectTest:
     Exact for normal errors, up to the simulation. The model without groups is fitted here, which
     reads Y once more.
     """
+    if not isinstance(fit, Fit):
+        raise ValueError(f"rlrt takes what jaxlmm.fit returns, found a {type(fit).__name__}.")
     if not fit.design.random:
         raise ValueError(
             "the fit has no random effect, so there is nothing to test; fit with groups, and rlrt "
@@ -144,7 +149,8 @@ def null_distribution(
     """
     if method not in ("REML", "ML"):
         raise ValueError(f"method must be one of 'REML', 'ML', found {method!r}.")
-    n_sim, seed = _integer("n_sim", n_sim, 1), _integer("seed", seed, 0)
+    n_sim = check_integer("n_sim", n_sim, 1, MOST_SIM, ", which would take hours; pvalue_mixture needs no simulation")
+    seed = check_integer("seed", seed, 0)
     if not len(spectrum.size):
         raise ValueError("the design has no groups, so its random effect has no null distribution; give a fit's.")
     terms = make_terms(spectrum, n_obs, method)
@@ -184,13 +190,3 @@ def _exact_pvalue(stat: np.ndarray, null: np.ndarray) -> np.ndarray:
     """(1 + #{null >= stat}) / (1 + n_sim) (Davison & Hinkley 1997, section 4.2); ``null`` is sorted."""
     reached = len(null) - np.searchsorted(null, stat, side="left")
     return np.where(np.isnan(stat), np.nan, (1 + reached) / (1 + len(null)))
-
-
-def _integer(name: str, value: int, least: int) -> int:
-    try:
-        number = operator.index(value)
-    except TypeError:
-        raise ValueError(f"{name} must be an integer, found {value!r}.") from None
-    if number < least:
-        raise ValueError(f"{name} must be at least {least}, found {number}.")
-    return number

@@ -8,24 +8,15 @@ import numbers
 from collections.abc import Sequence
 from typing import Any
 
-import jax
 import numpy as np
 import scipy.sparse
 
+from jaxlmm.runtime.arguments import check_concrete, shown
 from jaxlmm.runtime.device import device_matrix
 from jaxlmm.sources.lazy import lazy_matrix
 from jaxlmm.sources.maps import in_memory
 
-__all__ = ["check_concrete", "distinct", "numeric", "response_matrix"]
-
-
-def check_concrete(value: Any, what: str) -> None:
-    """ValueError for an array of JAX that a transformation is tracing, and that has no numbers yet."""
-    if isinstance(value, jax.core.Tracer):
-        raise ValueError(
-            f"{what} has no values yet: jax.jit, jax.vmap or jax.grad is tracing it, and jaxlmm needs the numbers "
-            "themselves. Call it outside the traced function, with all responses in the columns of one Y."
-        )
+__all__ = ["distinct", "numeric", "response_matrix"]
 
 
 def numeric(value: Any, what: str) -> np.ndarray:
@@ -104,7 +95,9 @@ def _objects_to_floats(array: np.ndarray, what: str) -> np.ndarray:
 def distinct(names: Any, n: int, what: str, of: str) -> tuple[str, ...]:
     """``names`` as n different strings."""
     if isinstance(names, (str, bytes)) or not hasattr(names, "__iter__"):
-        raise ValueError(f"{what} must be a sequence of {n} names, found {names!r}; write [{names!r}] for one name.")
+        raise ValueError(
+            f"{what} must be a sequence of {n} names, found {shown(names)}; write [{shown(names)}] for one name."
+        )
     names = tuple(str(v) for v in (names.to_numpy() if hasattr(names, "to_numpy") else names))
     if len(names) != n:
         raise ValueError(f"{what} has {len(names)} entries, {of} has {n} columns; give one name a column.")

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxlmm.design.arrays import check_concrete
+from jaxlmm.runtime.arguments import check_concrete, shown
 
 __all__ = ["contrast_matrix"]
 
@@ -41,9 +41,9 @@ def contrast_matrix(L: Any, rhs: Any, names: Sequence[str], *, joint: bool = Fal
     p = len(names)
     try:
         matrix = np.atleast_2d(np.asarray(L, dtype=np.float64))
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         raise ValueError(
-            f"L must hold numbers, or be a dict such as {{'{names[-1]}': 1}} that names effects; found {L!r}."
+            f"L must hold numbers, or be a dict such as {{'{names[-1]}': 1}} that names effects; found {shown(L)}."
         ) from None
     if matrix.ndim != 2 or matrix.shape[1] != p or not len(matrix):
         raise ValueError(
@@ -55,10 +55,13 @@ def contrast_matrix(L: Any, rhs: Any, names: Sequence[str], *, joint: bool = Fal
     zero = np.flatnonzero(~matrix.any(axis=1))
     if len(zero):
         raise ValueError(f"row {zero[0]} of L is all zero, which tests nothing; remove it.")
-    values = np.asarray(rhs, dtype=np.float64)
+    try:
+        values = np.asarray(rhs, dtype=np.float64)
+    except (TypeError, ValueError, OverflowError):
+        values = np.array(np.nan)
     if values.ndim > 1 or (values.ndim == 1 and len(values) != len(matrix)) or not np.isfinite(values).all():
         raise ValueError(
-            f"rhs must be one finite number, or one for each of the {len(matrix)} rows of L; found {rhs!r}."
+            f"rhs must be one finite number, or one for each of the {len(matrix)} rows of L; found {shown(rhs)}."
         )
     if joint:
         singular = np.linalg.svd(matrix / np.linalg.norm(matrix, axis=1, keepdims=True), compute_uv=False)
@@ -77,5 +80,8 @@ def _from_mapping(row: Mapping[str, float], names: Sequence[str]) -> np.ndarray:
         raise ValueError(f"L names {', '.join(map(repr, unknown))}, but the fixed effects are {', '.join(names)}.")
     weights = np.zeros(len(names))
     for name, weight in row.items():
-        weights[list(names).index(name)] = weight
+        try:
+            weights[list(names).index(name)] = weight
+        except (TypeError, ValueError, OverflowError):
+            raise ValueError(f"L gives {shown(weight)} for {name!r}; give a number.") from None
     return weights

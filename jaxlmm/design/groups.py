@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxlmm.design.arrays import check_concrete
+from jaxlmm.runtime.arguments import check_concrete
 from jaxlmm.sources.maps import in_memory
 
 __all__ = ["Grouping", "group_codes", "make_grouping"]

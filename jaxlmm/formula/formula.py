@@ -98,6 +98,8 @@ def prepare_formula(
     """All of :func:`lmm` but the fit; parameters and errors as there. ``response`` may be None."""
     fixed, group_columns = split_formula(formula)
     frame, context = as_frame(data), dict(context or {})
+    if not len(frame):
+        raise ValueError("data has no rows, so there is nothing to fit; look at what selected them.")
     lhs, rhs = parse_sides(formula, fixed)
     if lhs is not None and responses is not None:
         raise ValueError(f"formula '{formula}' names the response and responses= is given too; leave one out.")

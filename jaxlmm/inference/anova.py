@@ -9,6 +9,7 @@ import numpy as np
 
 from jaxlmm.inference.estimates import Estimates
 from jaxlmm.inference.hypotheses import f_test
+from jaxlmm.runtime.arguments import check_integer
 from jaxlmm.runtime.text import number, summary_layout
 
 __all__ = ["Anova", "anova"]
@@ -34,7 +35,8 @@ class Anova:
     df_method: str
 
     def text(self, response: int = 0) -> str:
-        """The table of one response."""
+        """The table of one response, given by its position."""
+        response = check_integer("response", response, -len(self.stat), len(self.stat) - 1)
         rows = [
             [term, str(self.df_num[k]), *(number(a[response, k]) for a in (self.df_den, self.stat, self.pvalue))]
             for k, term in enumerate(self.terms)

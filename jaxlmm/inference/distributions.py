@@ -13,6 +13,7 @@ import numpy as np
 import scipy.special
 
 from jaxlmm.families.intercept.spectrum import Spectrum
+from jaxlmm.runtime.arguments import shown
 from jaxlmm.runtime.threads import in_threads
 
 __all__ = ["check_level", "coef_unit", "f_pvalues", "halfwidth", "pvalues", "se2_weights", "weights"]
@@ -59,7 +60,7 @@ def f_pvalues(stat: np.ndarray, df_num: int, df_den: np.ndarray) -> np.ndarray:
 def check_level(level: float) -> None:
     """ValueError unless ``level`` is a number between 0 and 1."""
     if not isinstance(level, numbers.Real) or not 0 < level < 1:
-        raise ValueError(f"level must lie between 0 and 1, found {level!r}; 0.95 gives a 95 % interval.")
+        raise ValueError(f"level must lie between 0 and 1, found {shown(level)}; 0.95 gives a 95 % interval.")
 
 
 def halfwidth(level: float, df: np.ndarray) -> np.ndarray:

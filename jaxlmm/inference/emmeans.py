@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import functools
 import itertools
-import math
 import numbers
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -24,11 +23,13 @@ from jaxlmm.inference.estimates import Estimates
 from jaxlmm.inference.hypotheses import TTest
 from jaxlmm.inference.multiplicity import adjust_pvalues
 from jaxlmm.inference.tukey import range_tail
+from jaxlmm.runtime.arguments import check_option, name_list, shown
 
 __all__ = ["ADJUSTMENTS", "EMMeans", "GridVariable", "Pairs", "RowSource", "emmeans", "marginal_means"]
 
 ADJUSTMENTS = ("tukey", "holm", "bonferroni", "sidak", "fdr", "none")
 LARGEST_GRID = 1_000_000
+LARGEST = float(np.finfo(np.float64).max)
 
 
 @dataclass(frozen=True, eq=False)
@@ -185,8 +186,7 @@ class EMMeans:
             Tukey's studentized range with each difference's own degrees of freedom (Tukey-Kramer;
             as emmeans), those of R's ``p.adjust``, or Sidak's. Not for the number of responses.
         """
-        if adjust not in ADJUSTMENTS:
-            raise ValueError(f"adjust must be one of {', '.join(map(repr, ADJUSTMENTS))}, found {adjust!r}.")
+        check_option("adjust", adjust, ADJUSTMENTS)
         alike: dict[tuple[Any, ...], list[int]] = {}
         for i, label in enumerate(self.labels):
             alike.setdefault(tuple(label[name] for name in self.by), []).append(i)
@@ -214,7 +214,7 @@ def emmeans(
 ) -> EMMeans:
     """Marginal means of fits; ``specs``, ``by``, ``at`` and errors as in :func:`marginal_means`."""
     labels, L = marginal_means(source, specs, by, at)
-    return EMMeans(labels, _names(specs), _names(by), L, estimates, df_method)
+    return EMMeans(labels, name_list(specs, "specs"), name_list(by, "by"), L, estimates, df_method)
 
 
 def marginal_means(
@@ -246,11 +246,13 @@ def marginal_means(
     """
     variables = {v.name: v for v in source.variables}
     known = ", ".join(variables) or "(none)"
-    wanted, outer = _names(specs), _names(by)
+    wanted, outer = name_list(specs, "specs"), name_list(by, "by")
     if not wanted:
         raise ValueError(f"specs names no variable; give one or more of {known}.")
     if len(set(wanted + outer)) < len(wanted + outer):
         raise ValueError(f"specs and by must name different variables, found {', '.join(wanted + outer)}.")
+    if at is not None and not isinstance(at, Mapping):
+        raise ValueError(f"at must be a dict of values by the names of variables, found {shown(at)}.")
     given = {} if at is None else dict(at)
     for what, names in (("specs", wanted), ("by", outer), ("at", tuple(given))):
         unknown = [name for name in names if name not in variables]
@@ -278,20 +280,25 @@ def _levels(variable: GridVariable, values: Any) -> tuple[Any, ...]:
     if not listed:
         raise ValueError(f"at gives no value for '{variable.name}'.")
     if variable.factor:
-        unknown = [v for v in listed if v not in variable.levels]
+        unknown = [v for v in listed if not _is_level(v, variable.levels)]
         if unknown:
             known = ", ".join(map(repr, variable.levels))
-            raise ValueError(f"at gives {unknown[0]!r} for '{variable.name}', whose levels are {known}.")
+            raise ValueError(f"at gives {shown(unknown[0])} for '{variable.name}', whose levels are {known}.")
         return listed
-    if not all(isinstance(v, numbers.Real) and math.isfinite(v) for v in listed):
-        raise ValueError(f"at gives {values!r} for the covariate '{variable.name}'; give finite numbers.")
-    return listed
+    if not all(isinstance(v, numbers.Real) and _is_finite(v) for v in listed):
+        raise ValueError(f"at gives {shown(values)} for the covariate '{variable.name}'; give finite numbers.")
+    return tuple(v if isinstance(v, (int, float)) and abs(v) < 2**53 else float(v) for v in listed)
 
 
-def _names(names: Any) -> tuple[str, ...]:
-    if names is None:
-        return ()
-    return (names,) if isinstance(names, str) else tuple(names)
+def _is_finite(value: Any) -> bool:
+    return bool(abs(value) <= LARGEST)  # also of integers that float64 cannot hold
+
+
+def _is_level(value: Any, levels: tuple[Any, ...]) -> bool:
+    try:
+        return value in levels
+    except (TypeError, ValueError):  # an array: equal to a level in some places only
+        return False
 
 
 def _text(name: str, level: Any) -> str:

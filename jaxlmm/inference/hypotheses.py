@@ -24,6 +24,7 @@ import numpy as np
 
 from jaxlmm.inference import distributions
 from jaxlmm.inference.estimates import Curve, Estimates, contrast_curve, information
+from jaxlmm.runtime.arguments import check_option
 
 __all__ = [
     "DF_METHODS",
@@ -90,8 +91,7 @@ class FTest:
 
 def check_df_method(df_method: str, fit_method: str) -> None:
     """ValueError for an unknown method, and for Kenward-Roger after ML."""
-    if df_method not in DF_METHODS:
-        raise ValueError(f"df must be one of {', '.join(map(repr, DF_METHODS))}, found {df_method!r}.")
+    check_option("df", df_method, DF_METHODS)
     if df_method == "kenward-roger" and fit_method != "REML":
         raise ValueError(
             f"df='kenward-roger' needs a REML fit, found method={fit_method!r}; fit with method='REML', "

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxlmm.design.arrays import check_concrete
+from jaxlmm.runtime.arguments import check_concrete, check_integer, shown
 
 __all__ = ["ADJUSTMENTS", "adjust_pvalues"]
 
@@ -41,8 +41,10 @@ def adjust_pvalues(p: Any, method: str = "bh", axis: int | None = 0) -> np.ndarr
     """
     adjust = ADJUSTMENTS.get(method.lower()) if isinstance(method, str) else None
     if adjust is None:
-        raise ValueError(f"method must be one of {', '.join(map(repr, ADJUSTMENTS))}, found {method!r}.")
+        raise ValueError(f"method must be one of {', '.join(map(repr, ADJUSTMENTS))}, found {shown(method)}.")
     values = _pvalues(p)
+    if axis is not None and values.ndim:
+        axis = check_integer("axis", axis, -values.ndim, values.ndim - 1, f"; p has {values.ndim} dimensions")
     # Families in rows; a scalar is a family of its own.
     flat = values.reshape(-1) if axis is None or values.ndim == 0 else np.moveaxis(values, axis, -1)
     rows = np.atleast_2d(flat.reshape(-1, flat.shape[-1])) if flat.size else flat.reshape(0, 0)
@@ -61,7 +63,10 @@ def adjust_pvalues(p: Any, method: str = "bh", axis: int | None = 0) -> np.ndarr
 def _pvalues(given: Any) -> np.ndarray:
     """``given`` as a new float64 array, NaN where masked, checked."""
     check_concrete(given, "p")
-    array = np.asarray(given)
+    try:
+        array = np.asarray(given)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"p cannot be made into an array: {error}") from None
     if array.dtype.kind not in "biuf":
         raise ValueError(f"p must be numeric, found dtype {array.dtype}; make floats of it, NaN where missing.")
     p = np.array(array, dtype=np.float64)

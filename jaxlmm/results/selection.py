@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxlmm.design.arrays import check_concrete
+from jaxlmm.runtime.arguments import check_concrete, shown
 
 __all__ = ["position", "positions"]
 
@@ -21,7 +21,7 @@ def position(response: Any, names: Sequence[str]) -> int:
             raise ValueError(f"no response is named '{response}'; the names begin {', '.join(map(repr, names[:3]))}.")
         return names.index(response)
     if isinstance(response, bool) or not isinstance(response, numbers.Integral):
-        raise ValueError(f"a response is given by an integer position or a name, found {response!r}.")
+        raise ValueError(f"a response is given by an integer position or a name, found {shown(response)}.")
     row = int(response)
     if not -m <= row < m:
         raise ValueError(f"response {row} is out of range; there are {m}.")
@@ -36,7 +36,10 @@ def positions(responses: Any, names: Sequence[str]) -> np.ndarray:
         return np.arange(m)[responses]
     if isinstance(responses, (list, tuple)) and any(isinstance(v, str) for v in responses):
         return np.array([position(v, names) for v in responses], dtype=np.intp)  # an array would make all text
-    array = np.atleast_1d(np.asarray(responses))
+    try:
+        array = np.atleast_1d(np.asarray(responses))
+    except (TypeError, ValueError):
+        raise ValueError(f"responses are positions, a slice, a mask or names, found {shown(responses)}.") from None
     if array.dtype == bool:
         if array.shape != (m,):
             raise ValueError(f"the mask has shape {array.shape}, but there are {m} responses.")

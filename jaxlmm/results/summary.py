@@ -23,6 +23,7 @@ DF_LABELS = {
 
 def summary_text(one: Any, name: str, level: float) -> Text:
     """Table of ``one``, a ``Fit`` of a single response of that name, with intervals of ``level``."""
+    check_level(level)
     letter = "z" if one.df_method == "normal" else "t"
     grouped = bool(one.n_groups)
     sizes = one.design.random[0].sizes if grouped else np.zeros(0)

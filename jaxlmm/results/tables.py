@@ -17,6 +17,7 @@ from jaxlmm.inference.distributions import check_level, halfwidth
 from jaxlmm.inference.multiplicity import adjust_pvalues
 from jaxlmm.results.results import Fit
 from jaxlmm.results.selection import position, positions
+from jaxlmm.runtime.arguments import name_list, shown
 
 if TYPE_CHECKING:
     from jaxlmm.labelled.labelled import LabelledFit
@@ -160,6 +161,8 @@ def augment(fit: Fit | LabelledFit, response: int | str = 0, *, data: pd.DataFra
         if random is not None:
             labels = pd.Series(list(random.levels)).take(random.codes)
             frame[_free(random.name, "group", frame)] = labels.array
+    elif not hasattr(data, "columns"):
+        raise ValueError(f"data must be the data frame that was fitted, found a {type(data).__name__}.")
     elif len(data) != one.n_obs:
         raise ValueError(f"data has {len(data)} rows, the fit has {one.n_obs} observations; give the rows fitted.")
     else:
@@ -261,10 +264,10 @@ def _with_keys(keys: Mapping[str, Any], frame: pd.DataFrame, rows: np.ndarray) -
 
 
 def _check_effects(effects: str | Iterable[str]) -> list[str]:
-    wanted = [effects] if isinstance(effects, str) else list(effects)
+    wanted = list(name_list(effects, "effects"))
     unknown = [v for v in wanted if v not in EFFECTS]
     if unknown or not wanted:
-        raise ValueError(f"effects must be some of {', '.join(map(repr, EFFECTS))}, found {effects!r}.")
+        raise ValueError(f"effects must be some of {', '.join(map(repr, EFFECTS))}, found {shown(effects)}.")
     return wanted
 
 

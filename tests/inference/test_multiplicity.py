@@ -129,7 +129,7 @@ def test_errors() -> None:
     for wrong in ("fdr", None):
         with pytest.raises(ValueError, match=f"'bh', 'by', 'bonferroni', 'holm', 'none', found {wrong!r}"):
             adjust_pvalues([0.1], wrong)  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="axis 1 is out of bounds"):
+    with pytest.raises(ValueError, match="axis must be at most 0, found 1; p has 1 dimensions"):
         adjust_pvalues([0.1], axis=1)
     for text in (["0.1"], np.array(["0.1"], dtype=object)):
         with pytest.raises(ValueError, match="p must be numeric, found dtype"):
