@@ -112,7 +112,10 @@ def _label_array(groups: Any, what: str) -> np.ndarray:
         for i, v in enumerate(groups):  # one by one: labels may be tuples
             array[i] = v
     else:
-        array = in_memory(np.asarray(groups))
+        try:
+            array = in_memory(np.asarray(groups))
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"{what} cannot be made into an array of labels: {error}") from None
     if array.ndim == 0:
         raise ValueError(f"{what} is one {type(groups).__name__}; give an array or list of labels, one a row.")
     if array.ndim == 2 and array.shape[1] == 1:
