@@ -16,11 +16,12 @@ from jaxlmm.design.arrays import response_matrix
 from jaxlmm.design.design import make_design
 from jaxlmm.design.terms import make_terms_structure
 from jaxlmm.engine.block import BlockFitter, Model, empty_results
+from jaxlmm.engine.incomplete import fit_incomplete
 from jaxlmm.engine.stream import stream_blocks
 from jaxlmm.engine.stream_device import fit_on_device
 from jaxlmm.families.intercept.reduce import design_reducer
-from jaxlmm.families.own.missing import MissingDesign, fit_incomplete
 from jaxlmm.families.own.patterns import MIN_SHARED, missing_mask, patterns
+from jaxlmm.families.own.reduce import OwnDesign
 from jaxlmm.inference.hypotheses import check_df_method
 from jaxlmm.results.results import Fit
 from jaxlmm.runtime.arguments import check_option
@@ -212,7 +213,7 @@ def _fit_incomplete(model: Model, Y: np.ndarray, method: str, out: dict[str, np.
         out["n_used"][where[columns]] = rows.sum()
     rest = where[alone]
     if len(rest):
-        found = fit_incomplete(MissingDesign.make(model.design.X, model.reducer), Y, rest, method == "REML")
+        found = fit_incomplete(OwnDesign.make(model.design, model.reducer), Y, rest, method == "REML")
         for name, value in found.items():
             out[name][rest] = value
 

@@ -15,8 +15,8 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from jaxlmm._types import Status
 from jaxlmm.design.design import Design
+from jaxlmm.families.finish import Scaling, finish
 from jaxlmm.families.intercept.objective import Terms, make_terms
 from jaxlmm.families.intercept.reduce import Reducer, Stats
 from jaxlmm.inference import distributions
@@ -35,8 +35,6 @@ GPU_WIDTHS = (128, 2048, 16384)
 # Statistics of a block in the memory of a GPU.
 GPU_BYTES = 256 * 2**20
 AXIS = "responses"
-# Residual variances outside [SMALLEST, 1 / SMALLEST] are refused.
-SMALLEST = 1e-280
 
 
 @dataclass(frozen=True, eq=False)
@@ -135,35 +133,16 @@ class BlockFitter:
     def store(self, out: dict[str, np.ndarray], cols: slice, stats: Stats, raw: Raw) -> None:
         """Undo scale, shift and unit columns; set the status; write NaN where there is no fit."""
         c = cols.stop - cols.start
-        raw = jax.tree.map(lambda a: np.asarray(a)[..., :c], raw)
-        projection, spectrum = self.model.reducer.projection, self.model.reducer.spectrum
-        nu, basis, found = float(self.constants.terms.nu), spectrum.basis, raw.optimum
-        log_w = 0.0 if projection.root_w is None else 2 * np.sum(np.log(projection.root_w))
-        with np.errstate(all="ignore"):
-            sigma2 = found.pwrss / nu * stats.scale**2
-            coef = basis.coef(np.asarray(raw.coef)) * stats.scale
-            if basis.columns.constant is not None:
-                coef += basis.columns.constant[:, None] * (stats.shift * stats.scale)
-            logdet = (basis.logdet if self.method == "REML" else 0.0) - log_w
-            loglik = -0.5 * (nu * (1 + np.log(2 * np.pi / nu) + 2 * np.log(stats.scale)) + found.deviance + logdet)
-            values = dict(
-                coef=coef.T, se_gls=np.sqrt(raw.variance * sigma2).T, lam=found.lam, sigma2=sigma2,
-                loglik=loglik, curvature=found.curvature,
-            )  # fmt: skip
-        code = np.full(c, Status.OK, dtype=np.int8)
-        if self.model.design.random:
-            code[found.lam == 0] = Status.SINGULAR
-        code[~found.converged] = Status.NOT_CONVERGED
-        # Squares that overflow, or that lose digits among the subnormal numbers, give no fit.
-        usable = (sigma2 > SMALLEST) & (sigma2 < 1 / SMALLEST) & np.isfinite(loglik) & np.isfinite(coef).all(axis=0)
-        code[~stats.finite | ~usable] = Status.NONFINITE
-        code[stats.constant] = Status.CONSTANT
-        code[stats.exact_within] = Status.NO_RESIDUAL
-        failed = code > Status.SINGULAR
-        for name, value in values.items():
-            out[name][cols] = value
-            out[name][cols][failed] = np.nan
-        out["status"][cols] = code
+        found: Any = jax.tree.map(lambda a: np.asarray(a)[..., :c], raw)
+        root_w, basis = self.model.reducer.projection.root_w, self.model.reducer.spectrum.basis
+        log_w = 0.0 if root_w is None else 2 * np.sum(np.log(root_w))
+        finish(
+            out, cols, found.optimum,
+            Scaling(stats.shift, stats.scale, stats.finite, stats.constant, stats.exact_within),
+            coef=basis.coef(found.coef).T, variance=found.variance.T, intercept=basis.columns.constant,
+            nu=float(self.constants.terms.nu), logdet=(basis.logdet if self.method == "REML" else 0.0) - log_w,
+            random=bool(self.model.design.random),
+        )  # fmt: skip
 
 
 def fit_block(constants: Constants, ols: jax.Array, u: jax.Array, rest: jax.Array) -> Raw:

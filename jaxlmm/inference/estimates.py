@@ -16,11 +16,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from jaxlmm.design.columns import Basis
 from jaxlmm.families.intercept.objective import Terms
 from jaxlmm.families.intercept.spectrum import Spectrum
 from jaxlmm.runtime.threads import by_chunks
 
-__all__ = ["Curve", "Estimates", "contrast_curve", "information"]
+__all__ = ["Curve", "Estimates", "Frame", "basis_curve", "contrast_curve", "information"]
 
 # Responses whose (J, c) arrays are formed at once.
 CHUNK = 4096
@@ -36,6 +37,28 @@ class Curve:
     value: np.ndarray
     slope: np.ndarray
     bend: np.ndarray
+
+
+@dataclass(frozen=True, eq=False)
+class Frame:
+    """The coefficients that matrices of m responses refer to: a contrast L of the user's is (L - L shift) unit of these.
+
+    Not one matrix, since the centring of columns far from zero would be lost in it. Both (m, p, p).
+    """
+
+    shift: np.ndarray
+    unit: np.ndarray
+
+    @classmethod
+    def shared(cls, basis: Basis, m: int) -> Frame:
+        """The coefficients of the same orthonormal basis for all."""
+        p = len(basis.R)
+        unit = np.linalg.inv(basis.R) / basis.columns.scale[:, None]
+        return cls(np.broadcast_to(basis.columns.shift, (m, p, p)).copy(), np.broadcast_to(unit, (m, p, p)).copy())
+
+    def contrast(self, L: np.ndarray) -> np.ndarray:
+        """Contrasts L (q, p) of the user's coefficients, (m, q, p)."""
+        return np.asarray((L - L @ self.shift) @ self.unit)
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,8 +79,9 @@ class Estimates:
     n_used : ndarray, (m,)
         Observations that each response was fitted to.
     reml : bool
-    matrices, info
-        C, C' and K as (m, p, p), and T1 and T2, where the responses do not share a design.
+    matrices, info, frame
+        C, C' and K as (m, p, p), and T1 and T2, where the responses do not share a design; and what
+        coefficients the matrices are those of.
     """
 
     spectrum: Spectrum
@@ -72,6 +96,7 @@ class Estimates:
     reml: bool
     matrices: Curve | None = None
     info: tuple[np.ndarray, np.ndarray] | None = None
+    frame: Frame | None = None
 
     @property
     def df_resid(self) -> np.ndarray:
@@ -95,13 +120,22 @@ def contrast_curve(est: Estimates, L: np.ndarray, *, joint: bool = False) -> Cur
     joint : bool
         All products of two contrasts, (m, q, q), not just their squares, (m, q).
     """
-    if est.matrices is not None:
-        whole = (est.matrices.value, est.matrices.slope, est.matrices.bend)
+    if est.matrices is not None and est.frame is not None:
+        whole, own = (est.matrices.value, est.matrices.slope, est.matrices.bend), est.frame.contrast(L)
         if joint:
-            return Curve(*(L @ a @ L.T for a in whole))
-        return Curve(*(np.einsum("qi,mij,qj->mq", L, a, L) for a in whole))
-    spectrum, unit = est.spectrum, est.spectrum.basis.contrast(L)
-    q, m = len(L), len(est.lam)
+            return Curve(*(own @ a @ own.transpose(0, 2, 1) for a in whole))
+        return Curve(*(np.einsum("mqi,mqi->mq", own @ a, own) for a in whole))
+    return _shared_curve(est, est.spectrum.basis.contrast(L), joint)
+
+
+def basis_curve(est: Estimates) -> Curve:
+    """Curves of all products of the coefficients of the orthonormal basis that the responses share, (m, p, p)."""
+    return _shared_curve(est, np.eye(est.coef.shape[1]), joint=True)
+
+
+def _shared_curve(est: Estimates, unit: np.ndarray, joint: bool) -> Curve:
+    """As :func:`contrast_curve`, for contrasts (q, p) of the coefficients of the shared basis."""
+    spectrum, q, m = est.spectrum, len(unit), len(est.lam)
     # Bring products of pairs of contrasts to one axis; it is the diagonal alone if not joint.
     first, second = np.indices((q, q)).reshape(2, -1) if joint else np.tile(np.arange(q), (2, 1))
     constant = np.einsum("ki,ki->k", unit[first], unit[second])

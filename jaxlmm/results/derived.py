@@ -7,12 +7,13 @@ from typing import Any
 
 import numpy as np
 
+from jaxlmm.engine.incomplete import cross_matrices, cross_modes
 from jaxlmm.families.intercept.objective import make_terms
 from jaxlmm.families.intercept.reduce import design_reducer
-from jaxlmm.families.own.missing import MissingDesign, cross_matrices, cross_modes
 from jaxlmm.families.own.patterns import missing_mask, patterns
+from jaxlmm.families.own.reduce import OwnDesign
 from jaxlmm.inference import effects
-from jaxlmm.inference.estimates import Estimates, contrast_curve, information
+from jaxlmm.inference.estimates import Estimates, Frame, basis_curve, information
 from jaxlmm.inference.intervals import Profile, profile_intervals
 
 __all__ = ["fit_estimates", "fit_modes", "fit_profile", "fixed_variance", "mean_weight"]
@@ -29,21 +30,24 @@ def fit_estimates(fit: Any) -> Estimates:
     where = np.flatnonzero(fit.incomplete)
     if not len(where):
         return shared
-    curve, info = contrast_curve(shared, np.eye(fit.design.n_fixef), joint=True), information(shared)
-    *matrices, T1, T2 = cross_matrices(_missing(fit), fit.Y, where, fit.lam[where], reml)
-    for mine, theirs in zip((curve.value, curve.slope, curve.bend, *info), (*matrices, T1, T2), strict=True):
+    curve, info, frame = basis_curve(shared), information(shared), Frame.shared(spectrum.basis, fit.n_responses)
+    found = cross_matrices(_own(fit), fit.Y, where, fit.lam[where], reml)
+    for mine, theirs in zip(
+        (curve.value, curve.slope, curve.bend, *info, frame.shift, frame.unit), found, strict=True
+    ):
         mine[where] = theirs
-    return dataclasses.replace(shared, matrices=curve, info=info)
+    return dataclasses.replace(shared, matrices=curve, info=info, frame=frame)
 
 
 def fit_modes(fit: Any) -> tuple[np.ndarray, np.ndarray]:
     """Modes of the groups and the groups' sizes, (m, G) each."""
+    reml = fit.method == "REML"
     modes = effects.group_modes(fit.reducer, fit.Y, fit.coef, fit.lam)
     sizes = np.broadcast_to(fit.reducer.projection.sizes, modes.shape)
     where = np.flatnonzero(fit.incomplete)
     if len(where) and fit.design.random:
         sizes = sizes.copy()
-        modes[where], sizes[where] = cross_modes(_missing(fit), fit.Y, where, fit.coef[where], fit.lam[where])
+        modes[where], sizes[where] = cross_modes(_own(fit), fit.Y, where, fit.lam[where], reml)
     return modes, sizes
 
 
@@ -80,5 +84,5 @@ def mean_weight(fit: Any) -> np.ndarray:
     return found
 
 
-def _missing(fit: Any) -> MissingDesign:
-    return MissingDesign.make(fit.design.X, fit.reducer)
+def _own(fit: Any) -> OwnDesign:
+    return OwnDesign.make(fit.design, fit.reducer)

@@ -1,17 +1,22 @@
-"""The likelihood of responses that each have a design of their own: some observations are missing.
+"""The likelihood of responses that each have a design of their own: weights, or rows that are missing.
 
-Nothing of the spectrum is shared then, so a response is reduced to its cross-products by group
-(Pinheiro & Bates 2000, ch. 2; as MixedModels.jl). With N_g the (weighted) number of observations
-of group g and [X, y] in q = p + 1 columns,
+Nothing of the spectrum is shared then, so a response is reduced to what groups hold of it (Pinheiro &
+Bates 2000, ch. 2; as MixedModels.jl). X is split into the part within groups, with cross-products W, and
+the group means: with N_g the (weighted) number of observations of group g, b_g is N_g^(1/2) times the
+mean of X, and e_g that of y after X was fitted within groups, which leaves ``rest``. Then
 
-    M(lam) = W + sum_g b_g b_g' / (1 + lam N_g),
+    M(lam)  = X'V^-1 X = W + sum_g b_g b_g' r_g,       r_g = 1 / (1 + lam N_g),
+    M delta = sum_g r_g b_g e_g,
+    s(lam)  = rest + delta' W delta + sum_g r_g (e_g - b_g' delta)^2,
 
-where W are the cross-products within groups and b_g = N_g^(1/2) times the group's mean of [X, y].
-M = [X, y]' V^-1 [X, y], so the pivots of its elimination hold log|X'V^-1 X| and, last, the pwrss.
-All terms are positive: nothing cancels at any lam. With v = (-beta, 1) and ' for d/dlam
+with delta what the coefficients are beyond those within groups. s is a sum of squares of residuals that
+are formed before they are squared: nothing cancels at any lam, however much X or the groups explain, and
+an error in delta counts only by its square. The columns of X are first those that vary within groups,
+then those that do not, which have nothing in W: so M has nothing of the size of W in the rows of the latter,
+where M goes with 1 / lam. With f_g = e_g - b_g' delta and ' for d/dlam
 
-    s' = v'M'v,   s'' = v'M''v - 2 (M'v)_x' C (M'v)_x,   C = M_xx^-1,   C' = -C M'_xx C,
-    K = -C''/2 = C M''_xx C / 2 - C M'_xx C M'_xx C.
+    s' = -sum N r^2 f^2,   s'' = 2 sum N^2 r^3 f^2 - 2 h' C h,   h = sum N r^2 b f,
+    C = M^-1,   C' = -C M' C,   K = -C''/2 = C M'' C / 2 - C M' C M' C.
 
 The elimination is written out here. On the CPU, JAX's batched LAPACK calls can wait for ever for
 threads of the pool that they hold themselves, as soon as several run at a time.
@@ -27,20 +32,22 @@ import jax.numpy as jnp
 from jaxlmm.optimize.search import Candidate, search
 from jaxlmm.optimize.solver import bracketed_minimum
 
-__all__ = ["CrossFit", "CrossProducts", "cross_curves", "fit_cross_block"]
+__all__ = ["CrossFit", "CrossProducts", "cross_curves", "cross_modes", "fit_cross_block"]
 
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class CrossProducts:
-    """Cross-products of c responses; the response axis is first.
+    """What groups hold of c responses (see the module's docstring); the response axis is first.
 
     Attributes
     ----------
     N : (c, G)
         (Weighted) number of observations of each group, 0 for a group without any.
-    b : (c, G, q)
-    W : (c, q, q)
+    b : (c, G, p)
+    e : (c, G)
+    W : (c, p, p)
+    rest : (c,)
     nu : (c,)
         Degrees of freedom of the method, n - p or n.
     reml : bool scalar
@@ -50,7 +57,9 @@ class CrossProducts:
 
     N: jax.Array
     b: jax.Array
+    e: jax.Array
     W: jax.Array
+    rest: jax.Array
     nu: jax.Array
     reml: jax.Array
     d_max: jax.Array
@@ -59,21 +68,25 @@ class CrossProducts:
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class CrossFit:
-    """At the optimum of c responses: scalars (c,), ``beta`` (c, p), ``C`` (c, p, p)."""
+    """At the optimum of c responses: scalars (c,), ``delta`` (c, p), ``C`` (c, p, p).
+
+    ``total`` is the pwrss at variance ratio 0, the residual sum of squares of least squares.
+    """
 
     lam: jax.Array
     pwrss: jax.Array
     deviance: jax.Array
     curvature: jax.Array
     converged: jax.Array
-    beta: jax.Array
+    delta: jax.Array
     C: jax.Array
+    total: jax.Array
 
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class _Point:
-    """Everything about one response at one lam."""
+    """Everything about one response at one lam; ``f`` (G,) are what is left of the group means."""
 
     s: jax.Array
     s1: jax.Array
@@ -81,21 +94,21 @@ class _Point:
     logdet: jax.Array
     l1: jax.Array
     l2: jax.Array
-    beta: jax.Array
+    delta: jax.Array
+    f: jax.Array
     C: jax.Array
     C1: jax.Array
     K: jax.Array
 
 
-# Pivots alone: up to this size row by row in the program's text, which is fastest; larger matrices in panels of
-# rows, since compiling would take too long.
-UNROLLED = 10
-PANEL = 8
-AXES = CrossProducts(0, 0, 0, 0, None, None)  # type: ignore[arg-type]
+# On the grid: up to this size all lam at once, row by row in the program's text, which is fastest; larger
+# matrices one lam after the other, since compiling would take too long and all would not stay in the cache.
+UNROLLED = 8
+AXES = CrossProducts(0, 0, 0, 0, 0, 0, None, None)  # type: ignore[arg-type]
 
 
 def _outer(one: CrossProducts) -> jax.Array:
-    """b_g b_g' of every group, (G, q * q)."""
+    """b_g b_g' of every group, (G, p * p)."""
     return (one.b[:, :, None] * one.b[:, None, :]).reshape(len(one.N), one.b.shape[-1] ** 2)
 
 
@@ -104,88 +117,83 @@ def _positive(pivot: jax.Array) -> jax.Array:
     return jnp.where(pivot > 0, pivot, jnp.nan)
 
 
-def _pivots(M: jax.Array) -> jax.Array:
-    """D of M = L D L', by elimination; (q, q, K) to (q, K)."""
-    found = []
+def _solve(M: jax.Array, v: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """log|M| (K,) and M^-1 v (p, K) of M (p, p, K) and v (p, K), by elimination."""
+    rows, pivots = [], []
     while len(M):
-        found.append(_positive(M[0, 0]))
-        row = M[0, 1:]
-        M = M[1:, 1:] - (row / found[-1])[:, None] * row
-    return jnp.stack(found)
+        pivots.append(_positive(M[0, 0]))
+        row, first = M[0, 1:] / pivots[-1], v[0] / pivots[-1]
+        rows.append((row, first))
+        M, v = M[1:, 1:] - row[:, None] * M[0, 1:], v[1:] - row * v[0]
+    found: list[jax.Array] = []
+    for row, first in reversed(rows):
+        for a, x in zip(row, found, strict=True):
+            first = first - a * x
+        found.insert(0, first)
+    return sum(map(jnp.log, pivots)), jnp.stack(found)  # type: ignore[return-value]
 
 
-def _pivots_by_panels(M: jax.Array) -> jax.Array:
-    """As :func:`_pivots`, (q, q) to (q,): some rows first, then what they change in the others."""
-    found = []
-    while len(M):
-        rows = jnp.arange(min(PANEL, len(M)))
-
-        def eliminate(k: int | jax.Array, panel: jax.Array, rows: jax.Array = rows) -> jax.Array:
-            below = jnp.where(rows > k, panel[:, k] / _positive(panel[k, k]), 0.0)
-            return panel - below[:, None] * panel[k]
-
-        panel = jax.lax.fori_loop(0, len(rows), eliminate, M[: len(rows)])
-        found.append(_positive(jnp.diagonal(panel)))
-        rest = panel[:, len(rows) :]
-        M = M[len(rows) :, len(rows) :] - (rest / found[-1][:, None]).T @ rest
-    return jnp.concatenate(found)
-
-
-def _swept(M: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """M (q, q) swept on all rows but the last, and the pivots D (q,).
-
-    That is -C, beta in the last row and column, and s in the corner (Goodnight 1979, The American
-    Statistician 33, 149-158).
-    """
-    q = len(M)
-    rows = jnp.arange(q)
+def _inverse(M: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """The inverse of M (p, p) and log|M|, by sweeps (Goodnight 1979, The American Statistician 33, 149-158)."""
+    rows = jnp.arange(len(M))
 
     def sweep(k: int | jax.Array, state: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
-        M, D = state
+        M, logdet = state
         at, pivot = rows == k, _positive(M[k, k])
         row = jnp.where(at, -1.0, M[k])
         M = jnp.where(at | at[:, None], 0.0, M) - row[:, None] * row * (1 / pivot)
-        return M, jnp.where(at, pivot, D)
+        return M, logdet + jnp.log(pivot)
 
-    M, D = jax.lax.fori_loop(0, q - 1, sweep, (M, jnp.zeros(q)))
-    D = D.at[-1].set(_positive(M[-1, -1]))
+    M, logdet = jax.lax.fori_loop(0, len(M), sweep, (M, jnp.zeros(())))
     # A bad pivot makes NaN of all after it; what came before it must not pass for a result either.
-    return jnp.where(D[-1] > 0, M, jnp.nan), D
+    return jnp.where(jnp.isnan(logdet), jnp.nan, -M), logdet
 
 
-def _deviances(lams: jax.Array, one: CrossProducts) -> jax.Array:
-    """Deviance at K values of lam."""
-    q, outer = one.b.shape[-1], _outer(one)
+def _on_grid(lams: jax.Array, one: CrossProducts) -> tuple[jax.Array, jax.Array]:
+    """The pwrss and the log-determinant at K values of lam."""
+    p, outer = one.b.shape[-1], _outer(one)
     r = 1 / (1 + one.N[:, None] * lams)
-    if q <= UNROLLED:
-        D = _pivots(one.W[:, :, None] + (outer.T @ r).reshape(q, q, len(lams)))
-    else:  # one lam after the other: all at once would not stay in the cache
-        D = jax.lax.map(lambda weight: _pivots_by_panels(one.W + (weight @ outer).reshape(q, q)), r.T).T
-    logs = jnp.log(D)
-    logdet = -jnp.sum(jnp.log(r), axis=0) + jnp.where(one.reml, jnp.sum(logs[:-1], axis=0), 0.0)
-    return one.nu * logs[-1] + logdet
+    be = one.b * one.e[:, None]
+    if p <= UNROLLED:
+        M = one.W[:, :, None] + (outer.T @ r).reshape(p, p, len(lams))
+        log_x, delta = _solve(M, be.T @ r)
+    else:
+
+        def solve(weight: jax.Array) -> tuple[jax.Array, jax.Array]:
+            C, log_x = _inverse(one.W + (weight @ outer).reshape(p, p))
+            return log_x, C @ (weight @ be)
+
+        log_x, columns = jax.lax.map(solve, r.T)
+        delta = columns.T
+    f = one.e[:, None] - one.b @ delta
+    s = one.rest + jnp.sum(delta * (one.W @ delta), axis=0) + jnp.sum(r * f * f, axis=0)
+    return s, -jnp.sum(jnp.log(r), axis=0) + jnp.where(one.reml, log_x, 0.0)
 
 
 def _point(lam: jax.Array, one: CrossProducts) -> _Point:
-    p = one.b.shape[-1] - 1
+    p = one.b.shape[-1]
     r = 1 / (1 + lam * one.N)
     w = one.N * r
-    M, M1, M2 = (jnp.stack([r, -w * r, 2 * w * w * r]) @ _outer(one)).reshape(3, p + 1, p + 1)
-    swept, D = _swept(M + one.W)
-    beta, C = swept[p, :p], -swept[:p, :p]
-    v = jnp.concatenate([-beta, jnp.ones(1)])
-    Mv = M1 @ v
-    A, A2 = C @ M1[:p, :p], C @ M2[:p, :p]
+    M, M1, M2 = (jnp.stack([r, -w * r, 2 * w * w * r]) @ _outer(one)).reshape(3, p, p)
+    C, log_x = _inverse(M + one.W)
+    delta = C @ ((r * one.e) @ one.b)
+    # Once more from what that left: by then an error is far below the residuals' own roundings.
+    f = one.e - one.b @ delta
+    delta = delta + C @ ((r * f) @ one.b - one.W @ delta)
+    f = one.e - one.b @ delta
+    rf, wrf = r * f * f, w * r * f
+    h = wrf @ one.b
+    A, A2 = C @ M1, C @ M2
     reml = jnp.where(one.reml, 1.0, 0.0)
-    log_x = jnp.sum(jnp.log(D[:p]))
     return _Point(
-        s=D[p],
-        s1=v @ Mv,
-        s2=v @ M2 @ v - 2 * Mv[:p] @ C @ Mv[:p],
+        s=one.rest + delta @ one.W @ delta + jnp.sum(rf),
+        s1=-jnp.sum(w * rf),
+        s2=2 * jnp.sum(w * w * rf) - 2 * h @ C @ h,
         logdet=jnp.sum(jnp.log1p(lam * one.N)) + reml * log_x,
         l1=jnp.sum(w) + reml * jnp.trace(A),
         l2=-jnp.sum(w * w) + reml * (jnp.trace(A2) - jnp.sum(A * A.T)),
-        beta=beta,
+        delta=delta,
+        f=f,
         C=C,
         C1=-A @ C,
         K=A2 @ C / 2 - A @ A @ C,
@@ -209,8 +217,10 @@ def _polish(start: jax.Array, low: jax.Array, high: jax.Array, one: CrossProduct
 def fit_cross_block(data: CrossProducts, grid: jax.Array) -> CrossFit:
     """Global minimum of each response's deviance."""
     lams = jnp.expm1(grid) / data.d_max
-    value = jax.vmap(_deviances, in_axes=(None, AXES), out_axes=1)(lams, data)
-    slope_zero = jax.vmap(_slope, in_axes=(None, AXES))(jnp.zeros(()), data)[0]
+    s, logdet = jax.vmap(_on_grid, in_axes=(None, AXES), out_axes=1)(lams, data)
+    value = data.nu * jnp.log(s) + logdet
+    zero = jax.vmap(_point, in_axes=(None, AXES))(jnp.zeros(()), data)
+    slope_zero = (data.nu * zero.s1 / zero.s + zero.l1) / data.d_max
 
     def polish(start: jax.Array, low: jax.Array, high: jax.Array) -> Candidate:
         t = jax.vmap(_polish, in_axes=(0, 0, 0, AXES))(start, low, high, data)
@@ -222,7 +232,8 @@ def fit_cross_block(data: CrossProducts, grid: jax.Array) -> CrossFit:
     first = data.nu * at.s1 / at.s + at.l1
     second = data.nu * (at.s2 / at.s - (at.s1 / at.s) ** 2) + at.l2
     converged = found.settled(first * step, second * step**2, data.nu)
-    return CrossFit(jnp.expm1(found.t) / data.d_max, at.s, found.deviance, second, converged, at.beta, at.C)
+    lam = jnp.expm1(found.t) / data.d_max
+    return CrossFit(lam, at.s, found.deviance, second, converged, at.delta, at.C, zero.s)
 
 
 @jax.jit
@@ -230,3 +241,10 @@ def cross_curves(data: CrossProducts, lam: jax.Array) -> tuple[jax.Array, ...]:
     """C, C' and K (c, p, p), T1 = l' and T2 = -l'' (c,) at given lam; see ``estimates``."""
     at = jax.vmap(_point, in_axes=(0, AXES))(lam, data)
     return at.C, at.C1, at.K, at.l1, -at.l2
+
+
+@jax.jit
+def cross_modes(data: CrossProducts, lam: jax.Array) -> jax.Array:
+    """Conditional modes (c, G) of the group intercepts at given lam; 0 for a group without an observation."""
+    f = jax.vmap(_point, in_axes=(0, AXES))(lam, data).f
+    return f * lam[:, None] * jnp.sqrt(data.N) / (1 + lam[:, None] * data.N)
