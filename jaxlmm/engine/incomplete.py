@@ -23,7 +23,7 @@ from jaxlmm.families.own.reduce import OwnDesign, OwnStats, reduce_own
 from jaxlmm.optimize.search import make_grid
 from jaxlmm.runtime.threads import N_THREADS, single_threaded_blas
 
-__all__ = ["cross_matrices", "cross_modes", "fit_incomplete", "group_sizes"]
+__all__ = ["cross_matrices", "cross_modes", "fit_incomplete", "grid", "padded_shape", "to_jax"]
 
 # Blocks are padded up to one of these, or to the last whose statistics take BLOCK_BYTES at most.
 WIDTHS = (8, 64, 512)
@@ -42,15 +42,12 @@ def fit_incomplete(design: OwnDesign, Y: np.ndarray, where: np.ndarray, reml: bo
     out: dict[str, np.ndarray] = {name: np.full((m, p), np.nan) for name in ("coef", "se_gls")}
     out |= {name: np.full(m, np.nan) for name in ("lam", "sigma2", "loglik", "curvature")}
     out |= {"status": np.zeros(m, dtype=np.int8), "n_used": np.zeros(m, dtype=np.int64)}
-    sizes = design.reducer.projection.sizes
-    # One observation of a group may be all that a response has of it.
-    smallest = 1.0 if design.weights is None else np.min(design.weights)
     with float64_scope():
-        grid = jnp.asarray(make_grid(np.array([smallest, np.max(sizes)]) if len(sizes) else np.ones(1)))
+        points = grid(design)
     waiting: collections.deque[tuple[slice, OwnStats, CrossFit]] = collections.deque()
     for cols, stats, data in _blocks(design, Y, where, reml):
         with float64_scope():
-            waiting.append((cols, stats, fit_cross_block(data, grid)))
+            waiting.append((cols, stats, fit_cross_block(data, points)))
         # JAX works on this block while the one before is stored.
         if len(waiting) > 1:
             _store(design, reml, out, *waiting.popleft())
@@ -112,12 +109,12 @@ def cross_modes(
     return modes, sizes
 
 
-def group_sizes(codes: np.ndarray, n_groups: int, Y: np.ndarray, where: np.ndarray) -> np.ndarray:
-    """How many rows of each group the columns ``where`` of Y have, (m, G)."""
-    out = np.empty((len(where), n_groups), dtype=np.int64)
-    for k, column in enumerate(where):
-        out[k] = np.bincount(codes[~np.isnan(Y[:, column])], minlength=n_groups)
-    return out
+def grid(design: OwnDesign) -> jax.Array:
+    """Where the deviance is looked at first; in a float64 scope."""
+    sizes = design.reducer.projection.sizes
+    # One observation of a group may be all that a response has of it.
+    smallest = 1.0 if design.weights is None else np.min(design.weights)
+    return jnp.asarray(make_grid(np.array([smallest, np.max(sizes)]) if len(sizes) else np.ones(1)))
 
 
 def _padded_lam(data: CrossProducts, lam: np.ndarray) -> jax.Array:
@@ -127,7 +124,7 @@ def _padded_lam(data: CrossProducts, lam: np.ndarray) -> jax.Array:
 def _blocks(
     design: OwnDesign, Y: np.ndarray, where: np.ndarray, reml: bool
 ) -> Iterator[tuple[slice, OwnStats, CrossProducts]]:
-    m, shape = len(where), (_padded(design.n_groups, 8), _padded(design.n_fixef, 2))
+    m, shape = len(where), padded_shape(design.n_groups, design.n_fixef)
     room = BLOCK_BYTES // (24 * (shape[0] + 1) * (shape[1] + 2))
     width = next(w for w in WIDTHS if w >= m or w == WIDTHS[-1] or 8 * w > room)
     columns = [slice(k, min(k + width, m)) for k in range(0, m, width)]
@@ -139,18 +136,23 @@ def _blocks(
             cols, job = jobs.popleft()
             stats = job.result()
             jobs.extend(itertools.islice(ahead, 1))
-            yield cols, stats, _to_jax(design, stats, width, shape, reml)
+            yield cols, stats, to_jax(design, stats, width, shape, reml)
+
+
+def padded_shape(n_groups: int, n_fixef: int) -> tuple[int, int]:
+    """Numbers of groups and columns that stand for these: designs share compiled code."""
+    return _padded(n_groups, 8), _padded(n_fixef, 2)
 
 
 def _padded(n: int, first: int) -> int:
-    """n rounded up to 0 or one of 1, 2, 3, 4, 6, 8, 12, 16, ... times ``first``: few shapes share compiled code."""
+    """n rounded up to 0 or one of 1, 2, 3, 4, 6, 8, 12, 16, ... times ``first``."""
     unit = first
     while n > 4 * unit:
         unit *= 2
     return -(-n // unit) * unit
 
 
-def _to_jax(design: OwnDesign, stats: OwnStats, width: int, shape: tuple[int, int], reml: bool) -> CrossProducts:
+def to_jax(design: OwnDesign, stats: OwnStats, width: int, shape: tuple[int, int], reml: bool) -> CrossProducts:
     """A block padded to ``width`` responses of ``shape`` (groups, columns), harmless where a response is bad."""
     (c, G), p = stats.N.shape, stats.b.shape[2]
     good = stats.finite & ~stats.too_few

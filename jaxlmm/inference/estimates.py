@@ -41,7 +41,7 @@ class Curve:
 
 @dataclass(frozen=True, eq=False)
 class Frame:
-    """The coefficients that matrices of m responses refer to: a contrast L of the user's is (L - L shift) unit of these.
+    """Which coefficients matrices of m responses are those of: the user's contrast L is (L - L shift) unit of them.
 
     Not one matrix, since the centring of columns far from zero would be lost in it. Both (m, p, p).
     """

@@ -16,7 +16,7 @@ from jaxlmm.inference import effects
 from jaxlmm.inference.estimates import Estimates, Frame, basis_curve, information
 from jaxlmm.inference.intervals import Profile, profile_intervals
 
-__all__ = ["fit_estimates", "fit_modes", "fit_profile", "fixed_variance", "mean_weight"]
+__all__ = ["fit_estimates", "fit_modes", "fit_profile", "fixed_variance", "group_sizes", "mean_weight"]
 
 
 def fit_estimates(fit: Any) -> Estimates:
@@ -82,6 +82,18 @@ def mean_weight(fit: Any) -> np.ndarray:
     for i in np.flatnonzero(fit.incomplete):
         found[i] = np.mean(w[~np.isnan(fit.Y[:, i])])
     return found
+
+
+def group_sizes(fit: Any) -> np.ndarray:
+    """How many observations of each group each response was fitted to, (m, G)."""
+    if not fit.design.random:
+        return np.zeros((fit.n_responses, 0), dtype=np.int64)
+    grouping = fit.design.random[0]
+    sizes = np.tile(grouping.sizes, (fit.n_responses, 1))
+    for i in np.flatnonzero(fit.incomplete):
+        rows = ~np.isnan(fit.Y[:, i])
+        sizes[i] = np.bincount(grouping.codes[rows], minlength=len(grouping.levels))
+    return sizes
 
 
 def _own(fit: Any) -> OwnDesign:

@@ -24,7 +24,7 @@ from jaxlmm.inference.emmeans import EMMeans, emmeans
 from jaxlmm.inference.estimates import Estimates
 from jaxlmm.inference.hypotheses import FTest, TTest
 from jaxlmm.inference.intervals import Profile
-from jaxlmm.results.derived import fit_estimates, fit_modes, fit_profile, fixed_variance, mean_weight
+from jaxlmm.results.derived import fit_estimates, fit_modes, fit_profile, fixed_variance, group_sizes, mean_weight
 from jaxlmm.results.exports import Exports
 from jaxlmm.results.selection import position, positions
 from jaxlmm.results.summary import overview, summary_text
@@ -111,6 +111,16 @@ class Fit(Exports):
     def n_groups(self) -> int:
         """Number of groups, 0 without a random effect."""
         return self.design.n_groups
+
+    @functools.cached_property
+    def group_sizes(self) -> np.ndarray:
+        """Observations of each group that the response was fitted to, (m, G)."""
+        return group_sizes(self)
+
+    @property
+    def n_groups_used(self) -> np.ndarray:
+        """Groups that the response has an observation of, (m,)."""
+        return np.sum(self.group_sizes > 0, axis=1)
 
     @property
     def names(self) -> tuple[str, ...]:

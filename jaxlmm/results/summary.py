@@ -26,11 +26,11 @@ def summary_text(one: Any, name: str, level: float) -> Text:
     check_level(level)
     letter = "z" if one.df_method == "normal" else "t"
     grouped = bool(one.n_groups)
-    sizes = one.design.random[0].sizes if grouped else np.zeros(0)
+    sizes = one.group_sizes[0][one.group_sizes[0] > 0]
     pairs = [
         ("Model:", "Random intercept" if grouped else "OLS"),
         ("No. Observations:", str(one.n_used[0])),
-        ("No. Groups:", str(one.n_groups)),
+        ("No. Groups:", str(len(sizes))),
         ("Min. group size:", str(sizes.min()) if grouped else "-"),
         ("Max. group size:", str(sizes.max()) if grouped else "-"),
         ("Mean group size:", f"{sizes.mean():.1f}" if grouped else "-"),

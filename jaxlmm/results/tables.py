@@ -114,7 +114,7 @@ def glance(fit: Fit | LabelledFit) -> pd.DataFrame:
     frame = pd.DataFrame(
         {
             "nobs": inner.n_used,
-            "ngroups": inner.n_groups,
+            "ngroups": inner.n_groups_used,
             "sigma": np.sqrt(inner.sigma2),
             "logLik": inner.loglik,
             "AIC": inner.aic,

@@ -253,10 +253,14 @@ def _shared_basis(
     gram[~good] = np.eye(p)
     base = np.concatenate([first + second, _fit_between(b, e, gram, pw)], axis=1)
     log_w = np.log(w, out=np.zeros_like(w), where=w > 0).sum(axis=0) if weighted else np.zeros(c)
+
+    def each(a: np.ndarray) -> np.ndarray:
+        return np.broadcast_to(a, (c, *a.shape)).copy()
+
     stats = OwnStats(
-        np.ascontiguousarray(N.T), b, e, whole, rest, base,
-        np.broadcast_to(projection.columns.shift, (c, p, p)).copy(), np.broadcast_to(design.basis.unit, (c, p, p)).copy(),
-        np.full(c, design.basis.logdet), log_w, np.broadcast_to(constant, (c, p)).copy(), n_used, shift, scale, noise, finite, np.zeros(c, dtype=bool),
+        np.ascontiguousarray(N.T), b, e, whole, rest, base, each(projection.columns.shift), each(design.basis.unit),
+        np.full(c, design.basis.logdet), log_w, each(constant), n_used, shift, scale, noise, finite,
+        np.zeros(c, dtype=bool),
     )  # fmt: skip
     return stats, good
 

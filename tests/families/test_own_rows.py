@@ -1,0 +1,280 @@
+"""A response with missing observations is fitted as if these rows had never been there, whatever the data are."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import mpmath as mp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import jaxlmm
+from jaxlmm import Status
+from jaxlmm.engine import incomplete
+from jaxlmm.families.own.reduce import OwnDesign, reduce_own
+
+COLUMNS = ("plain", "outlier", "group", "nearly group", "far", "only here", "varies only here", "one group")
+
+
+@dataclass(frozen=True)
+class Case:
+    """A design, responses with missing rows, and how large they are beside the noise."""
+
+    X: np.ndarray
+    Y: np.ndarray
+    groups: np.ndarray | None
+    weights: np.ndarray | None
+    ratio: float
+
+    def dropped(self, i: int, method: str) -> jaxlmm.Fit | None:
+        """Response i with its rows dropped by hand; None where that is no design."""
+        rows = ~np.isnan(self.Y[:, i])
+        groups = None if self.groups is None else self.groups[rows]
+        weights = None if self.weights is None else self.weights[rows]
+        try:
+            return jaxlmm.fit(self.X[rows], self.Y[rows, i], groups, weights=weights, method=method)
+        except ValueError:
+            return None
+
+
+def column(kind: str, rng: np.random.Generator, codes: np.ndarray, gone: np.ndarray) -> np.ndarray:
+    """A covariate; ``gone`` are rows that the first responses miss."""
+    n, G = len(codes), codes.max() + 1
+    x, level = rng.normal(size=n), rng.normal(size=G)[codes]
+    if kind == "outlier":
+        x[gone[0]] = rng.choice([1e3, 99999.0, -1e7])
+    elif kind == "group":
+        x = level
+    elif kind == "nearly group":
+        x = level + 10.0 ** -rng.integers(2, 6) * x
+    elif kind == "far":
+        x += 10.0 ** rng.integers(3, 8)
+    elif kind == "only here":
+        x = np.zeros(n)
+        x[gone] = rng.normal(size=len(gone))
+    elif kind == "varies only here":
+        x = level.copy()
+        x[gone] += rng.normal(size=len(gone))
+    elif kind == "one group":
+        x = (codes == codes[gone[0]]) * 1.0
+    return x
+
+
+def make_case(
+    seed: int,
+    kinds: list[str],
+    intercept: bool,
+    grouped: bool,
+    weighted: bool,
+    signal: float,
+    ratio: float,
+    scale: float,
+) -> Case:
+    """``signal`` and ``ratio``: of the fixed effects' and the groups' standard deviation to the noise's."""
+    rng = np.random.default_rng(seed)
+    G = int(rng.integers(5, 12))
+    codes = np.sort(np.r_[np.arange(G), np.arange(G), rng.integers(0, G, rng.integers(G, 5 * G))])
+    codes = rng.permutation(codes)
+    n, m = len(codes), 6
+    gone = rng.choice(n, 2, replace=False)
+    columns = [column(kind, rng, codes, gone) for kind in kinds]
+    X = np.column_stack([np.ones(n), *columns] if intercept or not columns else columns)
+    beta = rng.normal(size=(X.shape[1], m)) / np.maximum(np.abs(np.delete(X, gone, axis=0)).max(axis=0), 1)[:, None]
+    Y = rng.normal(size=(n, m)) + signal * X @ beta + ratio * rng.normal(size=(G, m))[codes]
+    Y[:, 4] = ratio * rng.normal(size=G)[codes]
+    Y[:, 5] = X @ beta[:, 5]
+    missing = rng.random((n, m)) < rng.choice([0.0, 0.05, 0.3], m)
+    missing[gone] = True
+    missing[:, 3] |= codes == codes[gone[0]]
+    Y[missing] = np.nan
+    weights = rng.uniform(0.2, 5, n) if weighted else None
+    return Case(X, scale * Y, codes if grouped else None, weights, max(signal, ratio, 1.0))
+
+
+def agree(case: Case, found: jaxlmm.Fit, i: int, method: str, at: int | None = None) -> None:
+    """Response ``at`` of ``found`` is response i of the case with its rows dropped."""
+    at = i if at is None else at
+    by_hand = case.dropped(i, method)
+    if by_hand is None:
+        assert found.status[at] == Status.TOO_FEW, Status(found.status[at]).name
+        return
+    assert found.status[at] == by_hand.status[0], (Status(found.status[at]).name, Status(by_hand.status[0]).name)
+    assert found.n_used[at] == by_hand.n_used[0]
+    if not by_hand.converged[0]:
+        assert np.isnan(found.coef[at]).all()
+        return
+    # y itself is known to this part of the noise.
+    rounding = 1e-14 * case.ratio
+    nu = by_hand.n_used[0]
+    np.testing.assert_allclose(found.loglik[at], by_hand.loglik[0], rtol=0, atol=1e-8 + nu * rounding)
+    size = by_hand.se[0] * 1e-7 + rounding * np.abs(by_hand.coef[0])
+    assert (np.abs(found.coef[at] - by_hand.coef[0]) <= size).all(), (found.coef[at], by_hand.coef[0], by_hand.se[0])
+    for name in ("sigma2", "se", "df") if by_hand.lam[0] < 1e8 else ("sigma2",):
+        np.testing.assert_allclose(
+            getattr(found, name)[at], getattr(by_hand, name)[0], rtol=1e-7 + rounding, err_msg=name
+        )
+    np.testing.assert_allclose(
+        found.group_var[at], by_hand.group_var[0], rtol=1e-7 + rounding, atol=1e-7 * by_hand.sigma2[0]
+    )
+
+
+cases = st.builds(
+    make_case,
+    seed=st.integers(0, 2**32 - 1),
+    kinds=st.lists(st.sampled_from(COLUMNS), max_size=3),
+    intercept=st.booleans(),
+    grouped=st.sampled_from([True, True, True, False]),
+    weighted=st.sampled_from([False, False, True]),
+    signal=st.sampled_from([0.0, 1.0, 1e2, 1e4, 1e6]),
+    ratio=st.sampled_from([0.0, 0.5, 1e2, 1e4, 1e6]),
+    scale=st.sampled_from([1.0, 1e-90, 1e90]),
+)
+
+
+@settings(max_examples=12, deadline=None)
+@given(case=cases, method=st.sampled_from(["REML", "ML"]))
+def test_every_kind_of_design(case: Case, method: str) -> None:
+    try:
+        found = jaxlmm.fit(case.X, case.Y, case.groups, weights=case.weights, method=method)
+    except ValueError:
+        return
+    for i in range(case.Y.shape[1]):
+        agree(case, found, i, method)
+
+
+@pytest.mark.parametrize("kind", COLUMNS)
+@pytest.mark.parametrize("intercept", [True, False])
+def test_each_kind_of_column(kind: str, intercept: bool) -> None:
+    case = make_case(1, ["plain", kind], intercept, True, False, 1e3, 1e2, 1.0)
+    found = jaxlmm.fit(case.X, case.Y, case.groups)
+    for i in range(case.Y.shape[1]):
+        agree(case, found, i, "REML")
+
+
+@pytest.mark.parametrize("kind", ["plain", "outlier", "varies only here", "only here"])
+def test_by_every_route(kind: str) -> None:
+    """Alone, in a block, and as one of the many responses of a pattern."""
+    case = make_case(2, [kind], True, True, False, 10.0, 1.0, 1.0)
+    Y = np.repeat(case.Y[:, :1], 1100, axis=1) + np.linspace(0, 1, 1100)
+    many, alone = jaxlmm.fit(case.X, Y, case.groups), jaxlmm.fit(case.X, case.Y[:, 0], case.groups)
+    agree(case, many, 0, "REML", 0)
+    agree(case, alone, 0, "REML", 0)
+    agree(case, jaxlmm.fit(case.X, case.Y, case.groups), 0, "REML", 0)
+    assert (many.status == many.status[0]).all()
+    np.testing.assert_allclose(many.sigma2, alone.sigma2[0], rtol=1e-9)
+
+
+def exact(
+    X: np.ndarray, y: np.ndarray, codes: np.ndarray, lam: float, w: np.ndarray
+) -> tuple[float, np.ndarray, np.ndarray, float]:
+    """REML log-likelihood, coefficients, their standard errors and sigma2 at a variance ratio, to 60 digits."""
+    with mp.workdps(60):
+        rows = [[mp.mpf(float(v)) for v in (*x, t)] for x, t in zip(X, y, strict=True)]
+        weights, ratio, (n, p) = [mp.mpf(float(v)) for v in w], mp.mpf(float(lam)), X.shape
+        M, logdet = mp.matrix(p + 1, p + 1), mp.mpf(0)
+        for g in np.unique(codes):
+            at = np.flatnonzero(codes == g)
+            N = mp.fsum(weights[i] for i in at)
+            sums = [mp.fsum(weights[i] * rows[i][a] for i in at) for a in range(p + 1)]
+            logdet += mp.log(1 + ratio * N)
+            for a in range(p + 1):
+                for b in range(p + 1):
+                    M[a, b] += mp.fsum(weights[i] * rows[i][a] * rows[i][b] for i in at)
+                    M[a, b] -= ratio / (1 + ratio * N) * sums[a] * sums[b]
+        C = M[:p, :p] ** -1
+        beta = C * M[:p, p]
+        sigma2 = (M[p, p] - (M[:p, p].T * beta)[0]) / (n - p)
+        logdet += mp.log(mp.det(M[:p, :p])) - mp.fsum(map(mp.log, weights))
+        loglik = -((n - p) * (1 + mp.log(2 * mp.pi * sigma2)) + logdet) / 2
+        se = [float(mp.sqrt(sigma2 * C[i, i])) for i in range(p)]
+        return float(loglik), np.array([float(v) for v in beta]), np.array(se), float(sigma2)
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("far", [0.0, 1e6])
+@pytest.mark.parametrize(
+    ("signal", "ratio"), [(1.0, 1.0), (1e4, 1.0), (1e6, 0.0), (1.0, 1e3), (1.0, 1e5), (1.0, 1e6), (1e4, 1e6)]
+)
+def test_against_sixty_digits(signal: float, ratio: float, far: float, weighted: bool) -> None:
+    """X = [1, x, z, v]: x with an outlier that is missing, z constant within groups, v nearly so."""
+    rng = np.random.default_rng(int(signal + ratio))
+    codes = rng.permutation(np.r_[np.arange(8), rng.integers(0, 8, 40)])
+    n, z, v = len(codes), rng.normal(size=8)[codes], rng.normal(size=8)[codes]
+    X = np.column_stack([np.ones(n), far + z + rng.normal(size=n), z, v + 1e-3 * rng.normal(size=n)])
+    X[5, 1] = 1e7
+    w = rng.uniform(0.2, 5, n) if weighted else np.ones(n)
+    Y = (
+        rng.normal(size=(n, 3))
+        + signal * X[:, [2]]
+        + signal * (X[:, [1]] - far)
+        + ratio * rng.normal(size=(8, 3))[codes]
+    )
+    Y[5], Y[rng.choice(n, 4, replace=False), 0], Y[codes == 2, 1] = np.nan, np.nan, np.nan
+    found = jaxlmm.fit(X, Y, codes, weights=w if weighted else None)
+    assert found.converged.all()
+    for i, y in enumerate(Y.T):
+        rows = ~np.isnan(y)
+        loglik, beta, se, sigma2 = exact(X[rows], y[rows], codes[rows], found.lam[i], w[rows])
+        np.testing.assert_allclose(found.loglik[i], loglik, rtol=0, atol=1e-8)
+        np.testing.assert_allclose((found.coef[i] - beta) / se, 0.0, atol=1e-8)
+        np.testing.assert_allclose(found.se[i], se, rtol=1e-8)
+        np.testing.assert_allclose(found.sigma2[i], sigma2, rtol=1e-9)
+
+
+def test_weights_of_each_response() -> None:
+    """A missing observation has weight 0, and weights of each response's own may stand for the design's."""
+    case = make_case(3, ["plain", "outlier", "group"], True, True, True, 1.0, 1.0, 1.0)
+    assert case.weights is not None
+    where = np.arange(case.Y.shape[1])
+
+    def own_design(weights: np.ndarray | None) -> OwnDesign:
+        model = jaxlmm.prepare(case.X, case.groups, weights=weights)
+        return OwnDesign.make(model.design, model.reducer)
+
+    shared = own_design(case.weights)
+    by_design = reduce_own(shared, case.Y, where)
+    plain = own_design(None)
+    each = reduce_own(plain, case.Y, where, np.repeat(case.weights[:, None], len(where), axis=1))
+    np.testing.assert_allclose(each.N, by_design.N)
+    np.testing.assert_allclose(each.rest, by_design.rest, rtol=1e-9, atol=1e-20)
+    np.testing.assert_allclose(each.log_w, by_design.log_w)
+    np.testing.assert_array_equal(each.too_few, by_design.too_few)
+    found = []
+    for design, stats in ((shared, by_design), (plain, each)):
+        data = incomplete.to_jax(design, stats, 8, (16, 4), True)
+        with incomplete.float64_scope():
+            fit = incomplete.fit_cross_block(data, incomplete.grid(shared))
+        found.append(np.asarray(fit.deviance)[: len(where)] + stats.logdet - stats.log_w)
+    # The last two have nothing but roundings for residuals.
+    np.testing.assert_allclose(found[1][:4], found[0][:4], rtol=1e-9)
+
+
+def test_group_counts_are_those_of_the_rows_used(capsys: pytest.CaptureFixture[str]) -> None:
+    case = make_case(4, ["plain"], True, True, False, 1.0, 1.0, 1.0)
+    assert case.groups is not None
+    found = jaxlmm.fit(case.X, case.Y, case.groups)
+    rows = ~np.isnan(case.Y[:, 3])
+    sizes = np.bincount(case.groups[rows])
+    assert (sizes == 0).sum() == 1
+    assert found.n_groups_used.tolist() == [len(np.unique(case.groups[~np.isnan(y)])) for y in case.Y.T]
+    by_hand = case.dropped(3, "REML")
+    assert by_hand is not None
+    texts = []
+    for fit, response in ((found, 3), (by_hand, 0)):
+        fit.summary(response)
+        texts.append(capsys.readouterr().out)
+    for line in ("No. Observations:", "No. Groups:", "Min. group size:", "Max. group size:", "Mean group size:"):
+        assert texts[0].split(line)[1].split()[0] == texts[1].split(line)[1].split()[0], line
+    assert found.glance()["ngroups"].tolist() == found.n_groups_used.tolist()
+
+
+def test_designs_share_compiled_code() -> None:
+    """Few numbers of groups and columns are compiled."""
+    shapes = set()
+    for G in range(5, 33):
+        for p in range(1, 9):
+            shapes.add(incomplete.padded_shape(G, p))
+    assert len(shapes) <= 20
+    assert all(g >= 5 and p >= 1 for g, p in shapes)
