@@ -251,7 +251,7 @@ def test_weights_of_each_response() -> None:
     np.testing.assert_allclose(found[1][:4], found[0][:4], rtol=1e-9)
 
 
-def test_group_counts_are_those_of_the_rows_used(capsys: pytest.CaptureFixture[str]) -> None:
+def test_group_counts_are_those_of_the_rows_used() -> None:
     case = make_case(4, ["plain"], True, True, False, 1.0, 1.0, 1.0)
     assert case.groups is not None
     found = jaxlmm.fit(case.X, case.Y, case.groups)
@@ -261,10 +261,7 @@ def test_group_counts_are_those_of_the_rows_used(capsys: pytest.CaptureFixture[s
     assert found.n_groups_used.tolist() == [len(np.unique(case.groups[~np.isnan(y)])) for y in case.Y.T]
     by_hand = case.dropped(3, "REML")
     assert by_hand is not None
-    texts = []
-    for fit, response in ((found, 3), (by_hand, 0)):
-        fit.summary(response)
-        texts.append(capsys.readouterr().out)
+    texts = [str(found.summary(3)), str(by_hand.summary(0))]
     for line in ("No. Observations:", "No. Groups:", "Min. group size:", "Max. group size:", "Mean group size:"):
         assert texts[0].split(line)[1].split()[0] == texts[1].split(line)[1].split()[0], line
     assert found.glance()["ngroups"].tolist() == found.n_groups_used.tolist()
