@@ -40,8 +40,13 @@ def demo(responses: int, plot: Path) -> None:
 @main.command()
 @click.argument("table", type=click.Path(exists=True, dir_okay=False, path_type=Path))
 @click.option(
-    "--formula", required=True, help="As 'x * cond + (1 | subject)'; with 'y ~' before it for one response."
-)
+    "--formula", required=True,
+    help="As 'x * cond + (1 | subject)'; with 'y ~' before it for one response. What stands within calls is Python.",
+)  # fmt: skip
+@click.option(
+    "--trust-formula", is_flag=True,
+    help="Evaluate the formula whatever it calls. A formula is Python code: give this only for what you have read.",
+)  # fmt: skip
 @click.option("--responses", help="Columns of TABLE: a name, or a pattern such as 'elec_*'.")
 @click.option("--array", help="Responses (rows x ...) instead: a .npy file, a Zarr array, or 'file.h5:/dataset'.")
 @click.option(
@@ -66,7 +71,11 @@ def demo(responses: int, plot: Path) -> None:
 @click.option("--verify", is_flag=True, help="Resume although the files of --array have other times: compare them.")
 @click.option("--progress/--no-progress", default=None, help="Progress bar; default: on a terminal only.")
 def fit(**options: Any) -> None:
-    """Fit a formula to columns of TABLE (.csv or .parquet), or to an array beside it, and write a table."""
+    """Fit a formula to columns of TABLE (.csv or .parquet), or to an array beside it, and write a table.
+
+    A formula is code: within its calls, as in I(x**2), stands Python. Unless --trust-formula is given it may compute
+    with the columns, by arithmetic and the usual functions, and do nothing else.
+    """
     resume = "verify" if options.pop("verify") else options.pop("resume")
     _run("fit_file", **{**options, "resume": resume})
 

@@ -20,7 +20,9 @@ from jaxlmm import plots
 from jaxlmm._types import Status
 from jaxlmm.engine.block import Model
 from jaxlmm.fit import fit_prepared, prepare
+from jaxlmm.formula.design import refuse_untrusted
 from jaxlmm.formula.formula import prepare_formula
+from jaxlmm.formula.guard import UntrustedFormula
 from jaxlmm.inference.multiplicity import adjust_pvalues
 from jaxlmm.results.tables import glance, tidy
 from jaxlmm.sources.lazy import LazyMatrix
@@ -51,11 +53,13 @@ def fit_file(
     resume: bool | str,
     progress: bool | None,
     save: Path | None,
+    trust_formula: bool = False,
 ) -> str:
     """Read, fit, write; returns one line that says what was done.
 
     With ``save`` the fit goes into a file too, with its data, for :func:`plot_file`. An ``out``
-    that ends in ``.zarr`` is written block by block, see :func:`jaxlmm.fit_to_store`.
+    that ends in ``.zarr`` is written block by block, see :func:`jaxlmm.fit_to_store`. A formula
+    that does more than compute with the columns is refused unless ``trust_formula``.
 
     Raises
     ------
@@ -66,8 +70,9 @@ def fit_file(
         raise ValueError(f"--out '{out}' must end in {', '.join(WRITERS)} or {STORE}.")
     if out.suffix == STORE:
         return _fit_to_store(
-            table, formula, responses, array, out, method=method, df=df, overwrite=overwrite, resume=resume,
-            progress=progress, unused={"--adjust": adjust, "--what glance": what == "glance", "--save": save},
+            _table(table, formula, trust_formula), formula, responses, array, out, method=method, df=df,
+            overwrite=overwrite, resume=resume, progress=progress,
+            unused={"--adjust": adjust, "--what glance": what == "glance", "--save": save},
         )  # fmt: skip
     if resume:
         raise ValueError(f"--resume and --verify go with results that end in {STORE}; '{out}' is written at the end.")
@@ -78,7 +83,7 @@ def fit_file(
         raise ValueError(f"the folder '{out.resolve().parent}' does not exist; make it first.")
     if responses is not None and array is not None:
         raise ValueError("--responses and --array are both given; responses come from one of them.")
-    data = _read(table)
+    data = _table(table, formula, trust_formula)
     made = prepare_formula(formula, data, _array(array) if array is not None else responses)
     if made.response is None:
         raise ValueError("the formula names no response; write 'y ~ ...', or give --responses or --array.")
@@ -125,6 +130,19 @@ def _fit_chunks(
     return frames, counts
 
 
+def _table(path: Path, formula: str, trust: bool) -> pd.DataFrame:
+    """The table, for a formula that may be evaluated."""
+    data = _read(path)
+    if not trust:
+        try:
+            refuse_untrusted(formula, data, {})
+        except UntrustedFormula as error:
+            raise ValueError(
+                f"the formula {error.why}; a formula is Python code, so read it, and then add --trust-formula."
+            ) from None
+    return data
+
+
 def _read(path: Path) -> pd.DataFrame:
     if path.suffix == ".parquet":
         return pd.read_parquet(path)
@@ -146,7 +164,7 @@ def _array(path: str) -> LazyMatrix:
 
 
 def _fit_to_store(
-    table: Path,
+    table: pd.DataFrame,
     formula: str,
     responses: str | None,
     array: str | None,
@@ -166,7 +184,7 @@ def _fit_to_store(
         raise ValueError("--responses and --array are both given; responses come from one of them.")
     from jaxlmm.outofcore.to_store import lmm_to_store  # needs zarr and xarray
 
-    found = lmm_to_store(formula, array, _read(table), out=out, **options)
+    found = lmm_to_store(formula, array, table, out=out, **options)
     if found is None:
         return f"this share is done, others are not -> {out}.part"
     status = found["status"].to_numpy()

@@ -39,6 +39,11 @@ def contrast_matrix(L: Any, rhs: Any, names: Sequence[str], *, joint: bool = Fal
     if isinstance(L, Sequence) and len(L) and all(isinstance(row, Mapping) for row in L):
         L = np.stack([_from_mapping(row, names) for row in L])
     p = len(names)
+    if isinstance(L, str):
+        named = next((name for name in sorted(names, key=len, reverse=True) if name in L), names[-1])
+        raise ValueError(
+            f"L is the text {L!r}; write the weights as a dict, {{'{named}': 1}}, and what they sum to as rhs=."
+        )
     try:
         matrix = np.atleast_2d(np.asarray(L, dtype=np.float64))
     except (TypeError, ValueError, OverflowError):

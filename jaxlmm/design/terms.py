@@ -8,9 +8,10 @@ same covariates, and at least one more factor. This is the definition of SAS (Th
 "The Four Types of Estimable Functions", for designs without empty cells) and of lmerTest's
 ``anova`` (Kuznetsova, Brockhoff & Christensen 2017, J Stat Softw 82(13)), whatever the coding.
 
-Factors that no term containing T has stay at the origin of their coding. With an intercept that
-makes no difference; without one, as in ``0 + A + B``, the test of A is about B's reference level
-in treatment coding, as in lmerTest.
+Where lmerTest's answer depends on how a model is written (``a/b`` or ``0 + a*b``: it tests at the reference
+level of b, or that all means are zero), the hypothesis is that of emmeans' ``joint_tests``: the means of a,
+averaged over b, are equal. It is the same with the intercept and without. Covariates count from zero, as in
+lmerTest: the test of a in ``a*x`` is about x = 0.
 """
 
 from __future__ import annotations
@@ -198,6 +199,8 @@ def _hypothesis(term: Term, containing: list[Term], structure: TermStructure, co
         if s is not term and s not in containing:
             others.append(s)
     coded = table[:, list(term.columns)]
+    # Means are compared, whether the intercept is written or not: that all are alike is what is left.
+    constant = not own & covariates and not any(not t.factors for t in structure.terms)
     # Take out what terms beside it say about the table, where that is not what the term itself says.
     basis, outside = np.linalg.qr(coded)[0], np.zeros((n_cells, 0))
     for column in table[:, [j for s in others for j in s.columns]].T:
@@ -206,6 +209,9 @@ def _hypothesis(term: Term, containing: list[Term], structure: TermStructure, co
             basis = np.column_stack([basis, fresh / np.linalg.norm(fresh)])
             outside = np.column_stack([outside, column])
     Q = np.linalg.qr(outside)[0]
+    ones = np.ones(n_cells) - Q @ Q.sum(axis=0)
+    if constant and np.linalg.norm(ones) > SPAN_TOL * np.sqrt(n_cells):
+        Q = np.column_stack([Q, ones / np.linalg.norm(ones)])
     table -= Q @ (Q.T @ table)
     own_part = table[:, list(term.columns)]
     # Satterthwaite's df depend on the rows that span the hypothesis: take those of treatment coding.
@@ -213,11 +219,24 @@ def _hypothesis(term: Term, containing: list[Term], structure: TermStructure, co
         [_cell_rows(Part(part.columns, _in_treatment_coding(part)), cells, n_cells) for part in term.parts]
     )
     treatment -= Q @ (Q.T @ treatment)
+    treatment, own_part = (_independent(columns) if constant else columns for columns in (treatment, own_part))
     found = np.linalg.lstsq(treatment, own_part, rcond=None)[0] if treatment.shape == own_part.shape else None
     same = found is not None and np.allclose(treatment @ found, own_part, atol=SPAN_TOL * np.abs(own_part).max())
     L = np.asarray(np.linalg.lstsq(treatment if same else own_part, table, rcond=None)[0])
     nearest = np.round(L)
     return np.where(np.abs(L - nearest) < 1e-12 * np.abs(L).max(), nearest, L)
+
+
+def _independent(columns: np.ndarray) -> np.ndarray:
+    """The last of the columns that span the same space."""
+    kept: list[np.ndarray] = []
+    basis = np.zeros((len(columns), 0))
+    for column in columns.T[::-1]:
+        fresh = column - basis @ (basis.T @ column)
+        if np.linalg.norm(fresh) > SPAN_TOL * max(float(np.linalg.norm(column)), SPAN_TOL):
+            basis = np.column_stack([basis, fresh / np.linalg.norm(fresh)])
+            kept.insert(0, column)
+    return np.column_stack(kept) if kept else columns[:, :0]
 
 
 def _in_treatment_coding(part: Part) -> tuple[tuple[str, np.ndarray], ...]:

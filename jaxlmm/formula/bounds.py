@@ -16,6 +16,9 @@ from typing import Any, NoReturn
 import formulaic.parser
 import numpy as np
 
+from jaxlmm.formula.guard import UntrustedFormula
+from jaxlmm.formula.text import parse_expression
+
 __all__ = ["is_plain_number", "refuse_large", "refuse_many_terms"]
 
 MAX_LENGTH = 20_000
@@ -80,14 +83,9 @@ def refuse_large(expression: str, formula: str, text: Collection[str]) -> None:
     text : collection of str
         Names of columns and values that are not numbers: they may be repeated, or grow, where one computes with them.
     """
-    quoted: dict[str, str] = {}
-
-    def alias(match: re.Match[str]) -> str:
-        return quoted.setdefault(match[1], f"_quoted_{len(quoted)}_")
-
     try:
-        tree = ast.parse(re.sub(r"`([^`]+)`", alias, expression).strip(), mode="eval")
-        others = {*text, *(quoted[name] for name in text if name in quoted)}
+        tree, quoted = parse_expression(expression)
+        others = {*text, *(alias for alias, name in quoted.items() if name in text)}
         for node in ast.walk(tree):
             _check(node, others, formula)
     except (RecursionError, MemoryError):
@@ -188,7 +186,4 @@ def _is_sequence(node: ast.AST, text: Collection[str]) -> bool:
 
 
 def _refuse(formula: str, why: str) -> NoReturn:
-    raise ValueError(
-        f"formula '{formula:.200}' comes from the file and {why}, so it may take any time and memory; read it, and "
-        "if you trust the file, give trust_formula=True to load."
-    )
+    raise UntrustedFormula(formula, f"{why}, so it may take any time and memory")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import builtins
 import contextlib
+import difflib
 import functools
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
@@ -14,15 +15,18 @@ import numpy as np
 import pandas as pd
 from formulaic.errors import DataMismatchWarning
 from formulaic.parser.types import Term as ParsedTerm
-from formulaic.transforms import TRANSFORMS
 
 from jaxlmm.design.terms import Factor, Part, Term, TermStructure
+from jaxlmm.formula.arithmetic import MATERIALIZER
+from jaxlmm.formula.functions import FUNCTIONS
+from jaxlmm.formula.levels import in_level_order
 from jaxlmm.formula.text import expression_names, near_misses, one_line
 from jaxlmm.inference.emmeans import GridVariable
 
 __all__ = [
     "as_frame",
     "evaluation",
+    "expression_columns",
     "find_columns",
     "fit_column",
     "formula_errors",
@@ -38,20 +42,34 @@ __all__ = [
 def as_frame(data: Any) -> Any:
     """``data`` as a pandas data frame: one, what can turn into one, or a mapping of columns.
 
+    Columns named by numbers are named by these as text: ``5`` in backticks is the column 5.
+
     polars' Categorical has no order of its own (rows, or what the process did before, decide it), so
     its levels are sorted like those of text; an Enum keeps its order.
 
     Raises
     ------
     ValueError
-        No data frame, or one that holds no values yet.
+        No data frame, one that holds no values yet, or columns of several levels.
     ImportError
         A frame that cannot turn into pandas' without pyarrow.
     """
+    frame = _as_frame(data)
+    if frame.columns.nlevels > 1:
+        raise ValueError(
+            f"the columns of data have {frame.columns.nlevels} levels; give them one name each, as "
+            "data.set_axis(['_'.join(map(str, c)) for c in data.columns], axis=1)."
+        )
+    if all(isinstance(name, str) for name in frame.columns):
+        return frame
+    return frame.set_axis([str(name) for name in frame.columns], axis=1)
+
+
+def _as_frame(data: Any) -> Any:
     if isinstance(data, pd.DataFrame):
         return data
     if hasattr(data, "to_native"):  # narwhals
-        return as_frame(data.to_native())
+        return _as_frame(data.to_native())
     if hasattr(data, "to_pandas"):
         try:
             frame = data.to_pandas()
@@ -61,7 +79,7 @@ def as_frame(data: Any) -> Any:
         types = schema.items() if isinstance(schema, Mapping) else ()
         free = [name for name, dtype in types if type(dtype).__name__ == "Categorical"]
         return frame.assign(
-            **{name: frame[name].cat.reorder_categories(sorted(frame[name].cat.categories)) for name in free}
+            **{name: frame[name].cat.reorder_categories(in_level_order(frame[name].cat.categories)) for name in free}
         )
     if isinstance(data, (Mapping, np.recarray)):
         return pd.DataFrame(data)
@@ -76,9 +94,16 @@ def find_columns(names: Iterable[str], frame: Any, what: str) -> None:
     columns = list(frame.columns)
     for name in names:
         if name not in columns:
-            raise ValueError(f"{what} {name!r}, which is no column of the data; {near_misses(name, columns)}")
+            raise ValueError(f"{what} {name!r}, which is no column of the data; {_instead(name, frame)}")
         if columns.count(name) > 1:
             raise ValueError(f"{what} {name!r}, which is the name of {columns.count(name)} columns; rename them.")
+
+
+def _instead(name: str, frame: Any) -> str:
+    """What to do about a name that is no column."""
+    if name in frame.index.names:
+        return "it is in the index: give data.reset_index()"
+    return near_misses(name, frame.columns)
 
 
 def no_missing(column: Any, name: str) -> None:
@@ -161,7 +186,7 @@ def grid_variable(column: Any, factor: bool) -> GridVariable:
         return GridVariable(name, kept, False)
     if column.dtype.kind in "mM":
         return GridVariable(name, (column.mean(),), False)
-    return GridVariable(name, tuple(sorted(column.unique().tolist())), True)
+    return GridVariable(name, tuple(in_level_order(column.unique().tolist())), True)
 
 
 def group_labels(frame: Any, columns: tuple[str, ...]) -> Any:
@@ -178,29 +203,47 @@ def used_columns(part: Any, frame: Any, context: Mapping[str, Any], formula: str
     """The columns that a side of the formula uses, in order; ValueError for names that nothing has."""
     used: dict[str, None] = {}
     for factor in (factor for term in part for factor in term.factors):
-        names, functions = {factor.expr}, set[str]()
-        if evaluation(factor) == "literal":
-            continue
-        if evaluation(factor) == "python":
-            with formula_errors(formula):
-                names, functions = expression_names(factor.expr)
-        for name in sorted(functions):
-            if not (name in context or name in TRANSFORMS or hasattr(builtins, name)):
-                raise ValueError(
-                    f"formula '{formula}' calls '{name}', which is no known function; give it in context=."
-                )
-        for name in sorted(names):
-            if name in frame.columns:
-                find_columns([name], frame, f"formula '{formula}' uses")
-                used[name] = None
-            elif evaluation(factor) == "lookup" or not (
-                name in context or name in TRANSFORMS or hasattr(builtins, name)
-            ):
-                raise ValueError(
-                    f"formula '{formula}' uses {name!r}, which is no column of the data; "
-                    f"{near_misses(name, frame.columns)}"
-                )
+        if evaluation(factor) == "lookup":
+            find_columns([factor.expr], frame, f"formula '{formula}' uses")
+            used[factor.expr] = None
+        elif evaluation(factor) == "python":
+            used.update(dict.fromkeys(expression_columns(factor.expr, frame, context, formula)))
     return list(used)
+
+
+def expression_columns(expression: str, frame: Any, context: Mapping[str, Any], formula: str) -> list[str]:
+    """The columns that an expression uses, by name; ValueError for names that nothing has."""
+    names, functions = _called_names(expression, formula)
+    known = {*context, *FUNCTIONS}
+    for name in sorted(functions):
+        if not (name in known or hasattr(builtins, name)):
+            close = difflib.get_close_matches(name, known, n=1, cutoff=0.75)
+            meant = f" (did you mean '{close[0]}'?)" if close else ""
+            raise ValueError(
+                f"formula '{formula}' calls '{name}', which is no known function{meant}; write one of numpy, such as "
+                f"np.abs(x), or give it in context={{'{name}': ...}}."
+            )
+    columns = sorted(
+        name for name in names if name in frame.columns or not (name in known or hasattr(builtins, name))
+    )
+    find_columns(columns, frame, f"formula '{formula}' uses")
+    return columns
+
+
+def _called_names(expression: str, formula: str) -> tuple[set[str], set[str]]:
+    """Names of the variables and functions of an expression; ValueError if it is not Python."""
+    try:
+        return expression_names(expression)
+    except (SyntaxError, RecursionError, MemoryError) as error:
+        reason = getattr(error, "msg", None) or type(error).__name__
+        raise ValueError(_not_python(formula, expression, reason)) from None
+
+
+def _not_python(formula: str, expression: str, reason: str) -> str:
+    return (
+        f"formula '{formula}' has '{expression}', which cannot be read ({reason}); what stands within a call is "
+        "Python: & | ~ for and, or, not, [1, 2] or c(1, 2) for lists, 'text' for text."
+    )
 
 
 def term_structure(spec: Any, frame: Any, context: Mapping[str, Any]) -> TermStructure:
@@ -218,7 +261,9 @@ def term_structure(spec: Any, frame: Any, context: Mapping[str, Any]) -> TermStr
         factors[expr] = Factor(expr)
         if expr in frame.columns:
             return np.eye(1)
-        alone = formulaic.Formula([ParsedTerm([factor])]).get_model_matrix(frame, context=context, output="numpy")
+        alone = formulaic.Formula([ParsedTerm([factor])]).get_model_matrix(
+            frame, context=context, output="numpy", materializer=MATERIALIZER
+        )
         return np.eye(alone.shape[1])[:, int(reduced) :]  # of a basis that spans 1, the first column goes
 
     terms, start = [], 0
@@ -267,5 +312,7 @@ def formula_errors(formula: str) -> Iterator[None]:
         warnings.simplefilter("error", DataMismatchWarning)
         try:
             yield
+        except SyntaxError as error:
+            raise ValueError(_not_python(formula, (error.text or "a call").strip(), error.msg)) from None
         except Exception as error:
             raise ValueError(one_line(str(error), formula)) from error

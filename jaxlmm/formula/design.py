@@ -10,10 +10,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import formulaic
+import formulaic.parser
 import numpy as np
 import pandas as pd
 
 from jaxlmm.design.terms import TermStructure
+from jaxlmm.formula.arithmetic import MATERIALIZER
+from jaxlmm.formula.bars import fitted_groups, split_formula
 from jaxlmm.formula.bounds import refuse_large, refuse_many_terms
 from jaxlmm.formula.data import (
     as_frame,
@@ -27,11 +30,13 @@ from jaxlmm.formula.data import (
     term_structure,
     used_columns,
 )
+from jaxlmm.formula.estimable import refuse_inestimable
 from jaxlmm.formula.guard import refuse_unknown
-from jaxlmm.formula.text import category_column, expression_names, split_formula
+from jaxlmm.formula.reading import Sides, check_operators, read_sides
+from jaxlmm.formula.text import category_column, expression_names
 from jaxlmm.inference.emmeans import GridVariable
 
-__all__ = ["FormulaDesign", "apply_fixed", "parse_sides", "restore_formula"]
+__all__ = ["FormulaDesign", "ReadFormula", "apply_fixed", "read_formula", "refuse_untrusted", "restore_formula"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -155,31 +160,80 @@ def restore_formula(
     ValueError
         As :func:`lmm`; a formula that does something else, which is not evaluated.
     """
-    fixed, group_columns = split_formula(formula)
     frame, context = as_frame(data), dict(context or {})
     if not trust:
-        with formula_errors(formula):
-            refuse_many_terms(fixed, formula)
-    _, rhs = parse_sides(formula, fixed)
-    if not trust:
-        known = {str(name) for name in frame.columns} | set(context)
-        text = {str(name) for name in frame.columns if not pd.api.types.is_any_real_numeric_dtype(frame[name].dtype)}
-        text -= {str(name) for name in frame.columns if frame[name].dtype.kind in "mMb"}
-        text |= {
-            k for k, v in context.items() if k not in given and not isinstance(v, (float, np.ndarray, np.generic))
-        }
-        for expression in _expressions(rhs):
-            refuse_unknown(expression, formula, known, given)
-            refuse_large(expression, formula, text)
-    made = apply_fixed(formula, rhs, used_columns(rhs, frame, context, formula), frame, context)
-    return dataclasses.replace(made, group_columns=group_columns)
+        refuse_untrusted(formula, frame, context, given=given, responses=False)
+    read = read_formula(formula, frame, context)
+    made = apply_fixed(formula, read.terms, used_columns(read.terms, frame, context, formula), frame, context)
+    return dataclasses.replace(made, group_columns=read.group_columns)
 
 
-def parse_sides(formula: str, fixed: str) -> tuple[Any, Any]:
-    """Left and right side of the formula without its random term, as formulaic reads them; None without a left."""
+@dataclass(frozen=True)
+class ReadFormula:
+    """A formula as text that was read: names and expressions of responses, formulaic's terms, grouping columns."""
+
+    responses: tuple[tuple[str, str], ...] | None
+    terms: Any
+    group_columns: tuple[str, ...]
+
+
+def read_formula(formula: str, frame: Any, context: Mapping[str, Any]) -> ReadFormula:
+    """Read a formula for the columns of a frame; ValueError for what cannot be read, or not be fitted."""
+    sides, groups = _sides(formula, frame, context)
+    terms = _terms(sides.fixed, formula)
+    if not list(terms):
+        raise ValueError(f"formula '{formula}' has no fixed effect; write 1 for an intercept, or a covariate.")
+    return ReadFormula(sides.responses, terms, groups)
+
+
+def _sides(formula: str, frame: Any, context: Mapping[str, Any]) -> tuple[Sides, tuple[str, ...]]:
+    fixed, bars = split_formula(formula)
+    columns = [str(name) for name in frame.columns]
+    sides = read_sides(formula, fixed, columns, tuple(context))
+    for bar in bars:
+        if bar.columns != "1":
+            _check(read_sides(formula, bar.columns, columns, tuple(context)).fixed, formula)
+    return sides, fitted_groups(bars)
+
+
+def _check(fixed: str, formula: str) -> None:
     with formula_errors(formula):
-        parsed = formulaic.Formula(fixed)
-    return (parsed.lhs, parsed.rhs) if hasattr(parsed, "lhs") else (None, parsed)
+        root = formulaic.parser.DefaultFormulaParser().get_ast(fixed)
+    check_operators(root, formula)
+
+
+def _terms(fixed: str, formula: str) -> Any:
+    _check(fixed, formula)
+    with formula_errors(formula):
+        return formulaic.Formula(fixed)
+
+
+def refuse_untrusted(
+    formula: str, frame: Any, context: Mapping[str, Any], *, given: Collection[str] = (), responses: bool = True
+) -> None:
+    """UntrustedFormula, a ValueError, if evaluating the formula could do more than compute, or take any time.
+
+    Parameters
+    ----------
+    formula, frame, context
+        As in :func:`restore_formula`; the columns of the frame are known names.
+    given : collection of str
+        The names in ``context`` that are the user's own.
+    responses : bool
+        Whether the left side is to be evaluated too.
+    """
+    sides, _ = _sides(formula, frame, context)
+    with formula_errors(formula):
+        refuse_many_terms(sides.fixed, formula)
+        rhs = formulaic.Formula(sides.fixed)
+    known = {str(name) for name in frame.columns} | set(context)
+    text = {str(name) for name in frame.columns if not pd.api.types.is_any_real_numeric_dtype(frame[name].dtype)}
+    text -= {str(name) for name in frame.columns if frame[name].dtype.kind in "mMb"}
+    text |= {k for k, v in context.items() if k not in given and not isinstance(v, (float, np.ndarray, np.generic))}
+    left = [made for _, made in sides.responses or ()] if responses else []
+    for expression in [*_expressions(rhs), *left]:
+        refuse_unknown(expression, formula, known, given)
+        refuse_large(expression, formula, text)
 
 
 def _expressions(part: Any) -> list[str]:
@@ -193,12 +247,15 @@ def apply_fixed(formula: str, rhs: Any, used: list[str], frame: Any, context: Ma
     columns = {name: fit_column(frame[name], name, name in plain) for name in used}
     made = pd.DataFrame(columns, index=frame.index).reset_index(drop=True)
     with formula_errors(formula):
-        matrix = rhs.get_model_matrix(made, context=context, na_action="raise", output="numpy")
+        matrix = rhs.get_model_matrix(
+            made, context=context, na_action="raise", output="numpy", materializer=MATERIALIZER
+        )
     spec = matrix.model_spec
     for expr, (_, state) in spec.encoder_state.items():
         levels = getattr(state.get("contrasts"), "levels", (0, 1))
         if len(levels) < 2:
             raise ValueError(f"factor '{expr}' has the single level {levels[0]!r}; a factor needs at least 2.")
+    refuse_inestimable(formula, rhs, spec, np.asarray(matrix), made, context)
     categories = {category_column(expr) for expr in spec.encoder_state}
     named = set[str]().union(*(set().union(*expression_names(e)) for e in _expressions(rhs)))
     return FormulaDesign(

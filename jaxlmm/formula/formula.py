@@ -7,6 +7,7 @@ random part is lme4's, ``(1 | group)`` alone so far.
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -19,20 +20,24 @@ except ImportError as error:
     raise ImportError('formulas need formulaic and pandas: pip install "jaxlmm[formula]"') from error
 
 from jaxlmm.fit import check_index, fit
+from jaxlmm.formula.arithmetic import compute_response
 from jaxlmm.formula.data import (
     as_frame,
-    evaluation,
+    expression_columns,
     find_columns,
     formula_errors,
     group_labels,
     no_missing,
     used_columns,
 )
-from jaxlmm.formula.design import FormulaDesign, apply_fixed, parse_sides, restore_formula
-from jaxlmm.formula.text import match_columns, parse_random, split_formula
+from jaxlmm.formula.design import FormulaDesign, apply_fixed, read_formula, restore_formula
+from jaxlmm.formula.text import match_columns
 from jaxlmm.results.results import Fit
 
-__all__ = ["FormulaDesign", "lmm", "parse_random", "prepare_formula", "restore_formula"]
+# A column alone.
+PLAIN = re.compile(r"`[^`]+`")
+
+__all__ = ["FormulaDesign", "lmm", "prepare_formula", "restore_formula"]
 
 
 def lmm(
@@ -52,13 +57,15 @@ def lmm(
     Parameters
     ----------
     formula : str
-        ``"y ~ age * Sex + (1 | Subject)"``. Left of "~": one or more responses, ``y1 + y2``,
-        ``log(y)``; nothing, and then no "~" either, if ``responses`` is given. The random term
-        groups by a column or by combinations of two, ``(1 | a:b)``; without one it is ordinary
-        least squares. Columns of text, categories or bools are factors, in treatment coding
-        unless ``C(x, contr.sum)`` or the like says otherwise (also those of ordered categories),
-        with levels sorted or in the order of the categories. Names that are not Python's are
-        quoted with backticks.
+        ``"y ~ age * Sex + (1 | Subject)"``, read as R reads it. Left of "~": one response, which may
+        be computed, ``post - pre`` or ``log(y)``; several as ``cbind(y1, log(y2))``; nothing, and then
+        no "~" either, if ``responses`` is given. The random term groups by a column or by
+        combinations of two, ``(1 | a:b)``; without one it is ordinary least squares. Columns of text,
+        categories or bools are factors, in treatment coding unless ``C(x, contr.sum)`` or the like
+        says otherwise (also those of ordered categories), with levels in the order of the
+        categories, those of text sorted as R does in a language's locale ("control" before
+        "Treatment"). Names that are not Python's are quoted with backticks or ``Q("a name")``.
+        Within calls stands Python, with ``^`` as R's power and arithmetic in doubles.
     data : pandas DataFrame, or what makes one
     responses : str, list of str, or array-like (n_obs,) or (n_obs, m), optional
         Columns of ``data``, by name or by pattern, ``"elec_*"``; or the responses themselves.
@@ -67,7 +74,7 @@ def lmm(
     method, df, missing, response_names
         As in :func:`jaxlmm.fit`.
     context : mapping, optional
-        Functions and values that the formula uses, beside numpy as ``np`` and formulaic's own.
+        Functions and values that the formula uses, beside numpy as ``np``, formulaic's own and some of R's.
 
     Raises
     ------
@@ -96,33 +103,41 @@ def prepare_formula(
     formula: str, data: Any, responses: Any = None, *, context: Mapping[str, Any] | None = None
 ) -> FormulaDesign:
     """All of :func:`lmm` but the fit; parameters and errors as there. ``response`` may be None."""
-    fixed, group_columns = split_formula(formula)
     frame, context = as_frame(data), dict(context or {})
     if not len(frame):
         raise ValueError("data has no rows, so there is nothing to fit; look at what selected them.")
-    lhs, rhs = parse_sides(formula, fixed)
-    if lhs is not None and responses is not None:
+    read = read_formula(formula, frame, context)
+    if read.responses is not None and responses is not None:
         raise ValueError(f"formula '{formula}' names the response and responses= is given too; leave one out.")
-    used, _ = used_columns(rhs, frame, context, formula), used_columns(lhs or (), frame, context, formula)
-    find_columns(group_columns, frame, f"formula '{formula}' groups by")
-    for name in group_columns:
+    find_columns(read.group_columns, frame, f"formula '{formula}' groups by")
+    for name in read.group_columns:
         no_missing(frame[name], name)
-    made = apply_fixed(formula, rhs, used, frame, context)
-    response = _response(lhs, responses, frame, context, formula)
-    groups = group_labels(frame, group_columns)
-    return dataclasses.replace(made, groups=groups, group_columns=group_columns, response=response)
+    used = used_columns(read.terms, frame, context, formula)
+    response = _response(read.responses, responses, frame, context, formula)
+    made = apply_fixed(formula, read.terms, used, frame, context)
+    groups = group_labels(frame, read.group_columns)
+    return dataclasses.replace(made, groups=groups, group_columns=read.group_columns, response=response)
 
 
-def _response(lhs: Any, responses: Any, frame: Any, context: Mapping[str, Any], formula: str) -> Any:
+def _response(
+    named: tuple[tuple[str, str], ...] | None, responses: Any, frame: Any, context: Mapping[str, Any], formula: str
+) -> Any:
     """The responses, one a column; None if neither the formula nor the caller gives any."""
-    if lhs is not None:
-        if all(len(term.factors) == 1 and evaluation(term.factors[0]) == "lookup" for term in lhs):
-            return frame[[term.factors[0].expr for term in lhs]]
-        with formula_errors(formula):
-            made = lhs.get_model_matrix(frame.reset_index(drop=True), context=context, na_action="ignore")
-        if any(kind.value == "categorical" for kind, _ in made.model_spec.encoder_state.values()):
-            raise ValueError(f"the response of formula '{formula}' is not numeric.")
-        return pd.DataFrame(made).set_axis(frame.index)
+    if named is not None:
+        plain = [expression[1:-1] for _, expression in named if PLAIN.fullmatch(expression)]
+        find_columns(plain, frame, f"formula '{formula}' uses")
+        if len(plain) == len(named):
+            return frame[plain].set_axis([name for name, _ in named], axis=1)
+        made = {}
+        for name, expression in named:
+            used = expression_columns(expression, frame, context, formula)
+            columns = frame[used].reset_index(drop=True)
+            with formula_errors(formula):
+                try:
+                    made[name] = compute_response(expression, columns, context)
+                except ValueError as error:
+                    raise ValueError(f"the response '{name}' {error}") from error
+        return pd.DataFrame(made, index=frame.index)
     if responses is None:
         return None
     listed = isinstance(responses, (list, tuple)) and responses and all(isinstance(v, str) for v in responses)

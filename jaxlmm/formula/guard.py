@@ -1,7 +1,7 @@
-"""Which Python expressions of a formula are evaluated when the formula comes from a file.
+"""Which Python expressions of a formula are evaluated when the formula comes from a file or a command line.
 
-A formula is code: ``I(x + __import__('os').getpid())`` is one. What the user types is his own; what
-a file says is evaluated only if every part of it is on the lists below.
+A formula is code: ``I(x + __import__('os').getpid())`` is one. What the user's program says is his own; what
+a file or a command line says is evaluated only if every part of it is on the lists below.
 """
 
 from __future__ import annotations
@@ -9,11 +9,26 @@ from __future__ import annotations
 import ast
 import re
 from collections.abc import Collection
+from typing import NoReturn
 
 import numpy as np
-from formulaic.transforms import TRANSFORMS
 
-__all__ = ["refuse_unknown"]
+from jaxlmm.formula.functions import FUNCTIONS
+from jaxlmm.formula.text import parse_expression
+
+__all__ = ["UntrustedFormula", "refuse_unknown"]
+
+
+class UntrustedFormula(ValueError):
+    """A formula that is not evaluated unasked; ``formula``, and ``why``, the words that say what is in the way."""
+
+    def __init__(self, formula: str, why: str) -> None:
+        super().__init__(
+            f"formula '{formula:.200}' comes from the file and {why}; read it, and if you trust the file, give "
+            "trust_formula=True to load."
+        )
+        self.formula, self.why = formula, why
+
 
 NODES = (
     ast.Expression, ast.Name, ast.Load, ast.Constant, ast.Call, ast.keyword, ast.Attribute, ast.Subscript, ast.Slice,
@@ -55,20 +70,15 @@ def refuse_unknown(expression: str, formula: str, known: Collection[str], given:
     # With quotes beside backticks it is not certain that formulaic finds the same names.
     if "`" in expression and re.search("['\"\\\\]", expression):
         _refuse(expression, formula)
-    quoted: set[str] = set()
-
-    def alias(match: re.Match[str]) -> str:
-        if match[1] not in known:
-            _refuse(match[0], formula)
-        quoted.add(f"_quoted_{len(quoted)}_")
-        return f"_quoted_{len(quoted) - 1}_"
-
     try:
-        tree = ast.parse(re.sub(r"`([^`]+)`", alias, expression).strip(), mode="eval")
+        tree, aliases = parse_expression(expression)
     except (SyntaxError, RecursionError, MemoryError):
         _refuse(expression, formula)
-        return
-    names = {*known, *given, *quoted, *BUILTINS, *TRANSFORMS} - (set(MODULES) - {*known, *given})
+    quoted = set(aliases)
+    for name in aliases.values():
+        if name not in known:
+            _refuse(f"`{name}`", formula)
+    names = {*known, *given, *quoted, *BUILTINS, *FUNCTIONS} - (set(MODULES) - {*known, *given})
     of_modules = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
     for node in ast.walk(tree):
         allowed = isinstance(node, NODES)
@@ -79,7 +89,7 @@ def refuse_unknown(expression: str, formula: str, known: Collection[str], given:
         elif isinstance(node, ast.Call):
             # By name only what this process has: a column of the file may be called "open".
             called = node.func.id if isinstance(node.func, ast.Name) else None
-            allowed = isinstance(node.func, ast.Attribute) or called in {*BUILTINS, *TRANSFORMS, *given}
+            allowed = isinstance(node.func, ast.Attribute) or called in {*BUILTINS, *FUNCTIONS, *given}
         elif isinstance(node, ast.keyword):
             allowed = node.arg is not None and not node.arg.startswith("_")
         if not allowed:
@@ -102,8 +112,5 @@ def _attribute(node: ast.Attribute, known: Collection[str], given: Collection[st
     return name in METHODS
 
 
-def _refuse(piece: str, formula: str) -> None:
-    raise ValueError(
-        f"formula '{formula}' comes from the file and uses '{piece}', which is not among what is evaluated unasked; "
-        "read it, and if you trust the file, give trust_formula=True to load."
-    )
+def _refuse(piece: str, formula: str) -> NoReturn:
+    raise UntrustedFormula(formula, f"uses '{piece}', which is not among what is evaluated unasked")

@@ -1,4 +1,4 @@
-"""Formulas and names as text: the random term, the variables of an expression, patterns and near misses."""
+"""Formulas and names as text: brackets and quotes, the variables of an expression, patterns and near misses."""
 
 from __future__ import annotations
 
@@ -7,17 +7,20 @@ import difflib
 import fnmatch
 import re
 import textwrap
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 __all__ = [
+    "Bracket",
+    "brackets_and_bars",
     "category_column",
     "expression_names",
     "match_columns",
     "near_misses",
     "one_line",
-    "parse_random",
-    "split_formula",
+    "outside_quotes",
+    "parse_expression",
+    "unparse_expression",
 ]
 
 QUOTES = "'\"`"
@@ -25,66 +28,8 @@ CLOSING = {")": "(", "]": "[", "}": "{"}
 NAME = re.compile(r"`(?P<quoted>[^`]+)`|(?P<plain>[^\W\d][\w.]*)")
 
 
-def parse_random(formula: str) -> tuple[str, str | None]:
-    """Take the random term off a formula.
-
-    Returns
-    -------
-    fixed : str
-        The formula without it; "1" in its place if nothing else stands there.
-    group : str or None
-        The grouping column, "a:b" for the combinations of two; None without a random term.
-
-    Raises
-    ------
-    ValueError
-        Unbalanced brackets or quotes, and random terms other than one ``(1 | g)`` or ``(1 | a:b)``.
-        The message quotes the piece.
-    """
-    fixed, groups = split_formula(formula)
-    return fixed, ":".join(groups) or None
-
-
-def split_formula(formula: str) -> tuple[str, tuple[str, ...]]:
-    """As :func:`parse_random`, with the names of the grouping columns, none without a random term."""
-    if not isinstance(formula, str):
-        raise ValueError(f"formula must be text such as 'y ~ x + (1 | g)', found {type(formula).__name__}.")
-    brackets, bars = _scan(formula)
-    random: list[_Bracket] = []
-    for at in bars:
-        inner = [b for b in brackets if b.start < at < b.end]
-        if any(b.call for b in inner):
-            continue  # Python's own |, as in C(a | b)
-        if not inner:
-            piece = _around(formula, at)
-            raise ValueError(f"random terms need parentheses: write ({piece}) for '{piece}' in '{formula}'.")
-        if len(inner) > 1:
-            piece = formula[inner[-1].start : inner[-1].end + 1]
-            raise ValueError(f"the random term {piece} must be a term of its own in '{formula}', not in parentheses.")
-        if inner[0] not in random:
-            random.append(inner[0])
-    pieces = [formula[b.start : b.end + 1] for b in random]
-    if len(random) > 1:
-        raise ValueError(
-            f"the formula has {len(random)} random terms, {' and '.join(pieces)}; more than one is not yet supported."
-        )
-    if not random:
-        return formula, ()
-    term, piece = random[0], pieces[0]
-    before, after = formula[: term.start].rstrip(), formula[term.end + 1 :].lstrip()
-    if "~" in after:
-        raise ValueError(f"the random term {piece} stands left of '~' in '{formula}'; write it on the right.")
-    if (before and before[-1] not in "~+") or (after and after[0] not in "+-"):
-        raise ValueError(f"the random term {piece} must be a term of its own in '{formula}', joined by '+'.")
-    groups = _groups(piece)
-    if before.endswith("+"):
-        return f"{before[:-1].rstrip()} {after}".rstrip(), groups
-    rest = after[1:].lstrip() if after.startswith("+") else f"1 {after}".rstrip()
-    return f"{before} {rest}".lstrip(), groups
-
-
 @dataclass(frozen=True)
-class _Bracket:
+class Bracket:
     """Positions of a pair of brackets; ``call`` if it follows a name, or is not round."""
 
     start: int
@@ -92,70 +37,69 @@ class _Bracket:
     call: bool
 
 
-def _scan(text: str) -> tuple[list[_Bracket], list[int]]:
+def brackets_and_bars(text: str) -> tuple[list[Bracket], list[int]]:
     """All pairs of brackets, outermost first, and the positions of all bars; none within quotes."""
-    brackets: list[_Bracket] = []
-    bars: list[int] = []
+    brackets: list[Bracket] = []
     stack: list[int] = []
-    i = 0
-    while i < len(text):
-        c = text[i]
-        if c in QUOTES:
-            end = text.find(c, i + 1)
-            if end < 0:
-                raise ValueError(f"the quote {c} is not closed in '{text[i:]}' at the end of the formula.")
-            i = end
-        elif c in "([{":
+    bare = outside_quotes(text)
+    for i, c in enumerate(bare):
+        if c in "([{":
             stack.append(i)
         elif c in CLOSING:
             if not stack or text[stack[-1]] != CLOSING[c]:
                 raise ValueError(f"'{c}' closes nothing at the end of '{text[: i + 1]}'; check the brackets.")
             start = stack.pop()
             previous = text[:start][-1:]
-            brackets.append(_Bracket(start, i, c != ")" or previous.isalnum() or previous in ("_", "`", ")", "]")))
-        elif c == "|":
-            bars.append(i)
-        i += 1
+            brackets.append(Bracket(start, i, c != ")" or previous.isalnum() or previous in ("_", "`", ")", "]")))
     if stack:
         raise ValueError(f"'{text[stack[-1]]}' is not closed in '{text[stack[-1] :]}'; check the brackets.")
-    return sorted(brackets, key=lambda b: b.start), bars
+    return sorted(brackets, key=lambda b: b.start), [i for i, c in enumerate(bare) if c == "|"]
 
 
-def _around(text: str, at: int) -> str:
-    """The summand that holds position ``at``."""
-    start = max(text.rfind(c, 0, at) for c in "~+") + 1
-    end = min((k for k in (text.find(c, at) for c in "~+") if k >= 0), default=len(text))
-    return text[start:end].strip()
+def outside_quotes(text: str) -> str:
+    """The text with all that stands in quotes or backticks, and these, replaced by the character NUL.
+
+    Raises
+    ------
+    ValueError
+        A quote that is not closed.
+    """
+    found, i = list(text), 0
+    while i < len(text):
+        if text[i] in QUOTES:
+            end = i + 1
+            while end < len(text) and text[end] != text[i]:
+                end += 2 if text[end] == "\\" and text[i] != "`" else 1
+            if end >= len(text):
+                raise ValueError(f"the quote {text[i]} is not closed in '{text[i:]}' at the end of the formula.")
+            found[i : end + 1] = "\0" * (end + 1 - i)
+            i = end
+        i += 1
+    return "".join(found)
 
 
-def _groups(piece: str) -> tuple[str, ...]:
-    """Names of the grouping columns of "(1 | g)"."""
-    inner = piece[1:-1]
-    if "||" in inner:
-        raise ValueError(f"random slopes are not yet supported, found {piece}; only (1 | group) is.")
-    if inner.count("|") > 1:
-        raise ValueError(f"the random term {piece} has more than one bar; write (1 | group).")
-    left, right = (side.strip() for side in inner.split("|"))
-    if left != "1":
-        what = (
-            f"random slopes are not yet supported, found {piece}" if left else f"nothing is before the bar in {piece}"
-        )
-        raise ValueError(f"{what}; only (1 | group) is fitted.")
-    names: list[str] = []
-    rest = right
-    while True:
-        found = NAME.match(rest)
-        if not found:
-            raise ValueError(f"the random term {piece} needs the name of a column after the bar, found '{rest}'.")
-        names.append(found["quoted"] or found["plain"])
-        rest = rest[found.end() :].lstrip()
-        if not rest:
-            return tuple(names)
-        if rest[0] == "/":
-            raise ValueError(f"nested groups, two random terms in one, are not yet supported, found {piece}.")
-        if rest[0] != ":":
-            raise ValueError(f"the random term {piece} must group by one column, or by a:b; found '{rest}'.")
-        rest = rest[1:].lstrip()
+def parse_expression(expression: str) -> tuple[ast.Expression, dict[str, str]]:
+    """A Python expression with backticks around names that are not Python's -> its tree, and what was quoted.
+
+    Returns
+    -------
+    tree : ast.Expression
+    quoted : dict
+        The names in backticks, by the names that stand for them in the tree.
+    """
+    aliases: dict[str, str] = {}
+
+    def alias(match: re.Match[str]) -> str:
+        return aliases.setdefault(match[1], f"_quoted_{len(aliases)}_")
+
+    tree = ast.parse(re.sub(r"`([^`]+)`", alias, expression).strip(), mode="eval")
+    return tree, {name: original for original, name in aliases.items()}
+
+
+def unparse_expression(node: ast.AST, quoted: Mapping[str, str]) -> str:
+    """The text of a tree of :func:`parse_expression`."""
+    made = ast.unparse(ast.fix_missing_locations(node))
+    return re.sub(r"_quoted_\d+_", lambda m: f"`{quoted[m[0]]}`" if m[0] in quoted else m[0], made)
 
 
 def expression_names(expression: str) -> tuple[set[str], set[str]]:
@@ -163,13 +107,7 @@ def expression_names(expression: str) -> tuple[set[str], set[str]]:
 
     Backticks quote names that are not Python's. A dotted function is known by its first name.
     """
-    quoted: dict[str, str] = {}
-
-    def alias(match: re.Match[str]) -> str:
-        return quoted.setdefault(match[1], f"_quoted_{len(quoted)}_")
-
-    tree = ast.parse(re.sub(r"`([^`]+)`", alias, expression).strip(), mode="eval")
-    names = {value: key for key, value in quoted.items()}
+    tree, names = parse_expression(expression)
     called: set[ast.AST] = set()
     functions: set[str] = set()
     bound = {node.arg for node in ast.walk(tree) if isinstance(node, ast.arg)}
@@ -183,8 +121,8 @@ def expression_names(expression: str) -> tuple[set[str], set[str]]:
 
 
 def category_column(expression: str) -> str | None:
-    """The column that "C(column, ...)" makes a factor of; None for other expressions."""
-    found = re.match(rf"C\(\s*(?:{NAME.pattern})\s*[,)]", expression)
+    """The column that "C(column, ...)", or R's factor and relevel, make a factor of; None for other expressions."""
+    found = re.match(rf"(?:C|factor|relevel)\(\s*(?:{NAME.pattern})\s*[,)]", expression)
     return (found["quoted"] or found["plain"]) if found else None
 
 

@@ -17,7 +17,9 @@ __all__ = ["Anova", "anova"]
 
 @dataclass(frozen=True, eq=False)
 class Anova:
-    """F tests of t terms for m responses, as lmerTest's ``anova(fit, type = 3)``.
+    """F tests of t terms for m responses, as lmerTest's ``anova(fit, type = 3)`` or emmeans' ``joint_tests``.
+
+    Which of them where they differ: :meth:`jaxlmm.Fit.anova`.
 
     Attributes
     ----------

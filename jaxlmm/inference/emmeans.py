@@ -12,6 +12,7 @@ from __future__ import annotations
 import functools
 import itertools
 import numbers
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -27,7 +28,9 @@ from jaxlmm.runtime.arguments import check_option, name_list, shown
 
 __all__ = ["ADJUSTMENTS", "EMMeans", "GridVariable", "Pairs", "RowSource", "emmeans", "marginal_means"]
 
-ADJUSTMENTS = ("tukey", "holm", "bonferroni", "sidak", "fdr", "none")
+# A name in backticks, or as Q('a name').
+QUOTED = re.compile(r"^(?:`([^`]+)`|Q\((['\"])(.+)\2\))$")
+ADJUSTMENTS = ("tukey", "holm", "bonferroni", "sidak", "fdr", "bh", "none")
 LARGEST_GRID = 1_000_000
 LARGEST = float(np.finfo(np.float64).max)
 
@@ -122,7 +125,7 @@ class Pairs:
         if self.adjust == "sidak":
             with np.errstate(divide="ignore"):
                 return np.asarray(-np.expm1(p.shape[1] * np.log1p(-p)))
-        return adjust_pvalues(p, "bh" if self.adjust == "fdr" else self.adjust, axis=1)
+        return adjust_pvalues(p, self.adjust, axis=1)
 
 
 @dataclass(frozen=True, eq=False)
@@ -181,7 +184,7 @@ class EMMeans:
 
         Parameters
         ----------
-        adjust : {"tukey", "holm", "bonferroni", "sidak", "fdr", "none"}
+        adjust : {"tukey", "holm", "bonferroni", "sidak", "fdr", "bh", "none"}
             Adjustment of the p-values for the pairs of one response at one level of ``by``:
             Tukey's studentized range with each difference's own degrees of freedom (Tukey-Kramer;
             as emmeans), those of R's ``p.adjust``, or Sidak's. Not for the number of responses.
@@ -214,7 +217,7 @@ def emmeans(
 ) -> EMMeans:
     """Marginal means of fits; ``specs``, ``by``, ``at`` and errors as in :func:`marginal_means`."""
     labels, L = marginal_means(source, specs, by, at)
-    return EMMeans(labels, name_list(specs, "specs"), name_list(by, "by"), L, estimates, df_method)
+    return EMMeans(labels, _names(specs, "specs"), _names(by, "by"), L, estimates, df_method)
 
 
 def marginal_means(
@@ -246,7 +249,7 @@ def marginal_means(
     """
     variables = {v.name: v for v in source.variables}
     known = ", ".join(variables) or "(none)"
-    wanted, outer = name_list(specs, "specs"), name_list(by, "by")
+    wanted, outer = _names(specs, "specs"), _names(by, "by")
     if not wanted:
         raise ValueError(f"specs names no variable; give one or more of {known}.")
     if len(set(wanted + outer)) < len(wanted + outer):
@@ -256,6 +259,8 @@ def marginal_means(
     given = {} if at is None else dict(at)
     for what, names in (("specs", wanted), ("by", outer), ("at", tuple(given))):
         unknown = [name for name in names if name not in variables]
+        if unknown and "~" in unknown[0]:
+            raise ValueError(_specs_instead(unknown[0], list(variables)))
         if unknown:
             raise ValueError(f"{what} names {unknown[0]!r}; the variables of the model are {known}.")
     levels = {name: _levels(v, given[name]) if name in given else v.levels for name, v in variables.items()}
@@ -271,6 +276,17 @@ def marginal_means(
     L = rows.reshape(-1, k, rows.shape[1]).mean(axis=0)
     labels = tuple({name: cell[order.index(name)] for name in wanted + outer} for cell in cells[:k])
     return labels, L
+
+
+def _specs_instead(text: str, known: list[str]) -> str:
+    """What to write for R's "pairwise ~ a * b | g"."""
+    left, _, right = text.partition("~")
+    inner, _, outer = right.partition("|")
+    specs = [name for name in known if re.search(rf"(?<![\w.]){re.escape(name)}(?![\w.])", inner)] or known[:1]
+    by = [name for name in known if re.search(rf"(?<![\w.]){re.escape(name)}(?![\w.])", outer)]
+    given = repr(specs[0] if len(specs) == 1 else specs) + (f", by={(by[0] if len(by) == 1 else by)!r}" if by else "")
+    pairs = ".pairs()" if left.strip() in ("pairwise", "revpairwise") else ""
+    return f"specs is R's formula {text!r}; write emmeans({given}){pairs}."
 
 
 def _levels(variable: GridVariable, values: Any) -> tuple[Any, ...]:
@@ -299,6 +315,11 @@ def _is_level(value: Any, levels: tuple[Any, ...]) -> bool:
         return value in levels
     except (TypeError, ValueError):  # an array: equal to a level in some places only
         return False
+
+
+def _names(names: Any, what: str) -> tuple[str, ...]:
+    """Names of variables; in backticks or as Q('a name') too, as in a formula."""
+    return tuple(QUOTED.sub(lambda m: m[1] or m[3], name) for name in name_list(names, what))
 
 
 def _text(name: str, level: Any) -> str:

@@ -19,7 +19,7 @@ def adjust_pvalues(p: Any, method: str = "bh", axis: int | None = 0) -> np.ndarr
     ----------
     p : array-like
         p-values, of any shape. NaN stays NaN and does not count as a test.
-    method : {"bh", "by", "bonferroni", "holm", "none"}, any case
+    method : {"bh" or "fdr", "by", "bonferroni", "holm", "none"}, any case
         "bh" controls the false discovery rate under independence or positive dependence
         (Benjamini & Hochberg 1995), "by" under any dependence (Benjamini & Yekutieli 2001);
         "bonferroni" and "holm" (Holm 1979, never less powerful) control the probability of one
@@ -105,6 +105,7 @@ def _holm(p: np.ndarray) -> np.ndarray:
 
 ADJUSTMENTS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "bh": _false_discovery("bh"),
+    "fdr": _false_discovery("bh"),
     "by": _false_discovery("by"),
     "bonferroni": _bonferroni,
     "holm": _holm,

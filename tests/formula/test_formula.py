@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from typing import Any
@@ -12,7 +13,8 @@ import pytest
 from conftest import DATA_SETS, REFERENCE, load_reference
 
 import jaxlmm
-from jaxlmm.formula.formula import lmm, parse_random, prepare_formula
+from jaxlmm.formula.bars import Bar, fitted_groups, split_formula
+from jaxlmm.formula.formula import lmm, prepare_formula
 from jaxlmm.formula.text import expression_names
 
 
@@ -62,8 +64,35 @@ def data() -> pd.DataFrame:
         ("y ~ f((a | b)[0 | 1]) + (1 | g)", "y ~ f((a | b)[0 | 1])", "g"),
     ],
 )
-def test_parse_random(formula: str, fixed: str, group: str | None) -> None:
-    assert parse_random(formula) == (fixed, group)
+def test_one_random_intercept(formula: str, fixed: str, group: str | None) -> None:
+    found, bars = split_formula(formula)
+    assert (found, ":".join(fitted_groups(bars)) or None) == (fixed, group)
+
+
+@pytest.mark.parametrize(
+    "formula, fixed, bars",
+    [
+        ("y ~ x + (1 + x | g) + (1 | h)", "y ~ x", [("1 + x", ("g",), True), ("1", ("h",), True)]),
+        ("y ~ (1|g) + x + (0 + x || h)", "y ~ x", [("1", ("g",), True), ("0 + x", ("h",), False)]),
+        ("y ~ (1 | a/b/c)", "y ~ 1", [("1", ("a",), True), ("1", ("a", "b"), True), ("1", ("a", "b", "c"), True)]),
+        ("y ~ x + (x | factor(g):C(`my h`))", "y ~ x", [("x", ("g", "my h"), True)]),
+        ("y ~ x + (1 | as.factor(g)) + (poly(x, 2) | Q('my h'))", "y ~ x",
+         [("1", ("g",), True), ("poly(x, 2)", ("my h",), True)]),
+    ],
+)  # fmt: skip
+def test_bars_are_read_in_general(formula: str, fixed: str, bars: list[tuple[str, tuple[str, ...], bool]]) -> None:
+    found, read = split_formula(formula)
+    assert found == fixed
+    assert [(bar.columns, bar.grouping, bar.correlated) for bar in read] == bars
+
+
+@pytest.mark.parametrize("columns, grouping, correlated", [("1 + x", ("g",), True), ("1", ("g",), False)])
+def test_one_place_refuses_what_cannot_be_fitted(columns: str, grouping: tuple[str, ...], correlated: bool) -> None:
+    intercept, other = Bar("1", ("a", "b"), True, "(1 | a:b)"), Bar(columns, grouping, correlated, "(x || g)")
+    assert fitted_groups([]) == () and fitted_groups([intercept]) == ("a", "b")
+    for bars, named in (([other], "term (x || g), and"), ([intercept, other], "terms (1 | a:b) and (x || g), and")):
+        with pytest.raises(ValueError, match=re.escape(named)):
+            fitted_groups(bars)
 
 
 @pytest.mark.parametrize(
@@ -74,15 +103,21 @@ def test_parse_random(formula: str, fixed: str, group: str | None) -> None:
         ("y ~ x + (1 | g]", "']' closes nothing at the end of 'y ~ x + (1 | g]'"),
         ("y ~ x + 'z", "the quote ' is not closed in ''z'"),
         ("y ~ x + 1 | g", "random terms need parentheses: write (1 | g) for '1 | g'"),
-        ("y ~ x + (1 | g) + (1 | h)", "2 random terms, (1 | g) and (1 | h); more than one is not yet supported"),
-        ("y ~ x + (x | g)", "random slopes are not yet supported, found (x | g)"),
-        ("y ~ x + (0 + x | g)", "random slopes are not yet supported, found (0 + x | g)"),
-        ("y ~ x + (1 + x | g)", "random slopes are not yet supported, found (1 + x | g)"),
-        ("y ~ x + (x || g)", "random slopes are not yet supported, found (x || g)"),
+        (
+            "y ~ x + (1 | g) + (1 | h)",
+            "random terms (1 | g) and (1 | h), and what is fitted so far is one random intercept",
+        ),
+        (
+            "y ~ x + (x | g)",
+            "random term (x | g), and what is fitted so far is one random intercept, (1 | g) or (1 | a:b)",
+        ),
+        ("y ~ x + (0 + x | g)", "random term (0 + x | g), and what is fitted so far"),
+        ("y ~ x + (1 + x | g)", "random term (1 + x | g), and what is fitted so far"),
+        ("y ~ x + (x || g)", "random term (x || g), and what is fitted so far"),
         ("y ~ x + (1 | g | h)", "(1 | g | h) has more than one bar"),
-        ("y ~ x + (1 | a/b)", "nested groups, two random terms in one, are not yet supported, found (1 | a/b)"),
-        ("y ~ x + (1 | a*b)", "(1 | a*b) must group by one column, or by a:b; found '*b'"),
-        ("y ~ x + (1 | f(g))", "(1 | f(g)) must group by one column, or by a:b; found '(g)'"),
+        ("y ~ x + (1 | a/b)", "random term (1 | a/b), and what is fitted so far"),
+        ("y ~ x + (1 | a*b)", "(1 | a*b) must group by a column, by a:b or by a/b; found '*b'"),
+        ("y ~ x + (1 | f(g))", "(1 | f(g)) must group by a column, by a:b or by a/b; found '(g)'"),
         ("y ~ x + (1 | a:)", "(1 | a:) needs the name of a column after the bar, found ''"),
         ("y ~ x + (1 | )", "(1 | ) needs the name of a column after the bar, found ''"),
         ("y ~ x + (1 | 3)", "needs the name of a column after the bar, found '3'"),
@@ -97,14 +132,14 @@ def test_parse_random(formula: str, fixed: str, group: str | None) -> None:
 )
 def test_wrong_random_terms(formula: str, message: str) -> None:
     with pytest.raises(ValueError) as error:
-        parse_random(formula)
+        fitted_groups(split_formula(formula)[1])
     assert message in str(error.value)
     assert "\n" not in str(error.value)
 
 
 def test_formula_must_be_text() -> None:
     with pytest.raises(ValueError, match=r"formula must be text such as .* found list"):
-        parse_random(["y ~ x"])  # type: ignore[arg-type]
+        split_formula(["y ~ x"])  # type: ignore[arg-type]
 
 
 def test_expression_names() -> None:
@@ -258,7 +293,7 @@ def test_new_data_without_a_column(data: pd.DataFrame) -> None:
 
 
 def test_responses_left_of_the_tilde(data: pd.DataFrame) -> None:
-    found = lmm("y + elec_2 ~ x + (1 | g)", data)
+    found = lmm("cbind(y, elec_2) ~ x + (1 | g)", data)
     assert found.response_names == ("y", "elec_2")
     np.testing.assert_allclose(found.coef[1], lmm("elec_2 ~ x + (1 | g)", data).coef[0], rtol=1e-12)
     logged = lmm("log(y2) ~ x + (1 | g)", data)
@@ -291,7 +326,7 @@ def test_responses_as_array(data: pd.DataFrame) -> None:
 def test_missing_responses(data: pd.DataFrame) -> None:
     without = data.dropna(subset=["gap"])
     for response in ("gap", "I(gap + 1)"):
-        formula = f"{response} + y ~ a + (1 | g)"
+        formula = f"cbind({response}, y) ~ a + (1 | g)"
         found = lmm(formula, data)
         assert found.n_used.tolist() == [59, 60]
         np.testing.assert_allclose(found.coef[0], lmm(f"{response} ~ a + (1 | g)", without).coef[0], rtol=1e-6)
@@ -324,13 +359,13 @@ def test_the_fit_knows_the_terms(data: pd.DataFrame) -> None:
         ("elec ~ x", {}, "uses 'elec', which is no column of the data; did you mean 'elec_"),
         ("y ~ log(zzz)", {}, "uses 'zzz', which is no column of the data; the columns are y, y2, x, a,"),
         ("y ~ bar.foo(x)", {}, "uses 'bar', which is no column"),
-        ("y ~ lag2(x)", {}, "calls 'lag2', which is no known function; give it in context="),
+        ("y ~ lag2(x)", {}, "calls 'lag2', which is no known function (did you mean 'lag'?); write one of numpy"),
         ("y ~ max", {}, "uses 'max', which is no column"),
         ("y ~ x +", {}, "formula 'y ~ x +': Operator `+` has"),
-        ("y ~ x $ a", {}, "formula 'y ~ x $ a': Unknown operator '$', at '$'."),
+        ("y ~ x $ a", {}, "has '$'; write the name of the column alone"),
         ("y ~ x a", {}, "Missing operator between `x` and `a`, at 'x a'."),
-        ("y ~ x ~ a", {}, "Operator `~` is incorrectly used"),
-        ("y ~ .", {}, "The `.` operator requires"),
+        ("y ~ x ~ a", {}, "has 2 '~'; write one"),
+        ("y ~ .", {}, "has '.', R's all other columns; write the terms, such as y2 + x + a + k"),
         ("y ~ log(x, 1, 2, 3)", {}, "Unable to evaluate factor `log(x, 1, 2, 3)`. [TypeError"),
         ("y ~ gap", {}, "column 'gap' has 1 missing value, the first in row"),
         ("y ~ part", {}, "column 'part' has"),
@@ -341,7 +376,7 @@ def test_the_fit_knows_the_terms(data: pd.DataFrame) -> None:
         ("y ~ C(a, levels=['a', 'b'])", {}, "Data has categories outside of the nominated levels"),
         ("y ~ a + C(a)", {}, "X is rank deficient"),
         ("a ~ x", {}, "Y column 'a' must be numeric"),
-        ("C(a) ~ x", {}, "the response of formula 'C(a) ~ x' is not numeric"),
+        ("C(a) ~ x", {}, "formula 'C(a) ~ x': the response 'C(a)' is not numeric"),
         ("x + (1 | g)", {}, "names no response; write 'y ~ ...' or give responses="),
         ("y ~ x", {"responses": "y2"}, "names the response and responses= is given too"),
         ("x", {"responses": "elek_*"}, "nothing matches the pattern 'elek_*'; did you mean 'elec_"),

@@ -43,7 +43,7 @@ def test_a_formula_on_polars_is_that_on_pandas() -> None:
     data, frame = pd.DataFrame(columns()), pl.DataFrame(columns())
     for formula, options in (
         ("y ~ x * cond + flag + (1 | group)", {}),
-        ("y + z ~ x + (1 | group)", {"weights": "weight"}),
+        ("cbind(y, z) ~ x + (1 | group)", {"weights": "weight"}),
         ("x + (1 | group:cond)", {"responses": ["y", "z"]}),
         ("x + cond", {"responses": "[yz]"}),
     ):
@@ -101,7 +101,7 @@ def with_nulls(name: str, *rows: int) -> Any:
 
 def test_nulls_are_missing() -> None:
     frame = with_nulls("y", 3, 70)
-    made = jaxlmm.lmm("y + z ~ x + (1 | group)", frame)
+    made = jaxlmm.lmm("cbind(y, z) ~ x + (1 | group)", frame)
     assert made.n_used.tolist() == [118, 120]
     rest = jaxlmm.lmm("y ~ x + (1 | group)", frame.drop_nulls("y"))
     np.testing.assert_allclose(made.coef[0], rest.coef[0], rtol=1e-10)

@@ -252,7 +252,7 @@ def test_terms(tmp_path: Path) -> None:
 # -- formulas --------------------------------------------------------------------------------------
 
 
-def by_formula(formula: str = "y + z ~ age * C(sex) + (1 | site)") -> tuple[Any, Any]:
+def by_formula(formula: str = "cbind(y, z) ~ age * C(sex) + (1 | site)") -> tuple[Any, Any]:
     pd = pytest.importorskip("pandas")
     pytest.importorskip("formulaic")
     rng = np.random.default_rng(0)

@@ -60,9 +60,9 @@ tidy(fit).to_pickle(sys.argv[3] + ".tidy")
 @pytest.mark.parametrize(
     ("formula", "by"),
     [
-        ("y + z ~ a * bs(x, df=4) + (1 | site)", ""),
-        ("y + z ~ C(a, contr.sum) * b + scale(x) + I(x**2) + (1 | site)", "b"),
-        ("y + z ~ np.exp(x) + a:k + poly(`my x`, 2) + (1 | site:b)", ""),
+        ("cbind(y, z) ~ a * bs(x, df=4) + (1 | site)", ""),
+        ("cbind(y, z) ~ C(a, contr.sum) * b + scale(x) + I(x**2) + (1 | site)", "b"),
+        ("cbind(y, z) ~ np.exp(x) + a:k + poly(`my x`, 2) + (1 | site:b)", ""),
     ],
 )
 def test_another_process_finds_the_same_bits(formula: str, by: str, tmp_path: Path) -> None:
