@@ -21,6 +21,7 @@ from jaxlmm.formula.bounds import refuse_large, refuse_many_terms
 from jaxlmm.formula.data import (
     as_frame,
     evaluation,
+    expression_columns,
     find_columns,
     fit_column,
     formula_errors,
@@ -220,7 +221,7 @@ def refuse_untrusted(
     given : collection of str
         The names in ``context`` that are the user's own.
     responses : bool
-        Whether the left side is to be evaluated too.
+        Whether the left side is to be evaluated too: the formula was typed, and is no one's that was stored.
     """
     sides, _ = _sides(formula, frame, context)
     with formula_errors(formula):
@@ -232,6 +233,8 @@ def refuse_untrusted(
     text |= {k for k, v in context.items() if k not in given and not isinstance(v, (float, np.ndarray, np.generic))}
     left = [made for _, made in sides.responses or ()] if responses else []
     for expression in [*_expressions(rhs), *left]:
+        if responses:  # typed: a name that is misspelt is the likelier fault
+            expression_columns(expression, frame, context, formula)
         refuse_unknown(expression, formula, known, given)
         refuse_large(expression, formula, text)
 

@@ -275,7 +275,14 @@ class Fit(Exports):
         return hypotheses.f_test(self.estimates, matrix, rhs, self.df_method)
 
     def anova(self) -> Anova:
-        """Type III F tests of the terms, as lmerTest's ``anova``, by this fit's ``df_method``.
+        """Type III F tests of the terms, by this fit's ``df_method``.
+
+        They are those of lmerTest's ``anova`` for formulas whose terms come with the terms they contain and the
+        intercept (``a*b``, ``a*x``). Where lmerTest's answer depends on how the model is written, they are those of
+        emmeans' ``joint_tests``: for nested terms (``a/b``, ``a + a:b``, ``x + a:x``, ``a*b - a``) lmerTest tests at
+        the other factor's reference level, here means and slopes are averaged over it; without an intercept
+        (``0 + a``, ``a*b - 1``) lmerTest tests that all means are zero, here that they are equal. Covariates count
+        from zero, as in lmerTest.
 
         Terms are those of the formula, or of ``terms=`` in ``jaxlmm.fit``; without either each
         column of X but a constant one is a term.

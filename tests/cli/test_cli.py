@@ -149,6 +149,36 @@ def test_errors_are_one_line_and_leave_nothing(tmp_path: Path, arguments: list[s
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize(
+    "formula",
+    [
+        "distance ~ I(age + __import__('os').getpid()) + (1 | Subject)",
+        "open('stolen') ~ age + (1 | Subject)",
+        "distance ~ np.fromfile('x') + (1 | Subject)",
+        "distance ~ I(age + 9**9**9) + (1 | Subject)",
+        "distance ~ np.broadcast_to(age, 108) + (1 | Subject)",
+    ],
+)
+def test_a_formula_is_code(tmp_path: Path, formula: str) -> None:
+    rows = (Path(__file__).parents[2] / "docs" / "bad-input.md").read_text().splitlines()
+    row = next(row for row in rows if row.startswith("| `formula-untrusted`"))
+    said = row.split("ValueError: `")[1].split("`")[0]
+    code, text = run("fit", ORTHODONT, "--formula", formula, "--out", tmp_path / "r.csv")
+    assert code == 1 and said in text and "--trust-formula" in text and text.count("\n") == 1
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_formula_that_is_trusted(tmp_path: Path) -> None:
+    formula = "distance - 1 ~ np.broadcast_to(age, 108) + I(age^2) + (1 | Subject)"
+    code, text = run("fit", ORTHODONT, "--formula", formula, "--trust-formula", "--out", tmp_path / "r.csv")
+    assert code == 0, text
+    plain = "distance - 1 ~ age + I(age**2) + (1 | Subject)"
+    assert run("fit", ORTHODONT, "--formula", plain, "--out", tmp_path / "s.csv")[0] == 0
+    found, expected = (pd.read_csv(tmp_path / name) for name in ("r.csv", "s.csv"))
+    np.testing.assert_allclose(found["estimate"], expected["estimate"], rtol=1e-9)
+    assert "--trust-formula" in run("fit", "--help")[1] and "A formula is code" in run("fit", "--help")[1]
+
+
 def test_bad_files(tmp_path: Path) -> None:
     formula = ["--formula", "age + (1 | Subject)"]
     np.save(tmp_path / "y.npy", np.zeros((3, 2)))
