@@ -35,8 +35,12 @@ LABELS = np.array(["anna", "ben", "cleo", "dora", "emil"])[CODES]
 
 
 def table() -> dict[str, list[str]]:
-    """Rows of the document's table: id -> the other cells."""
-    rows = [line.strip().strip("|").split("|") for line in TABLE.read_text().splitlines() if line.startswith("| `")]
+    """Rows of the document's table: id -> the other cells; those of formulas belong to formula/test_as_r.py."""
+    rows = [
+        line.strip().strip("|").split("|")
+        for line in TABLE.read_text().splitlines()
+        if re.match(r"\| `(?!formula-)", line)
+    ]
     ids = [cells[0].strip().strip("`") for cells in rows]
     assert len(ids) == len(set(ids)), "an id stands twice in the table"
     return {key: [c.strip() for c in cells[1:]] for key, cells in zip(ids, rows, strict=True)}
