@@ -145,9 +145,9 @@ def padded_shape(n_groups: int, n_fixef: int) -> tuple[int, int]:
 
 
 def _padded(n: int, first: int) -> int:
-    """n rounded up to 0 or one of 1, 2, 3, 4, 6, 8, 12, 16, ... times ``first``."""
+    """n rounded up to 0 or one of 1 to 8, 10, 12, 14, 16, 20, ... times ``first``."""
     unit = first
-    while n > 4 * unit:
+    while n > 8 * unit:
         unit *= 2
     return -(-n // unit) * unit
 
