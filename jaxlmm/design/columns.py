@@ -18,7 +18,7 @@ from dataclasses import dataclass
 import numpy as np
 import scipy.linalg
 
-from jaxlmm.design.identifiability import rounding
+from jaxlmm.design.exact import add_products
 
 __all__ = ["Basis", "Columns", "make_columns"]
 
@@ -26,8 +26,10 @@ __all__ = ["Basis", "Columns", "make_columns"]
 CONSTANT_TOL = 1e-13
 # Columns are centred by another if they are its multiple but for this part.
 NEAR = 1e-2
-# How far from 1 a combination of columns may be, to be the constant.
-ONE_TOL = 1e-9
+# How far from 1 a combination of columns may be, to be the constant: it stands for a large shift of a response.
+ONE_TOL = 4 * float(np.finfo(np.float64).eps)
+# Smaller coefficients of that combination, relative to the largest, are tried as 0.
+TIDY_TOL = 1e-9
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,18 +53,36 @@ class Columns:
     shift: np.ndarray
     constant: np.ndarray | None
 
-    def user_coef(self, unit_coef: np.ndarray) -> np.ndarray:
-        """Coefficients (p, ...) of the user's X from those of the columns of norm 1."""
-        coef = (unit_coef.T / self.scale).T
-        return np.asarray(coef - np.tensordot(self.shift, coef, axes=1))
+    @property
+    def far(self) -> bool:
+        """Whether any column was centred."""
+        return bool(self.shift.any())
 
-    def unit_coef(self, coef: np.ndarray) -> np.ndarray:
+    def user_coef(self, unit_coef: np.ndarray, level: np.ndarray | None = None) -> np.ndarray:
+        """Coefficients (p, c) of the user's X from those of the columns of norm 1, and a constant ``level`` (c,)."""
+        coef = (unit_coef.T / self.scale).T
+        if level is None or self.constant is None:
+            return add_products(coef, -self.shift, coef)
+        # All in one sum: large numbers that cancel are rounded once.
+        whole = np.concatenate([coef, level[None]])
+        return add_products(coef, np.concatenate([-self.shift, self.constant[:, None]], axis=1), whole)
+
+    def unit_coef(self, coef: np.ndarray, level: np.ndarray | None = None) -> np.ndarray:
         """The inverse of :meth:`user_coef`."""
-        return np.asarray(((coef + np.tensordot(self.shift, coef, axes=1)).T * self.scale).T)
+        if level is None or self.constant is None:
+            found = add_products(coef, self.shift, coef)
+        else:
+            whole, one = np.concatenate([coef, level[None]]), self.constant + self.shift @ self.constant
+            found = add_products(coef, np.concatenate([self.shift, -one[:, None]], axis=1), whole)
+        return np.asarray((found.T * self.scale).T)
 
     def unit_contrast(self, L: np.ndarray) -> np.ndarray:
-        """Contrasts (q, p) of the coefficients of norm 1 that are L (q, p) of the user's."""
-        return np.asarray((L - L @ self.shift) / self.scale)
+        """Contrasts (q, p) of the coefficients of norm 1 that are L (q, p) of the user's; rows of X are such."""
+        return np.asarray(add_products(L.T, -self.shift.T, L.T).T / self.scale)
+
+    def product(self, L: np.ndarray, coef: np.ndarray) -> np.ndarray:
+        """L coef (q, c) for rows L (q, p), such as those of X, and coefficients (p, c), all of the user's X."""
+        return np.asarray(self.unit_contrast(L) @ self.unit_coef(coef) if self.far else L @ coef)
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,10 +99,13 @@ class Basis:
     columns: Columns
     R: np.ndarray
 
-    def coef(self, b: np.ndarray) -> np.ndarray:
-        """Coefficients (p, ...) of the user's X from those of Q."""
-        flat = scipy.linalg.solve_triangular(self.R, b.reshape(len(b), -1), check_finite=False)
-        return self.columns.user_coef(flat.reshape(b.shape))
+    def coef(self, b: np.ndarray, level: np.ndarray | None = None) -> np.ndarray:
+        """Coefficients (p, c) of the user's X from those of Q, and a constant ``level`` (c,)."""
+        return self.columns.user_coef(scipy.linalg.solve_triangular(self.R, b, check_finite=False), level)
+
+    def coords(self, coef: np.ndarray, level: np.ndarray | None = None) -> np.ndarray:
+        """The inverse of :meth:`coef`."""
+        return np.asarray(self.R @ self.columns.unit_coef(coef, level))
 
     def contrast(self, L: np.ndarray) -> np.ndarray:
         """Contrasts (q, p) of the coefficients of Q that are L (q, p) of the user's."""
@@ -97,48 +120,44 @@ class Basis:
 
 def make_columns(X: np.ndarray, root_w: np.ndarray | None = None) -> Columns:
     """Centre and scale the columns of X (n_obs, p), in the metric of the squares of ``root_w``."""
-    n, p = X.shape
-    w = np.ones(n) if root_w is None else root_w
     largest = np.max(np.abs(X), axis=0)
     constant = _constant(X, largest)
-    shift, unit = np.zeros((p, p)), X / largest
-    for column, (other, multiple) in _neighbours(X, largest).items():
-        shift[other, column] = multiple
-        unit[:, column] = _difference(X[:, column], multiple * X[:, other]) / largest[column]
+    shift = _neighbours(X, largest)
     if constant is not None:
         # What makes up the constant, or is subtracted from others, stays as it is; the rest can be centred.
         free = (constant == 0) & ~shift.any(axis=0) & ~shift.any(axis=1)
-        mean = np.clip(np.mean(unit, axis=0), -1.0, 1.0) * largest
+        mean = np.clip(np.mean(X / largest, axis=0), -1.0, 1.0) * largest
         # A mean within the column's own spread gains nothing, and costs roundings.
-        for j in np.flatnonzero(free & (np.abs(mean) > np.max(np.abs(X - mean), axis=0))):
-            shift[:, j] = mean[j] * constant
-            unit[:, j] = _difference(X[:, j], mean[j]) / largest[j]
-    norms = np.linalg.norm(w[:, None] * unit, axis=0)
+        far = free & (np.abs(mean) > np.max(np.abs(X - mean), axis=0))
+        shift[:, far] = np.outer(constant, mean[far])
+    unit = add_products(X.T, -shift.T, X.T).T / largest
+    unit[:, shift.any(axis=0) & (np.max(np.abs(unit), axis=0) <= CONSTANT_TOL)] = 0.0
+    norms = np.linalg.norm(unit if root_w is None else root_w[:, None] * unit, axis=0)
     safe = np.where(norms > 0, norms, 1.0)
     return Columns(unit / safe, safe * largest, shift, constant)
 
 
-def _difference(x: np.ndarray, near: np.ndarray | float) -> np.ndarray:
-    """x less what it is near to, 0 where that is the whole of it but for roundings."""
-    left = x - near
-    return left if np.max(np.abs(left)) > CONSTANT_TOL * np.max(np.abs(x)) else np.zeros_like(x)
-
-
-def _neighbours(X: np.ndarray, largest: np.ndarray) -> dict[int, tuple[int, float]]:
-    """Columns j that are nearly c times a column k of values 0 and +-v: {j: (k, c)}."""
+def _neighbours(X: np.ndarray, largest: np.ndarray) -> np.ndarray:
+    """What to subtract from columns that are nearly a combination of columns of values 0 and +-v; S (p, p)."""
     size = np.abs(X) / largest
+    even = np.flatnonzero(np.all((size == 0) | (size == 1), axis=0))
     steady = np.array([np.min(s[s > 0]) > 1 - NEAR for s in size.T])  # not zero, then nearly the same
-    even = np.array([bool(np.all((s == 0) | (s == 1))) for s in size.T])
-    found: dict[int, tuple[int, float]] = {}
-    for j in np.flatnonzero(steady & ~even):
-        for k in np.flatnonzero(even):
-            there = X[:, k] != 0
-            if np.array_equal(there, X[:, j] != 0):
-                ratio = X[there, j] / X[there, k]
-                if np.ptp(ratio) < NEAR * np.max(np.abs(ratio)):
-                    found[int(j)] = int(k), float(ratio[0] + np.mean(ratio - ratio[0]))
-                    break
-    return found
+    steady[even] = False
+    shift = np.zeros((X.shape[1],) * 2)
+    signs = np.sign(X[:, even])
+    for j in np.flatnonzero(steady) if len(even) else ():
+        pattern = np.sign(X[:, j])
+        # The pattern of one column, or a sum of several: 1 - k for k.
+        same = np.flatnonzero(np.all(signs == pattern[:, None], axis=0))
+        opposite = np.flatnonzero(np.all(signs == -pattern[:, None], axis=0))
+        parts = np.zeros(len(even))
+        if len(same) or len(opposite):
+            parts[[*same, *opposite][0]] = 1.0 if len(same) else -1.0
+        else:
+            parts[:] = np.round(np.linalg.lstsq(signs, pattern, rcond=None)[0])
+        if np.array_equal(signs @ parts, pattern):
+            shift[even, j] = parts * np.mean(size[pattern != 0, j]) * largest[j] / largest[even]
+    return shift
 
 
 def _constant(X: np.ndarray, largest: np.ndarray) -> np.ndarray | None:
@@ -150,13 +169,12 @@ def _constant(X: np.ndarray, largest: np.ndarray) -> np.ndarray | None:
         a[same[0]] = 1 / X[0, same[0]]
         return a
     unit = X / largest
-    found = np.linalg.lstsq(unit, np.ones(n), rcond=None)[0]
-    if np.max(np.abs(unit @ found - 1)) > ONE_TOL:
-        return None
+    found, *_ = np.linalg.lstsq(unit, np.ones(n), rcond=None)
+    found += np.linalg.lstsq(unit, add_products(np.ones((1, n)), -found[None], unit.T)[0], rcond=None)[0]
     # Columns that have no part in it have roundings for coefficients, which a large shift would bring to light.
-    found[np.abs(found) < max(rounding(n), ONE_TOL) * np.max(np.abs(found))] = 0.0
-    for digits in (0, 6, 12):
-        tidy = np.round(found / largest, digits)
-        if np.max(np.abs(X @ tidy - 1)) <= 4 * np.finfo(float).eps:
-            return np.asarray(tidy)
-    return np.asarray(found / largest)
+    tidy = np.where(np.abs(found) < TIDY_TOL * np.max(np.abs(found)), 0.0, found) / largest
+    for a in (np.round(tidy), np.round(tidy, 6), np.round(tidy, 12), tidy, found / largest):
+        left = add_products(np.full((1, n), -1.0), a[None], X.T)
+        if np.max(np.abs(left)) <= ONE_TOL * max(np.max(np.abs(X) @ np.abs(a)), 1.0):
+            return np.asarray(a)
+    return None

@@ -139,7 +139,7 @@ class BlockFitter:
         finish(
             out, cols, found.optimum,
             Scaling(stats.shift, stats.scale, stats.finite, stats.constant, stats.exact_within),
-            coef=basis.coef(found.coef).T, variance=found.variance.T, intercept=basis.columns.constant,
+            coef=basis.coef(found.coef, stats.shift).T, variance=found.variance.T, intercept=None,
             nu=float(self.constants.terms.nu), logdet=(basis.logdet if self.method == "REML" else 0.0) - log_w,
             random=bool(self.model.design.random),
         )  # fmt: skip

@@ -182,7 +182,8 @@ def grid_variable(column: Any, factor: bool) -> GridVariable:
     numeric = pd.api.types.is_numeric_dtype(column.dtype) and column.dtype != bool
     if numeric and not factor:
         values = np.unique(column.to_numpy())
-        kept = tuple(values.tolist()) if len(values) <= 2 else (float(column.mean()),)
+        first = float(values[0])  # the mean of differences keeps the digits of a column far from zero
+        kept = tuple(values.tolist()) if len(values) <= 2 else (first + float((column.astype(float) - first).mean()),)
         return GridVariable(name, kept, False)
     if column.dtype.kind in "mM":
         return GridVariable(name, (column.mean(),), False)

@@ -21,7 +21,7 @@ from jaxlmm.families.intercept.objective import Terms
 from jaxlmm.families.intercept.spectrum import Spectrum
 from jaxlmm.runtime.threads import by_chunks
 
-__all__ = ["Curve", "Estimates", "Frame", "basis_curve", "contrast_curve", "information"]
+__all__ = ["Curve", "Estimates", "Frame", "basis_curve", "contrast_curve", "information", "orthonormal_curve"]
 
 # Responses whose (J, c) arrays are formed at once.
 CHUNK = 4096
@@ -126,6 +126,25 @@ def contrast_curve(est: Estimates, L: np.ndarray, *, joint: bool = False) -> Cur
             return Curve(*(own @ a @ own.transpose(0, 2, 1) for a in whole))
         return Curve(*(np.einsum("mqi,mqi->mq", own @ a, own) for a in whole))
     return _shared_curve(est, est.spectrum.basis.contrast(L), joint)
+
+
+def orthonormal_curve(est: Estimates, L: np.ndarray) -> tuple[Curve, np.ndarray]:
+    """Joint curves of an orthonormal basis O of contrasts L (q, p): nothing is lost where these are nearly parallel.
+
+    Returns
+    -------
+    curve : Curve, (m, q, q)
+        Of O, contrasts of the coefficients of an orthonormal basis of X.
+    P : ndarray, (m, q, q)
+        Lower triangles with L = P O.
+    """
+    if est.matrices is not None and est.frame is not None:
+        columns, R = np.linalg.qr(np.swapaxes(est.frame.contrast(L), 1, 2))
+        rows = np.swapaxes(columns, 1, 2)
+        whole = (est.matrices.value, est.matrices.slope, est.matrices.bend)
+        return Curve(*(rows @ a @ columns for a in whole)), np.swapaxes(R, 1, 2)
+    columns, R = np.linalg.qr(est.spectrum.basis.contrast(L).T)
+    return _shared_curve(est, columns.T, joint=True), np.broadcast_to(R.T, (len(est.lam), *R.shape))
 
 
 def basis_curve(est: Estimates) -> Curve:

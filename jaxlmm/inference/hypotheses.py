@@ -23,7 +23,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from jaxlmm.inference import distributions
-from jaxlmm.inference.estimates import Curve, Estimates, contrast_curve, information
+from jaxlmm.inference.estimates import Curve, Estimates, contrast_curve, information, orthonormal_curve
 from jaxlmm.runtime.arguments import check_option
 
 __all__ = [
@@ -102,7 +102,7 @@ def check_df_method(df_method: str, fit_method: str) -> None:
 def t_test(est: Estimates, L: np.ndarray, rhs: np.ndarray, df_method: str) -> TTest:
     """Test each row of ``L`` (q, p): L coef = rhs, where ``rhs`` is (q,)."""
     se, df = contrast_se_df(est, L, df_method)
-    return TTest(L, rhs, est.coef @ L.T - rhs, se, df)
+    return TTest(L, rhs, _estimates(est, L) - rhs, se, df)
 
 
 def contrast_se_df(est: Estimates, L: np.ndarray, df_method: str) -> tuple[np.ndarray, np.ndarray]:
@@ -135,8 +135,8 @@ def f_test(est: Estimates, L: np.ndarray, rhs: np.ndarray, df_method: str) -> FT
 
     ``L`` has full row rank. Sources: lmerTest's ``contestMD`` and pbkrtest's ``KRmodcomp``.
     """
-    curve = contrast_curve(est, L, joint=True)
-    delta = est.coef @ L.T - rhs
+    curve, P = orthonormal_curve(est, L)
+    delta = _forward(P, _estimates(est, L) - rhs)
     q = len(L)
     good = np.isfinite(delta).all(axis=1) & np.isfinite(est.lam)
     stat, df_den = np.full(len(delta), np.nan), np.full(len(delta), np.nan)
@@ -144,8 +144,10 @@ def f_test(est: Estimates, L: np.ndarray, rhs: np.ndarray, df_method: str) -> FT
     scaled = delta[good] / np.sqrt(est.sigma2[good])[:, None]
     if df_method in ("satterthwaite", "kenward-roger") and est.has_random:
         pieces = _pieces(est, df_method).rows(good)
-        solve = _kenward_roger_f if df_method == "kenward-roger" else _satterthwaite_f
-        stat[good], df_den[good] = solve(part, scaled, pieces, est.nu[good])
+        if df_method == "kenward-roger":
+            stat[good], df_den[good] = _kenward_roger_f(part, scaled, pieces, est.nu[good])
+        else:
+            stat[good], df_den[good] = _satterthwaite_f(part, scaled, P[good], pieces, est.nu[good])
     else:
         inner = np.linalg.solve(part.value, scaled[:, :, None])[:, :, 0]
         stat[good] = np.sum(scaled * inner, axis=1) / q
@@ -198,15 +200,33 @@ def _pieces(est: Estimates, df_method: str) -> _Pieces:
     return _Pieces(drift, inverse, np.full_like(drift, np.nan))
 
 
+def _estimates(est: Estimates, L: np.ndarray) -> np.ndarray:
+    """L coef, (m, q)."""
+    return est.spectrum.basis.columns.product(L, est.coef.T).T
+
+
+def _forward(P: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """P^-1 b for lower triangles P (m, q, q) and b (m, q): row by row, whatever the rows' sizes."""
+    out = np.empty_like(b)
+    for k in range(b.shape[1]):
+        out[:, k] = (b[:, k] - np.einsum("mj,mj->m", P[:, k, :k], out[:, :k])) / P[:, k, k]
+    return out
+
+
 def _satterthwaite_f(
-    curve: Curve, delta: np.ndarray, pieces: _Pieces, nu: np.ndarray
+    curve: Curve, delta: np.ndarray, L: np.ndarray, pieces: _Pieces, nu: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """F and its denominator: independent contrasts from the eigenvectors of L C L'."""
+    """F and its denominator: independent contrasts from the eigenvectors of L C L'.
+
+    ``L`` (m, q, q) are the contrasts in the basis that ``curve`` and ``delta`` refer to. With C = H H', the
+    eigenvectors are U in L H = U S V', and the contrasts U'L are S V'H^-1 = S P', of which S drops out.
+    """
     q = delta.shape[1]
-    values, P = np.linalg.eigh(curve.value)
-    stat = np.sum(np.einsum("mi,mij->mj", delta, P) ** 2 / values, axis=1) / q
-    slope = np.einsum("mik,mij,mjk->mk", P, curve.slope, P)
-    r = slope / values - pieces.drift[:, None]
+    values, vectors = np.linalg.eigh(curve.value)
+    root = np.sqrt(np.maximum(values, np.finfo(np.float64).tiny))[:, None, :]
+    P = vectors / root @ np.swapaxes(np.linalg.svd(L @ (vectors * root))[2], 1, 2)
+    stat = np.sum(np.einsum("mi,mij->mj", delta, P) ** 2, axis=1) / q
+    r = np.einsum("mik,mij,mjk->mk", P, curve.slope, P) - pieces.drift[:, None]
     df = 1 / (1 / nu[:, None] + r * r * pieces.inverse[:, None])
     if q == 1:
         return stat, df[:, 0]

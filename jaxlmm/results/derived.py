@@ -65,11 +65,13 @@ def fit_profile(fit: Any, level: float) -> Profile:
 
 def fixed_variance(fit: Any) -> np.ndarray:
     """Variance of the fixed part over the observations that each response has, (m,)."""
-    columns = fit.reducer.projection.columns
-    coef = columns.unit_coef(fit.coef.T).T
-    fixed = effects.variance_parts(columns.unit, coef)
+    basis, X = fit.reducer.spectrum.basis, fit.design.X
+    # What all rows share counts for nothing, and would cost digits.
+    coords = basis.coords(fit.coef.T, basis.columns.product(X[:1], fit.coef.T)[0])
+    rows = basis.contrast(X)
+    fixed = effects.variance_parts(rows, coords.T)
     for i in np.flatnonzero(fit.incomplete):
-        fixed[i] = effects.variance_parts(columns.unit[~np.isnan(fit.Y[:, i])], coef[[i]])[0]
+        fixed[i] = effects.variance_parts(rows[~np.isnan(fit.Y[:, i])], coords.T[[i]])[0]
     return fixed
 
 

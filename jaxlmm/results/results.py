@@ -329,7 +329,7 @@ class Fit(Exports):
 
     def fitted(self, *, random: bool = True) -> np.ndarray:
         """Fitted values, (n_obs, m) as Y, with the random effects unless ``random=False``."""
-        values = self.design.X @ self.coef.T
+        values = self._fixed_part(self.design.X)
         if random and self.design.random:
             values += self.ranef.T[self.design.random[0].codes]
         return values
@@ -365,7 +365,7 @@ class Fit(Exports):
                 f"X_new must have shape (n_new, {self.design.n_fixef}) with columns "
                 f"{', '.join(self.names)}; found {X.shape}."
             )
-        values = X @ self.coef.T
+        values = self._fixed_part(X)
         if groups_new is None:
             return values
         if not self.design.random:
@@ -459,6 +459,10 @@ class Fit(Exports):
         return self.pvalue
 
     # -- inner --------------------------------------------------------------------------------
+
+    def _fixed_part(self, X: np.ndarray) -> np.ndarray:
+        """X coef for rows of X, (rows, m)."""
+        return self.reducer.projection.columns.product(X, self.coef.T)
 
     def _variance_parts(self) -> tuple[np.ndarray, np.ndarray]:
         fixed = fixed_variance(self)

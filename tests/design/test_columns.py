@@ -28,18 +28,20 @@ def design(time: np.ndarray, factor: np.ndarray, kind: str) -> np.ndarray:
         "intercept": np.column_stack([one, time, factor]),
         "cell means": np.column_stack([factor, 1 - factor, time]),
         "interaction": np.column_stack([one, time, factor, time * factor]),
+        "nested": np.column_stack([one, factor, time * (1 - factor), time * factor]),
         "sum coding": np.column_stack([one, time, 2 * factor - 1, time * (2 * factor - 1)]),
     }[kind]
 
 
 @pytest.mark.parametrize("offset", OFFSETS)
-@pytest.mark.parametrize("kind", ["intercept", "cell means", "interaction", "sum coding"])
+@pytest.mark.parametrize("kind", ["intercept", "cell means", "interaction", "nested", "sum coding"])
 @pytest.mark.parametrize("df", ["satterthwaite", "kenward-roger"])
 def test_an_offset_of_a_covariate_changes_nothing(kind: str, offset: float, df: str) -> None:
     time, factor, codes, Y = data()
+    Y[[3, 50, 77], 1] = np.nan  # one response misses some observations
     far, near = (jaxlmm.fit(design(t, factor, kind), Y, codes, df=df) for t in (time + offset, time))
     digits = dict(rtol=1e-8)
-    slopes = slice(2, 3) if kind == "cell means" else slice(1, 2)
+    slopes = slice(2, 3) if kind in ("cell means", "nested") else slice(1, 2)
     np.testing.assert_allclose(far.loglik, near.loglik, **digits)
     for name in ("coef", "se", "df", "pvalue"):
         np.testing.assert_allclose(getattr(far, name)[:, slopes], getattr(near, name)[:, slopes], **digits)
@@ -51,9 +53,20 @@ def test_an_offset_of_a_covariate_changes_nothing(kind: str, offset: float, df: 
     a, b = far.test(np.vstack([L_far, L_far[1] - L_far[0]])), near.test(np.vstack([L_near, L_near[1] - L_near[0]]))
     np.testing.assert_allclose(a.se, b.se, **digits)
     np.testing.assert_allclose(a.df, b.df, **digits)
-    # An estimate is a difference of stored coefficients, which have 16 digits of offset times slope.
-    np.testing.assert_allclose(a.estimate, b.estimate, atol=4e-16 * offset * np.abs(near.coef).max())
-    np.testing.assert_allclose(far.ranef, near.ranef, atol=4e-16 * offset)
+    np.testing.assert_allclose(np.diagonal(far.vcov, axis1=1, axis2=2), far.se**2, rtol=1e-12)
+    # An estimate is a difference of stored coefficients, of which each is rounded once: offset times slope.
+    rounding = 4 * np.finfo(float).eps * offset * np.abs(near.coef).max()
+    np.testing.assert_allclose(a.estimate, b.estimate, rtol=1e-12, atol=rounding)
+    np.testing.assert_allclose(far.fitted(), near.fitted(), rtol=1e-12, atol=2 * rounding)
+    np.testing.assert_allclose(far.predict(L_far), near.predict(L_near), rtol=1e-12, atol=rounding)
+    np.testing.assert_allclose(far.ranef, near.ranef, rtol=1e-10, atol=rounding)
+    # Contrasts that are nearly parallel together: the intercept, far outside the data, and slopes.
+    every = np.eye(far.coef.shape[1])
+    moved = np.linalg.lstsq(design(time, factor, kind), design(time + offset, factor, kind), rcond=None)[0]
+    together, same = far.ftest(every), near.ftest(np.round(moved))
+    np.testing.assert_allclose(together.stat, same.stat, rtol=2e-7)
+    if df == "kenward-roger":
+        np.testing.assert_allclose(together.df_den, same.df_den, rtol=1e-7)
 
 
 def test_models_with_a_far_covariate_are_compared() -> None:
@@ -77,6 +90,8 @@ def test_slopes_have_the_digits_of_the_data_at_any_offset_of_the_response(kind: 
     X = design(time, factor, kind)
     high = Y + offset
     a, b = jaxlmm.fit(X, high, codes), jaxlmm.fit(X, high - offset, codes)  # the difference is exact
+    if offset < 1e12:  # of the level of a cell few digits are stored there
+        np.testing.assert_allclose(a.rsquared_marginal, b.rsquared_marginal, rtol=1e-6)
     slope = 2 if kind == "cell means" else 1
     np.testing.assert_allclose(a.coef[:, slope], b.coef[:, slope], rtol=1e-10)
     np.testing.assert_allclose(a.loglik, b.loglik, rtol=1e-12)
@@ -145,6 +160,18 @@ def test_a_covariate_that_hardly_varies_within_groups(part: float, ratio: float)
     np.testing.assert_allclose(fit.se[0], se, rtol=1e-6)
 
 
+def test_a_constant_that_is_almost_one_is_not_one() -> None:
+    time, _, codes, Y = data()
+    for part in (1e-15, 1e-11, 1e-8):
+        X = np.column_stack([1 + part * np.sign(time), time])
+        constant = make_columns(X).constant
+        assert constant is None or np.abs(X @ constant - 1).max() < 2e-15
+    third = np.column_stack([np.full(len(time), 3.0), time + 1e8])  # 1 / 3 is rounded
+    a, b = jaxlmm.fit(third, Y, codes), jaxlmm.fit(third - [2.0, 1e8], Y, codes)
+    L = np.array([[3.0, 1e8 + 1.5]])
+    np.testing.assert_allclose(a.test(L).se, b.test([[1.0, 1.5]]).se, rtol=1e-12)
+
+
 @pytest.mark.parametrize("unit", [1e-6, 3.0, 1e6])
 def test_the_unit_of_the_weights_does_not_matter(unit: float) -> None:
     time, factor, codes, Y = data()
@@ -174,6 +201,7 @@ def test_coefficients_and_contrasts_go_there_and_back() -> None:
         assert np.abs(columns.unit.T @ columns.unit - np.eye(X.shape[1])).max() < 0.95
         basis = Basis(columns, np.linalg.qr(columns.unit).R)
         b = np.random.default_rng(0).normal(size=(X.shape[1], 4))
+        np.testing.assert_allclose(basis.coords(basis.coef(b)), b, atol=1e-10)
         np.testing.assert_allclose(columns.unit_coef(columns.user_coef(b)), b, rtol=1e-8, atol=1e-8)
         L = X[:5]
         np.testing.assert_allclose(basis.contrast(L) @ b, L @ basis.coef(b), rtol=1e-7, atol=1e-7)
