@@ -91,6 +91,11 @@ class FitWithoutY(Fit):
         """The fits as the arrays that tests and intervals work on."""
         return fit_estimates(self._with_cells())
 
+    @functools.cached_property
+    def group_sizes(self) -> np.ndarray:
+        """Observations of each group that the response was fitted to, (m, G)."""
+        return self._with_cells().group_sizes
+
     def _variance_parts(self) -> tuple[np.ndarray, np.ndarray]:
         return self._with_cells()._variance_parts()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import mpmath as mp
 import numpy as np
@@ -251,7 +252,7 @@ def test_weights_of_each_response() -> None:
     np.testing.assert_allclose(found[1][:4], found[0][:4], rtol=1e-9)
 
 
-def test_group_counts_are_those_of_the_rows_used() -> None:
+def test_group_counts_are_those_of_the_rows_used(tmp_path: Path) -> None:
     case = make_case(4, ["plain"], True, True, False, 1.0, 1.0, 1.0)
     assert case.groups is not None
     found = jaxlmm.fit(case.X, case.Y, case.groups)
@@ -265,6 +266,10 @@ def test_group_counts_are_those_of_the_rows_used() -> None:
     for line in ("No. Observations:", "No. Groups:", "Min. group size:", "Max. group size:", "Mean group size:"):
         assert texts[0].split(line)[1].split()[0] == texts[1].split(line)[1].split()[0], line
     assert found.glance()["ngroups"].tolist() == found.n_groups_used.tolist()
+    found.save(tmp_path / "fit.npz", include_Y=False)
+    loaded = jaxlmm.load(tmp_path / "fit.npz")
+    assert str(loaded.summary(3)) == texts[0]
+    assert loaded.glance()["ngroups"].tolist() == found.n_groups_used.tolist()
 
 
 def test_designs_share_compiled_code() -> None:

@@ -144,7 +144,7 @@ def reduce_own(design: OwnDesign, Y: np.ndarray, where: np.ndarray, weights: np.
 
     ``weights`` (n_obs, c), if given, are those of each response and stand for the design's.
     """
-    width = int(np.clip(PANEL_BYTES // (8 * len(Y)), 4, 512))
+    width = int(np.clip(PANEL_BYTES // (8 * design.design.n_obs), 4, 512))
     parts = []
     for start in range(0, len(where), width):
         cols = slice(start, start + width)
