@@ -22,9 +22,10 @@ from common import best_time, save, simulate
 import jaxlmm
 from jaxlmm._types import float64_scope
 from jaxlmm.engine.block import BlockFitter
+from jaxlmm.families.intercept.minimum import make_nodes, minimise
 from jaxlmm.families.intercept.objective import Terms, deviance, slope
 from jaxlmm.families.intercept.reduce import Stats, reduce_panel
-from jaxlmm.optimize.search import _grid_values, _lowest, minimise
+from jaxlmm.optimize.search import lowest_node
 
 T_MAX = 34.0
 
@@ -38,9 +39,9 @@ def statistics(X: np.ndarray, Y: np.ndarray, groups: np.ndarray) -> tuple[Terms,
 
 
 def bracket(terms: Terms, grid: jax.Array, u2: jax.Array, rest: jax.Array) -> tuple[jax.Array, ...]:
-    value, slope_zero = _grid_values(terms, u2, rest, grid)
-    best, _ = _lowest(value, grid)
-    return best.low, best.t, best.high, slope_zero
+    nodes = make_nodes(terms, u2, rest, grid)
+    best = lowest_node(nodes, terms.nu)
+    return best.low, best.t, best.high, nodes.slope_zero
 
 
 def newton(terms: Terms, grid: jax.Array, u2: jax.Array, rest: jax.Array) -> jax.Array:
@@ -131,9 +132,9 @@ def main() -> None:
                 value = np.asarray(batched(t, arrays[0], *arrays[2:]))
                 reached[name] = (first, each, np.where(np.isfinite(value), value, np.inf))
             fine = jnp.concatenate([jnp.zeros(1), jnp.geomspace(1e-5, T_MAX, 4000)])
-            lowest = np.min(np.asarray(_grid_values(arrays[0], *arrays[2:], fine)[0]), axis=0)
-            lowest = np.minimum(lowest, np.min([v for *_, v in reached.values()], axis=0))
-            value = np.asarray(_grid_values(arrays[0], *arrays[2:], fine)[0])
+            nodes = make_nodes(arrays[0], *arrays[2:], fine)
+            value = np.asarray(arrays[0].nu * jnp.log(nodes.s) + nodes.logdet)
+            lowest = np.minimum(value.min(axis=0), np.min([v for *_, v in reached.values()], axis=0))
             inner = (value[1:-1] < value[:-2]) & (value[1:-1] < value[2:])
             valleys = inner.sum(axis=0) + (value[0] < value[1])
             for name, (first, each, got) in reached.items():

@@ -21,7 +21,7 @@ ROOMS = (
 EDGES = {"sources", "formula", "labelled", "storage", "outofcore", "plots", "naplib", "cli", "__main__"}
 EDGE_MODULES = {"results.tables"}
 # Still built for one model family.
-KNOWN = {"engine.block": {"inference.distributions"}, "optimize.search": {"families.intercept.objective"}}
+KNOWN = {"engine.block": {"inference.distributions"}}
 MODULES = sorted(
     ".".join(path.relative_to(PACKAGE).with_suffix("").parts).removesuffix(".__init__")
     for path in PACKAGE.rglob("*.py")

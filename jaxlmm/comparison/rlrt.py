@@ -20,10 +20,11 @@ import numpy as np
 import scipy.special
 
 from jaxlmm._types import float64_scope
+from jaxlmm.families.intercept.minimum import minimise
 from jaxlmm.families.intercept.objective import Terms, make_terms
 from jaxlmm.families.intercept.spectrum import Spectrum
 from jaxlmm.fit import fit_prepared, prepare
-from jaxlmm.optimize.search import make_grid, minimise
+from jaxlmm.optimize.search import make_grid
 from jaxlmm.results.results import Fit
 from jaxlmm.runtime.arguments import check_integer
 

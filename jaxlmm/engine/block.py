@@ -17,10 +17,11 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jaxlmm.design.design import Design
 from jaxlmm.families.finish import Scaling, finish
+from jaxlmm.families.intercept.minimum import minimise
 from jaxlmm.families.intercept.objective import Terms, make_terms
 from jaxlmm.families.intercept.reduce import Reducer, Stats
 from jaxlmm.inference import distributions
-from jaxlmm.optimize.search import Optimum, make_grid, minimise
+from jaxlmm.optimize.search import Optimum, make_grid
 from jaxlmm.runtime.device import compute_devices
 
 __all__ = [

@@ -23,8 +23,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from jaxlmm.families.intercept.minimum import minimise
 from jaxlmm.families.intercept.objective import Terms, logdet, moments, ratio
-from jaxlmm.optimize.search import minimise
 from jaxlmm.optimize.solver import FAR, bracketed_minimum, bracketed_root
 
 __all__ = ["ProfileConstants", "profile_block"]

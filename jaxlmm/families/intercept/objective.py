@@ -19,10 +19,14 @@ import numpy as np
 
 from jaxlmm.families.intercept.spectrum import Spectrum, padded
 
-__all__ = ["Moments", "Terms", "derivatives", "deviance", "logdet", "make_terms", "moments", "ratio", "slope"]
+__all__ = [
+    "Moments", "Terms", "derivatives", "deviance", "few_moments", "logdet", "make_terms", "moments", "ratio", "slope",
+    "slope_in_t",
+]  # fmt: skip
 
-# Terms whose factors are multiplied before one logarithm: e^34 each stays below overflow.
-LOG_GROUP = 16
+# Terms whose factors are multiplied before one logarithm; each lies between exp(-t / 2) and exp(t / 2),
+# so that up to t = 176 nothing overflows.
+LOG_GROUP = 8
 
 
 @jax.tree_util.register_dataclass
@@ -98,12 +102,12 @@ def deviance(t: jax.Array, terms: Terms, u2: jax.Array, rest: jax.Array) -> jax.
 
 def logdet(t: jax.Array, terms: Terms) -> jax.Array:
     """sum_k m_k log(1 + lam d_k); factors of m = 1 are multiplied first, to save logarithms."""
-    lam = ratio(t, terms)
-    total = jnp.zeros_like(t)
+    lam, half = ratio(t, terms), jnp.exp(-0.5 * t)
+    total = 0.5 * t * (terms.n_unit - min(terms.log_from, terms.n_unit))
     for start in range(terms.log_from, terms.n_unit, LOG_GROUP):
         factor = jnp.ones_like(t)
         for k in range(start, min(start + LOG_GROUP, terms.n_unit)):
-            factor = factor * (1 + lam * terms.d[k])
+            factor = factor * (half + (lam * half) * terms.d[k])
         total = total + jnp.log(factor)
 
     def one(total, term):  # type: ignore[no-untyped-def]
@@ -141,9 +145,25 @@ def moments(t: jax.Array, terms: Terms, u2: jax.Array, rest: jax.Array) -> Momen
     return Moments(*carry)
 
 
+def few_moments(t: jax.Array, terms: Terms, u2: jax.Array, rest: jax.Array) -> Moments:
+    """As :func:`moments`, by sums over arrays: for few responses, where a loop takes longer."""
+    lam = ratio(t, terms)
+    r = 1 / (1 + lam * terms.d)
+    w = terms.d * r
+    v, wv = u2 * r[: terms.n_spectrum], w[: terms.n_spectrum]
+    return Moments(
+        rest + jnp.sum(v), -jnp.sum(v * wv), 2 * jnp.sum(v * wv * wv), jnp.sum(terms.m * w), -jnp.sum(terms.m * w * w)
+    )
+
+
 def slope(t: jax.Array, terms: Terms, u2: jax.Array, rest: jax.Array) -> tuple[jax.Array, jax.Array]:
     """First and second derivative of ``deviance`` in t."""
-    first, second = derivatives(moments(t, terms, u2, rest), terms)
+    return slope_in_t(t, moments(t, terms, u2, rest), terms)
+
+
+def slope_in_t(t: jax.Array, at: Moments, terms: Terms) -> tuple[jax.Array, jax.Array]:
+    """First and second derivative of ``deviance`` in t, from the sums at t."""
+    first, second = derivatives(at, terms)
     step = ratio(t, terms) + 1 / terms.d_max  # d lam / dt
     return first * step, (second * step + first) * step
 

@@ -24,12 +24,13 @@ threads of the pool that they hold themselves, as soon as several run at a time.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import jax
 import jax.numpy as jnp
 
-from jaxlmm.optimize.search import Candidate, search
+from jaxlmm.optimize.certificate import Candidate, Nodes
+from jaxlmm.optimize.search import is_minimum, search
 from jaxlmm.optimize.solver import bracketed_minimum
 
 __all__ = ["CrossFit", "CrossProducts", "cross_curves", "cross_modes", "fit_cross_block"]
@@ -209,31 +210,59 @@ def _slope(t: jax.Array, one: CrossProducts) -> tuple[jax.Array, jax.Array]:
     return first * step, (second * step + first) * step
 
 
-def _polish(start: jax.Array, low: jax.Array, high: jax.Array, one: CrossProducts) -> jax.Array:
+def _newton(start: jax.Array, low: jax.Array, high: jax.Array, one: CrossProducts) -> jax.Array:
     return bracketed_minimum(_slope, start, low, high, one.nu, one)
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class _Responses:
+    """A ``Problem`` of ``optimize.certificate``."""
+
+    data: CrossProducts
+
+    @property
+    def nu(self) -> jax.Array:
+        return self.data.nu
+
+    @property
+    def d_max(self) -> jax.Array:
+        return self.data.d_max
+
+    def newton(self, start: jax.Array, low: jax.Array, high: jax.Array) -> jax.Array:
+        return jax.vmap(_newton, in_axes=(0, 0, 0, AXES))(start, low, high, self.data)
+
+    def evaluate(self, t: jax.Array) -> Candidate:
+        at = jax.vmap(_point, in_axes=(0, AXES))(jnp.expm1(t) / self.d_max, self.data)
+        return Candidate(t, at, self.nu * jnp.log(at.s) + at.logdet)
+
+    def take(self, index: jax.Array) -> _Responses:
+        some = {name: getattr(self.data, name)[index] for name in ("N", "b", "e", "W", "rest", "nu")}
+        return _Responses(replace(self.data, **some))
+
+
+def _nodes(data: CrossProducts, grid: jax.Array) -> Nodes:
+    """The grid; the log-determinant is convex in t, so its chords bound its derivative."""
+    s, logdet = jax.vmap(_on_grid, in_axes=(None, AXES), out_axes=1)(jnp.expm1(grid) / data.d_max, data)
+    zero = jnp.zeros_like(data.nu)
+    at = jax.vmap(_point, in_axes=(0, AXES))(zero, data)
+    chord = (logdet[1:] - logdet[:-1]) / (grid[1:] - grid[:-1])[:, None]
+    low = jnp.concatenate([(at.l1 / data.d_max)[None], chord])
+    high = jnp.concatenate([chord, jnp.sum(data.N > 0, axis=1)[None].astype(chord.dtype)])
+    return Nodes(grid, s, logdet, low, high, (data.nu * at.s1 / at.s + at.l1) / data.d_max)
 
 
 @jax.jit
 def fit_cross_block(data: CrossProducts, grid: jax.Array) -> CrossFit:
     """Global minimum of each response's deviance."""
-    lams = jnp.expm1(grid) / data.d_max
-    s, logdet = jax.vmap(_on_grid, in_axes=(None, AXES), out_axes=1)(lams, data)
-    value = data.nu * jnp.log(s) + logdet
-    zero = jax.vmap(_point, in_axes=(None, AXES))(jnp.zeros(()), data)
-    slope_zero = (data.nu * zero.s1 / zero.s + zero.l1) / data.d_max
-
-    def polish(start: jax.Array, low: jax.Array, high: jax.Array) -> Candidate:
-        t = jax.vmap(_polish, in_axes=(0, 0, 0, AXES))(start, low, high, data)
-        at = jax.vmap(_point, in_axes=(0, AXES))(jnp.expm1(t) / data.d_max, data)
-        return Candidate(t, at, data.nu * jnp.log(at.s) + at.logdet)
-
-    found = search(value, grid, slope_zero, polish)
+    found, sure = search(_Responses(data), _nodes(data, grid))
     at, step = found.at, jnp.exp(found.t) / data.d_max
     first = data.nu * at.s1 / at.s + at.l1
     second = data.nu * (at.s2 / at.s - (at.s1 / at.s) ** 2) + at.l2
-    converged = found.settled(first * step, second * step**2, data.nu)
+    converged = sure & is_minimum(found.t, first * step, second * step**2, data.nu)
     lam = jnp.expm1(found.t) / data.d_max
-    return CrossFit(lam, at.s, found.deviance, second, converged, at.delta, at.C, zero.s)
+    s_zero = jax.vmap(_point, in_axes=(None, AXES))(jnp.zeros(()), data).s
+    return CrossFit(lam, at.s, found.deviance, second, converged, at.delta, at.C, s_zero)
 
 
 @jax.jit
