@@ -22,7 +22,7 @@ import numpy as np
 from jaxlmm.inference import hypotheses
 from jaxlmm.inference.estimates import Estimates
 from jaxlmm.inference.hypotheses import TTest
-from jaxlmm.inference.multiplicity import adjust_pvalues
+from jaxlmm.inference.multiplicity import adjust_pvalues, adjustment
 from jaxlmm.inference.tukey import range_tail
 from jaxlmm.runtime.arguments import check_option, name_list, shown
 
@@ -30,7 +30,7 @@ __all__ = ["ADJUSTMENTS", "EMMeans", "GridVariable", "Pairs", "RowSource", "emme
 
 # A name in backticks, or as Q('a name').
 QUOTED = re.compile(r"^(?:`([^`]+)`|Q\((['\"])(.+)\2\))$")
-ADJUSTMENTS = ("tukey", "holm", "bonferroni", "sidak", "fdr", "bh", "none")
+ADJUSTMENTS = ("tukey", "holm", "bonferroni", "sidak", "bh", "by", "none")
 LARGEST_GRID = 1_000_000
 LARGEST = float(np.finfo(np.float64).max)
 
@@ -125,7 +125,7 @@ class Pairs:
         if self.adjust == "sidak":
             with np.errstate(divide="ignore"):
                 return np.asarray(-np.expm1(p.shape[1] * np.log1p(-p)))
-        return adjust_pvalues(p, self.adjust, axis=1)
+        return np.asarray(adjust_pvalues(p, self.adjust, axis=1))
 
 
 @dataclass(frozen=True, eq=False)
@@ -184,12 +184,13 @@ class EMMeans:
 
         Parameters
         ----------
-        adjust : {"tukey", "holm", "bonferroni", "sidak", "fdr", "bh", "none"}
+        adjust : {"tukey", "holm", "bonferroni", "sidak", "bh", "by", "none"}
             Adjustment of the p-values for the pairs of one response at one level of ``by``:
             Tukey's studentized range with each difference's own degrees of freedom (Tukey-Kramer;
-            as emmeans), those of R's ``p.adjust``, or Sidak's. Not for the number of responses.
+            as emmeans), those of :func:`jaxlmm.adjust_pvalues`, by any of their names, or Sidak's.
+            Not for the number of responses.
         """
-        check_option("adjust", adjust, ADJUSTMENTS)
+        adjust = adjustment(adjust, ADJUSTMENTS, "adjust")
         alike: dict[tuple[Any, ...], list[int]] = {}
         for i, label in enumerate(self.labels):
             alike.setdefault(tuple(label[name] for name in self.by), []).append(i)

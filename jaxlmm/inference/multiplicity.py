@@ -1,53 +1,112 @@
-"""p-values adjusted for the number of tests, along one axis of an array; NaN marks a test not made."""
+"""p-values adjusted for the number of tests, along axes of an array; NaN marks a test not made."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Collection, Hashable, Sequence
 from typing import Any
 
 import numpy as np
 
 from jaxlmm.runtime.arguments import check_concrete, check_integer, shown
 
-__all__ = ["ADJUSTMENTS", "adjust_pvalues"]
+__all__ = ["ADJUSTMENTS", "SYNONYMS", "adjust_pvalues", "adjustment"]
+
+# The default of axis=: each effect over all its responses.
+FAMILIES = "responses"
+# How R, statsmodels and others call the same.
+SYNONYMS = {"fdr": "bh", "fdr_bh": "bh", "fdr_by": "by"}
 
 
-def adjust_pvalues(p: Any, method: str = "bh", axis: int | None = 0) -> np.ndarray:
+def adjust_pvalues(p: Any, method: str = "bh", axis: Any = FAMILIES) -> Any:
     """Adjust p-values for multiple testing, as R's ``p.adjust``.
 
     Parameters
     ----------
-    p : array-like
+    p : array-like, or xarray DataArray
         p-values, of any shape. NaN stays NaN and does not count as a test.
     method : {"bh" or "fdr", "by", "bonferroni", "holm", "none"}, any case
         "bh" controls the false discovery rate under independence or positive dependence
         (Benjamini & Hochberg 1995), "by" under any dependence (Benjamini & Yekutieli 2001);
         "bonferroni" and "holm" (Holm 1979, never less powerful) control the probability of one
-        false rejection or more, under any dependence; "none" changes nothing.
-    axis : int or None
-        Entries along this axis are one family of tests. With p-values (m, p) of m responses and p
-        effects, 0 corrects each effect over the responses. None: all entries are one family.
+        false rejection or more, under any dependence; "none" changes nothing. "fdr" (R's name) and
+        "fdr_bh", "fdr_by" (statsmodels') are the same as "bh" and "by".
+    axis : int, name of a dimension, several of either, or None; optional
+        Entries along it are one family of tests; None: all entries are.
+
+        Default: each effect is a family, over all responses. With p-values (m, p) of m responses
+        and p effects that is axis 0. Of a DataArray the dimension "term" tells effects apart, and
+        all others together are the family. An array of more dimensions does not say which ones
+        hold the responses, so ``axis`` must.
 
     Returns
     -------
-    ndarray
-        Adjusted p-values, float64, of the shape of ``p``. An entry is at most alpha exactly where
-        its test is rejected at level alpha.
+    ndarray, or DataArray
+        Adjusted p-values, float64, of the shape of ``p``, with its labels. An entry is at most
+        alpha exactly where its test is rejected at level alpha.
 
     Raises
     ------
     ValueError
-        Values that are not numbers in [0, 1], an unknown method, an axis that ``p`` has not.
+        Values that are not numbers in [0, 1], an unknown method, an axis that ``p`` has not, no
+        axis for an array of more than two dimensions.
     """
-    adjust = ADJUSTMENTS.get(method.lower()) if isinstance(method, str) else None
-    if adjust is None:
-        raise ValueError(f"method must be one of {', '.join(map(repr, ADJUSTMENTS))}, found {shown(method)}.")
+    adjust = ADJUSTMENTS[adjustment(method)]
+    if hasattr(p, "data_vars"):
+        raise ValueError(f"p is a {type(p).__name__}, found variables {', '.join(map(str, p.data_vars))}; give one.")
+    dims = p.dims if hasattr(p, "dims") and hasattr(p, "coords") else None
     values = _pvalues(p)
-    if axis is not None and values.ndim:
-        axis = check_integer("axis", axis, -values.ndim, values.ndim - 1, f"; p has {values.ndim} dimensions")
-    # Families in rows; a scalar is a family of its own.
-    flat = values.reshape(-1) if axis is None or values.ndim == 0 else np.moveaxis(values, axis, -1)
-    rows = np.atleast_2d(flat.reshape(-1, flat.shape[-1])) if flat.size else flat.reshape(0, 0)
+    axes = _family_axes(axis, values.ndim, dims)
+    rest = tuple(k for k in range(values.ndim) if k not in axes)
+    moved = values.transpose(*rest, *axes)
+    out = _adjust_rows(moved.reshape(math.prod(moved.shape[: len(rest)]), -1), adjust) if values.size else moved
+    out = out.reshape(moved.shape).transpose(np.argsort((*rest, *axes)))
+    return out if dims is None else p.copy(data=out)
+
+
+def adjustment(method: Any, known: Collection[str] | None = None, what: str = "method") -> str:
+    """The name of an adjustment in its one spelling, whatever software it is spelt after.
+
+    Raises
+    ------
+    ValueError
+        It is not among the ``known`` ones, by default those of :func:`adjust_pvalues`.
+    """
+    known = ADJUSTMENTS if known is None else known
+    name = SYNONYMS.get(method.lower(), method.lower()) if isinstance(method, str) else None
+    if name not in known:
+        raise ValueError(f"{what} must be one of {', '.join(map(repr, known))}, found {shown(method)}.")
+    return str(name)
+
+
+def _family_axes(axis: Any, ndim: int, dims: Sequence[Hashable] | None) -> tuple[int, ...]:
+    """Positions of the axes along which entries are one family."""
+    if isinstance(axis, str) and axis == FAMILIES:
+        if dims is not None:
+            return tuple(k for k, dim in enumerate(dims) if dim != "term")
+        if ndim > 2:
+            raise ValueError(
+                f"p has {ndim} dimensions, of which any may hold the responses; give axis=, those along which tests "
+                "are one family, such as (1, 2) for maps (term, channel, time), or None for all."
+            )
+        return (0,) if ndim else ()
+    if axis is None:
+        return tuple(range(ndim))
+    if ndim == 0:
+        return ()
+    made = []
+    for one in axis if isinstance(axis, (tuple, list)) and axis else (axis,):
+        if dims is not None and isinstance(one, Hashable) and one in dims:
+            made.append(list(dims).index(one))
+        elif dims is not None and isinstance(one, str):
+            raise ValueError(f"axis is {one!r}, but the dimensions of p are {', '.join(map(repr, dims))}.")
+        else:
+            made.append(check_integer("axis", one, -ndim, ndim - 1, f"; p has {ndim} dimensions") % ndim)
+    return tuple(dict.fromkeys(made))
+
+
+def _adjust_rows(rows: np.ndarray, adjust: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
+    """Adjusted p-values of families in rows."""
     # Sorting puts NaN last, so that rows with as many tests can be adjusted together.
     order = np.argsort(rows, axis=1, kind="stable")
     n_tests = np.sum(~np.isnan(rows), axis=1)
@@ -56,8 +115,7 @@ def adjust_pvalues(p: Any, method: str = "bh", axis: int | None = 0) -> np.ndarr
         where = np.flatnonzero(n_tests == n)[:, None]
         at = order[where[:, 0], :n]
         out[where, at] = adjust(rows[where, at])
-    out = out.reshape(flat.shape)
-    return out.reshape(values.shape) if axis is None or values.ndim == 0 else np.moveaxis(out, -1, axis)
+    return out
 
 
 def _pvalues(given: Any) -> np.ndarray:

@@ -10,7 +10,7 @@ from matplotlib.lines import Line2D
 from matplotlib.text import Text
 from matplotlib.ticker import MaxNLocator
 
-from jaxlmm.inference.multiplicity import ADJUSTMENTS, adjust_pvalues
+from jaxlmm.inference.multiplicity import ADJUSTMENTS, adjust_pvalues, adjustment
 from jaxlmm.plots.base import (
     ABOVE,
     BELOW,
@@ -78,9 +78,7 @@ def volcano(
         Unknown term or adjustment, alpha outside (0, 1), negative ``label_top``.
     """
     j = term_position(fit, term)
-    method = adjust.lower() if isinstance(adjust, str) else adjust
-    if method not in ADJUSTMENTS:
-        raise ValueError(f"adjust must be one of {', '.join(map(repr, ADJUSTMENTS))}, found {adjust!r}.")
+    method = adjustment(adjust, ADJUSTMENTS, "adjust")
     if not 0 < alpha < 1:
         raise ValueError(f"alpha must lie between 0 and 1, found {alpha!r}.")
     if label_top < 0:

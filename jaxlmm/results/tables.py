@@ -14,10 +14,11 @@ except ImportError as error:
 
 from jaxlmm._types import Status
 from jaxlmm.inference.distributions import check_level, halfwidth
-from jaxlmm.inference.multiplicity import adjust_pvalues
+from jaxlmm.inference.multiplicity import ADJUSTMENTS, adjust_pvalues, adjustment
 from jaxlmm.results.results import Fit
 from jaxlmm.results.selection import position, positions
 from jaxlmm.runtime.arguments import name_list, shown
+from jaxlmm.sources.table import as_frame
 
 if TYPE_CHECKING:
     from jaxlmm.labelled.labelled import LabelledFit
@@ -69,6 +70,8 @@ def tidy(
     """
     wanted = _check_effects(effects)
     check_level(level)
+    if adjust is not None:
+        adjust = adjustment(adjust, ADJUSTMENTS, "adjust")
     inner, keys = _parts(fit)
     where = np.arange(inner.n_responses)
     if responses is not None:
@@ -133,7 +136,7 @@ def glance(fit: Fit | LabelledFit) -> pd.DataFrame:
     return _with_keys(keys, frame, np.arange(m))
 
 
-def augment(fit: Fit | LabelledFit, response: int | str = 0, *, data: pd.DataFrame | None = None) -> pd.DataFrame:
+def augment(fit: Fit | LabelledFit, response: int | str = 0, *, data: Any = None) -> pd.DataFrame:
     """One row an observation of one response: data, fitted values and residuals.
 
     Parameters
@@ -141,7 +144,7 @@ def augment(fit: Fit | LabelledFit, response: int | str = 0, *, data: pd.DataFra
     fit : Fit or LabelledFit
     response : int or str
         Position or name.
-    data : DataFrame, optional
+    data : DataFrame, or what makes one, optional
         What the model was fitted to, row by row: its columns and index are kept, and stand in for
         the columns of X and the groups.
 
@@ -156,6 +159,7 @@ def augment(fit: Fit | LabelledFit, response: int | str = 0, *, data: pd.DataFra
     j = position(response, inner.response_names)
     one, name = inner.select([j]), inner.response_names[j]
     random = one.design.random[0] if one.design.random else None
+    data = None if data is None else as_frame(data)
     if data is None:
         frame = pd.DataFrame(np.array(one.design.X), columns=list(one.names))
         if random is not None:
@@ -166,7 +170,7 @@ def augment(fit: Fit | LabelledFit, response: int | str = 0, *, data: pd.DataFra
     elif len(data) != one.n_obs:
         raise ValueError(f"data has {len(data)} rows, the fit has {one.n_obs} observations; give the rows fitted.")
     else:
-        frame = pd.DataFrame(data).copy()
+        frame = data.copy()
     if data is None or name not in frame.columns:
         frame.insert(0, _free(name, "response", frame), np.array(one.Y[:, 0]))
     frame[".fitted"] = one.fitted()[:, 0]

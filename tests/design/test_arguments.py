@@ -55,7 +55,7 @@ ARGUMENTS: dict[str, tuple[Callable[[Any], Any], str, set[str]]] = {
     "rlrt n_sim": (lambda v: jaxlmm.rlrt(FIT, n_sim=v), "n_sim", {"seven"}),
     "rlrt seed": (lambda v: jaxlmm.rlrt(FIT, n_sim=9, seed=v), "seed", {"seven", "huge", "10^30", "2^62"}),
     "adjust_pvalues p": (
-        lambda v: jaxlmm.adjust_pvalues(v), "p", {"nan", "half", "empty list", "matrix", "with nan", "3d", "tuple"}),
+        lambda v: jaxlmm.adjust_pvalues(v), "p", {"nan", "half", "empty list", "matrix", "with nan", "tuple"}),
     "adjust_pvalues method": (lambda v: jaxlmm.adjust_pvalues([0.1], v), "method", set()),
     "adjust_pvalues axis": (lambda v: jaxlmm.adjust_pvalues([0.1], axis=v), "axis", {"None", "minus one"}),
     "test L": (lambda v: FIT.test(v).pvalue, "L", {"matrix", "tuple"}),
@@ -82,7 +82,7 @@ ARGUMENTS: dict[str, tuple[Callable[[Any], Any], str, set[str]]] = {
     "pairs adjust": (lambda v: MEANS.pairs(v), "adjust", set()),
     "tidy effects": (lambda v: tables.tidy(FIT, effects=v), "effects", set()),
     "tidy level": (lambda v: tables.tidy(FIT, level=v), "level", {"half"}),
-    "tidy adjust": (lambda v: tables.tidy(FIT, adjust=v), "method", {"None"}),
+    "tidy adjust": (lambda v: tables.tidy(FIT, adjust=v), "adjust", {"None"}),
     "tidy responses": (
         lambda v: tables.tidy(FIT, responses=v), "response", {"None", "minus one", "empty list", "tuple"}),
     "augment data": (lambda v: tables.augment(FIT, data=v), "data", {"None", "frame"}),

@@ -11,6 +11,8 @@ from hypothesis.extra import numpy as hnp
 
 from jaxlmm.inference.multiplicity import adjust_pvalues
 
+xr = pytest.importorskip("xarray")
+
 METHODS = ["bh", "by", "bonferroni", "holm", "none"]
 SMALL = settings(max_examples=60, deadline=None)
 # Ties, zeros and ones are common in it.
@@ -119,6 +121,57 @@ def test_kinds_of_input() -> None:
     np.testing.assert_array_equal(adjust_pvalues(masked, "bonferroni"), [0.02, 0.04, np.nan])
 
 
+def null_map() -> xr.DataArray:
+    coords = {"term": ["a", "b"], "channel": list("wxyz"), "time": np.arange(25) / 10}
+    p = np.random.default_rng(0).uniform(size=(2, 4, 25))
+    return xr.DataArray(p, dims=("term", "channel", "time"), coords=coords, name="pvalue", attrs={"long_name": "p"})
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("dims", [("term", "channel", "time"), ("time", "term", "channel")])
+def test_a_labelled_map_is_adjusted_over_all_but_the_terms(method: str, dims: tuple[str, ...]) -> None:
+    p = null_map().transpose(*dims)
+    found = adjust_pvalues(p, method)
+    assert found.name == "pvalue" and found.dims == dims and found.attrs == p.attrs
+    xr.testing.assert_identical(found.coords.to_dataset(), p.coords.to_dataset())
+    for term in ("a", "b"):
+        one = p.sel(term=term)
+        np.testing.assert_array_equal(
+            found.sel(term=term).to_numpy(), adjust_pvalues(one.to_numpy(), method, axis=None)
+        )
+        xr.testing.assert_identical(adjust_pvalues(one, method), found.sel(term=term))  # no dimension "term"
+    alone = p.isel(channel=0, time=0)  # one response: nothing to adjust for
+    xr.testing.assert_identical(adjust_pvalues(alone, method), alone)
+
+
+def test_axes_of_maps_by_name_and_number() -> None:
+    p = null_map()
+    for axis in ("time", 2, -1, ["time"]):
+        expected = adjust_pvalues(p.to_numpy(), "holm", axis=2)
+        np.testing.assert_array_equal(adjust_pvalues(p, "holm", axis=axis).to_numpy(), expected)
+    for labelled, plain in ((("channel", "time"), (1, 2)), (None, None), (("time", "channel"), (-1, 1))):
+        expected = adjust_pvalues(p.to_numpy(), axis=plain)
+        np.testing.assert_array_equal(adjust_pvalues(p, axis=labelled).to_numpy(), expected)
+    np.testing.assert_array_equal(adjust_pvalues(p).to_numpy(), adjust_pvalues(p.to_numpy(), axis=(1, 2)))
+    np.testing.assert_array_equal(adjust_pvalues(p, axis=None).to_numpy(), adjust_pvalues(p.to_numpy(), axis=None))
+
+
+def test_an_array_of_many_dimensions_says_which_are_the_responses() -> None:
+    p = null_map()
+    with pytest.raises(ValueError, match=r"p has 3 dimensions, .* give axis=.*\(term, channel, time\)"):
+        adjust_pvalues(p.to_numpy())
+    with pytest.raises(ValueError, match=r"axis is 'freq', but the dimensions of p are 'term', 'channel', 'time'"):
+        adjust_pvalues(p, axis="freq")
+    with pytest.raises(ValueError, match="p is a Dataset, found variables pvalue; give one"):
+        adjust_pvalues(p.to_dataset())
+
+
+@pytest.mark.parametrize(("name", "same"), [("fdr", "bh"), ("FDR_BH", "bh"), ("BH", "bh"), ("fdr_by", "by")])
+def test_names_that_other_software_uses(name: str, same: str) -> None:
+    p = null_map().to_numpy()[0]
+    np.testing.assert_array_equal(adjust_pvalues(p, name), adjust_pvalues(p, same))
+
+
 def test_errors() -> None:
     with pytest.raises(ValueError, match=r"2 values outside \[0, 1\], the first at index \(1, 0\): -0.1"):
         adjust_pvalues([[0.1, 0.2], [-0.1, np.nan], [0.2, np.inf]])
@@ -126,7 +179,7 @@ def test_errors() -> None:
         adjust_pvalues([0.1, np.nan, 1.5])
     with pytest.raises(ValueError, match=r"outside \[0, 1\]: 2;"):
         adjust_pvalues(2.0)
-    for wrong in ("fdr", None):
+    for wrong in ("fwer", None):
         with pytest.raises(ValueError, match=f"'bh', 'by', 'bonferroni', 'holm', 'none', found {wrong!r}"):
             adjust_pvalues([0.1], wrong)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="axis must be at most 0, found 1; p has 1 dimensions"):

@@ -609,8 +609,8 @@ def test_large_volcano_is_fast_and_drawn_as_pixels(fit: jaxlmm.Fit, tmp_path: pa
 
 
 def test_bad_arguments_of_volcano(fit: jaxlmm.Fit) -> None:
-    with pytest.raises(ValueError, match=r"adjust must be one of 'bh', .*, found 'fdr'"):
-        plots.volcano(fit, "a", adjust="fdr")
+    with pytest.raises(ValueError, match=r"adjust must be one of 'bh', .*, found 'fwer'"):
+        plots.volcano(fit, "a", adjust="fwer")
     with pytest.raises(ValueError, match=r"adjust must be one of .*, found None"):
         plots.volcano(fit, "a", adjust=None)  # type: ignore[arg-type]
     for alpha in (0, 1, 5):

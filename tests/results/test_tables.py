@@ -210,7 +210,7 @@ def test_choosing_responses(responses: Any) -> None:
         ({"effects": []}, "effects must be some of"),
         ({"level": 95}, "level must lie between 0 and 1"),
         ({"level": 95, "effects": "ran_pars"}, "level must lie between 0 and 1"),
-        ({"adjust": "tukey"}, "method must be one of 'bh'"),
+        ({"adjust": "tukey"}, "adjust must be one of 'bh'"),
         ({"responses": "nobody"}, "no response is named 'nobody'"),
         ({"responses": 9}, "out of range"),
     ],
