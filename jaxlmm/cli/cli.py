@@ -58,8 +58,15 @@ def demo(responses: int, plot: Path) -> None:
     "--df", default="satterthwaite", show_default=True,
     type=click.Choice(["satterthwaite", "kenward-roger", "residual", "normal"]), help="Degrees of freedom of tests.",
 )  # fmt: skip
+@click.option("--weights", help="Column of TABLE with the weights of its rows.")
 @click.option(
-    "--adjust", type=click.Choice(["bh", "by", "holm", "bonferroni"]), help="Adjust p-values over responses."
+    "--na", multiple=True, metavar="TEXT",
+    help="Text of TABLE that marks a missing value, such as NA; may be repeated. Empty cells always do.",
+)  # fmt: skip
+@click.option("--sep", help="What separates the columns of TABLE. Default: a comma; in .tsv a tab.")
+@click.option("--decimal", default=".", show_default=True, help="Decimal sign of TABLE's numbers.")
+@click.option(
+    "--adjust", type=click.Choice(["bh", "fdr", "by", "holm", "bonferroni"]), help="Adjust p-values over responses."
 )
 @click.option(
     "--what", default="tidy", show_default=True, type=click.Choice(["tidy", "glance"]),
@@ -71,7 +78,11 @@ def demo(responses: int, plot: Path) -> None:
 @click.option("--verify", is_flag=True, help="Resume although the files of --array have other times: compare them.")
 @click.option("--progress/--no-progress", default=None, help="Progress bar; default: on a terminal only.")
 def fit(**options: Any) -> None:
-    """Fit a formula to columns of TABLE (.csv or .parquet), or to an array beside it, and write a table.
+    """Fit a formula to columns of TABLE, or to an array beside it, and write a table.
+
+    TABLE is .csv or .tsv, also compressed (.gz, .bz2, .xz, .zip, .zst), or .parquet. Text files have no types:
+    columns of numbers are covariates and columns of text, dates too, are factors with sorted levels; write C(block)
+    for a factor of numbers. Parquet keeps categories in their order.
 
     A formula is code: within its calls, as in I(x**2), stands Python. Unless --trust-formula is given it may compute
     with the columns, by arithmetic and the usual functions, and do nothing else.

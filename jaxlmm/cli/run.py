@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import fnmatch
+import functools
+import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +23,7 @@ from jaxlmm import plots
 from jaxlmm._types import Status
 from jaxlmm.engine.block import Model
 from jaxlmm.fit import fit_prepared, prepare
+from jaxlmm.formula.data import table_weights
 from jaxlmm.formula.design import refuse_untrusted
 from jaxlmm.formula.formula import prepare_formula
 from jaxlmm.formula.guard import UntrustedFormula
@@ -28,6 +32,7 @@ from jaxlmm.results.tables import glance, tidy
 from jaxlmm.sources.lazy import LazyMatrix
 from jaxlmm.sources.opening import open_path
 from jaxlmm.sources.sources import open_source
+from jaxlmm.sources.table import as_frame
 from jaxlmm.storage import storage
 
 __all__ = ["PLOTS", "fit_file", "plot_file"]
@@ -36,6 +41,9 @@ __all__ = ["PLOTS", "fit_file", "plot_file"]
 CHUNK = 8192
 WRITERS = {".csv": "to_csv", ".parquet": "to_parquet"}
 STORE = ".zarr"
+COMPRESSED = (".gz", ".bz2", ".xz", ".zip", ".zst")
+# What other software writes for a missing number; in a column of text it may be a level.
+MISSING_CODES = {"NA", "N/A", "n/a", "#N/A", "NaN", "nan", "NULL", "null", "None", "<NA>", ".", "-", "?"}
 
 
 def fit_file(
@@ -44,6 +52,10 @@ def fit_file(
     formula: str,
     responses: str | None,
     array: str | None,
+    weights: str | None,
+    na: Sequence[str],
+    sep: str | None,
+    decimal: str,
     out: Path,
     method: str,
     df: str,
@@ -68,11 +80,13 @@ def fit_file(
     """
     if out.suffix not in (*WRITERS, STORE):
         raise ValueError(f"--out '{out}' must end in {', '.join(WRITERS)} or {STORE}.")
+    plain = functools.partial(_read, table, [formula, weights or ""], responses, na, sep, decimal)
+    read = functools.partial(_trusted, plain, formula, trust_formula)
     if out.suffix == STORE:
+        unused = {"--adjust": adjust, "--what glance": what == "glance", "--save": save}
         return _fit_to_store(
-            _table(table, formula, trust_formula), formula, responses, array, out, method=method, df=df,
-            overwrite=overwrite, resume=resume, progress=progress,
-            unused={"--adjust": adjust, "--what glance": what == "glance", "--save": save},
+            read, formula, responses, array, out, weights=weights, method=method, df=df, overwrite=overwrite,
+            resume=resume, progress=progress, unused=unused,
         )  # fmt: skip
     if resume:
         raise ValueError(f"--resume and --verify go with results that end in {STORE}; '{out}' is written at the end.")
@@ -83,11 +97,15 @@ def fit_file(
         raise ValueError(f"the folder '{out.resolve().parent}' does not exist; make it first.")
     if responses is not None and array is not None:
         raise ValueError("--responses and --array are both given; responses come from one of them.")
-    data = _table(table, formula, trust_formula)
-    made = prepare_formula(formula, data, _array(array) if array is not None else responses)
+    data = read()
+    reserved = [] if weights is None else [weights]
+    made = prepare_formula(formula, data, _array(array) if array is not None else responses, reserved=reserved)
     if made.response is None:
         raise ValueError("the formula names no response; write 'y ~ ...', or give --responses or --array.")
-    model = prepare(made.X, made.groups, names=made.names, group_name=made.group_name, terms=made.structure)
+    model = prepare(
+        made.X, made.groups, names=made.names, group_name=made.group_name, terms=made.structure,
+        weights=table_weights(weights, data),
+    )  # fmt: skip
     if save is not None:
         whole = fit_prepared(model, made.response, method=method, df=df)
         storage.save(whole, save, include_Y=True, overwrite=overwrite)
@@ -130,9 +148,9 @@ def _fit_chunks(
     return frames, counts
 
 
-def _table(path: Path, formula: str, trust: bool) -> pd.DataFrame:
+def _trusted(read: Callable[[], pd.DataFrame], formula: str, trust: bool) -> pd.DataFrame:
     """The table, for a formula that may be evaluated."""
-    data = _read(path)
+    data = read()
     if not trust:
         try:
             refuse_untrusted(formula, data, {})
@@ -143,12 +161,60 @@ def _table(path: Path, formula: str, trust: bool) -> pd.DataFrame:
     return data
 
 
-def _read(path: Path) -> pd.DataFrame:
+def _read(
+    path: Path, used: Sequence[str], responses: str | None, na: Sequence[str], sep: str | None, decimal: str
+) -> pd.DataFrame:
+    """The table; columns that the texts ``used`` or ``responses`` name must not hold numbers that read as text."""
+    suffix = Path(path.stem).suffix if path.suffix in COMPRESSED else path.suffix
+    words = {word for text in used for word in re.findall(r"[^\W\d][\w.]*|(?<=`)[^`]+(?=`)", text)}
     if path.suffix == ".parquet":
-        return pd.read_parquet(path)
-    if path.suffix in (".csv", ".tsv"):
-        return pd.read_csv(path, sep="\t" if path.suffix == ".tsv" else ",")
-    raise ValueError(f"'{path}' must end in .csv, .tsv or .parquet.")
+        return _read_parquet(path, words)
+    if suffix not in (".csv", ".tsv"):
+        raise ValueError(f"'{path}' must end in .csv, .tsv (or these and {', '.join(COMPRESSED)}), or .parquet.")
+    sep = sep or ("\t" if suffix == ".tsv" else ",")
+    data = pd.read_csv(path, sep=sep, decimal=decimal, keep_default_na=False, na_values=["", *na], low_memory=False)
+    if data.shape[1] == 1 and (other := next((s for s in ";\t," if s != sep and s in data.columns[0]), None)):
+        raise ValueError(
+            f"'{path}' has one column, {data.columns[0]!r}; add --sep {other!r} if that separates columns."
+        )
+    for name in data.columns:
+        if name in words or (responses is not None and fnmatch.fnmatchcase(name, responses)):
+            _refuse_hidden_numbers(data[name], name)
+    return data
+
+
+def _read_parquet(path: Path, words: Collection[str]) -> pd.DataFrame:
+    """A table, unless ``words`` name categories whose order the file has not kept."""
+    try:
+        from pyarrow import parquet
+    except ImportError as error:
+        raise ImportError(f"'{path}' needs pyarrow: pip install pyarrow") from error
+    data = parquet.read_table(path)
+    notes = (data.schema.pandas_metadata or {}).get("columns", [])
+    for name in [note["name"] for note in notes if note["pandas_type"] == "categorical"]:
+        if name in words and not str(data.schema.field(name).type).startswith("dictionary"):
+            raise ValueError(
+                f"column {name!r} of '{path}' was categories of {data.schema.field(name).type}, whose order Parquet "
+                "does not keep; save them as categories of text."
+            )
+    return as_frame(data)
+
+
+def _refuse_hidden_numbers(column: pd.Series, name: str) -> None:
+    """ValueError for a column of text that would be numbers, but for its missing codes or decimal commas."""
+    if not pd.api.types.is_string_dtype(column.dtype) and column.dtype != object:
+        return
+    counts = column.value_counts()
+    texts = pd.Series(counts.index.astype(str))
+    numbers = pd.to_numeric(texts.where(~texts.isin(MISSING_CODES)), errors="coerce").notna()
+    codes = texts[~numbers]
+    if numbers.any() and codes.isin(MISSING_CODES).all():
+        raise ValueError(
+            f"column {name!r} holds numbers and the text {codes.iloc[0]!r} in {counts.iloc[codes.index[0]]} rows; "
+            f"add --na {codes.iloc[0]!r} if it marks missing values, rename it if it is a level."
+        )
+    if not numbers.any() and len(texts) and texts.str.fullmatch(r"[-+]?\d+,\d+").all():
+        raise ValueError(f"column {name!r} holds text such as {texts[0]!r}; add --decimal , if these are numbers.")
 
 
 def _array(path: str) -> LazyMatrix:
@@ -164,7 +230,7 @@ def _array(path: str) -> LazyMatrix:
 
 
 def _fit_to_store(
-    table: pd.DataFrame,
+    read: Callable[[], pd.DataFrame],
     formula: str,
     responses: str | None,
     array: str | None,
@@ -184,7 +250,7 @@ def _fit_to_store(
         raise ValueError("--responses and --array are both given; responses come from one of them.")
     from jaxlmm.outofcore.to_store import lmm_to_store  # needs zarr and xarray
 
-    found = lmm_to_store(formula, array, table, out=out, **options)
+    found = lmm_to_store(formula, array, read(), out=out, **options)
     if found is None:
         return f"this share is done, others are not -> {out}.part"
     status = found["status"].to_numpy()

@@ -225,3 +225,87 @@ def test_plots_of_a_saved_fit(tmp_path: Path) -> None:
     assert code == 1 and text.count("\n") == 1, text
     code, text = run("plot", saved, "--kind", "icc", "--out", tmp_path / "icc.png")
     assert code == 1 and "--overwrite" in text
+
+
+# -- text files ------------------------------------------------------------------------------------------
+
+
+def regions() -> pd.DataFrame:
+    rng = np.random.default_rng(0)
+    return pd.DataFrame({
+        "s": np.repeat([f"{i:03d}" for i in range(10)], 12), "region": np.tile(["EU", "NA", "None"], 40),
+        "x": rng.normal(size=120), "y": rng.normal(size=120),
+    })  # fmt: skip
+
+
+REGION = ("--formula", "y ~ region + x + (1 | s)")
+
+
+@pytest.mark.parametrize(
+    ("name", "written", "options"),
+    [
+        ("t.csv", {}, []), ("t.tsv", {"sep": "\t"}, []), ("t.csv.gz", {}, []), ("t.tsv.xz", {"sep": "\t"}, []),
+        ("t.csv", {"sep": ";"}, ["--sep", ";"]),
+        ("t.csv", {"sep": ";", "decimal": ","}, ["--sep", ";", "--decimal", ","]),
+    ],
+)  # fmt: skip
+def test_text_files_of_any_kind_keep_every_level(
+    name: str, written: dict[str, str], options: list[str], tmp_path: Path
+) -> None:
+    frame, out = regions(), tmp_path / "r.csv"
+    frame.to_csv(tmp_path / name, index=False, **written)
+    code, text = run("fit", tmp_path / name, *REGION, *options, "--out", out)
+    assert code == 0, text
+    fit = jaxlmm.lmm("y ~ region + x + (1 | s)", frame)
+    rows = pd.read_csv(out, keep_default_na=False)
+    rows = rows[rows["effect"] == "fixed"]
+    assert list(rows["term"]) == list(fit.names) == ["Intercept", "region[T.NA]", "region[T.None]", "x"]
+    np.testing.assert_allclose(rows["estimate"].astype(float), fit.coef[0], rtol=1e-9)
+
+
+def test_only_empty_cells_are_missing_unless_told_otherwise(tmp_path: Path) -> None:
+    frame = regions()
+    codes = frame.astype({"y": object, "x": object})
+    codes.loc[[3, 70], "y"] = "NA"
+    source, out = tmp_path / "t.csv", tmp_path / "r.csv"
+    codes.to_csv(source, index=False)
+    code, text = run("fit", source, *REGION, "--out", out)
+    assert code == 1 and "column 'y' holds numbers and the text 'NA' in 2 rows; add --na 'NA'" in text
+    code, text = run("fit", source, "--formula", "y ~ x + (1 | s)", "--na", "NA", "--what", "glance", "--out", out)
+    assert code == 0, text
+    assert pd.read_csv(out)["nobs"].item() == 118
+    codes.loc[[3, 70], "y"] = None
+    codes.loc[[5, 6, 7], "x"] = "."
+    codes.to_csv(source, index=False)
+    code, text = run("fit", source, *REGION, "--out", out, "--overwrite")
+    assert code == 1 and "column 'x' holds numbers and the text '.' in 3 rows" in text
+    code, text = run(
+        "fit", source, "--formula", "y ~ region + (1 | s)", "--what", "glance", "--out", out, "--overwrite"
+    )
+    assert code == 0, text  # x is not used; empty cells are missing
+    assert pd.read_csv(out)["nobs"].item() == 118
+
+
+def test_text_files_that_are_read_otherwise_than_written(tmp_path: Path) -> None:
+    source, out = tmp_path / "t.csv", tmp_path / "r.csv"
+    regions().to_csv(source, index=False, sep=";", decimal=",")
+    code, text = run("fit", source, *REGION, "--out", out)
+    assert code == 1 and "has one column, 's;region;x;y'; add --sep ';'" in text
+    code, text = run("fit", source, *REGION, "--sep", ";", "--out", out)
+    assert code == 1 and "add --decimal , if these are numbers" in text
+    code, text = run("fit", tmp_path / "t.csv", "--formula", "y ~ x", "--out", tmp_path / "r.txt")
+    assert code == 1 and "must end in" in text
+
+
+def test_weights_of_a_column_and_responses_by_pattern(tmp_path: Path) -> None:
+    frame = regions()[["s", "x", "y"]].assign(w=np.random.default_rng(1).uniform(0.5, 2, 120))
+    source, out = tmp_path / "t.csv", tmp_path / "r.csv"
+    frame.to_csv(source, index=False)
+    options = ["--formula", "x + (1 | s)", "--responses", "*", "--weights", "w", "--adjust", "fdr"]
+    code, text = run("fit", source, *options, "--out", out)
+    assert code == 0 and "1 responses" in text, text
+    fit = jaxlmm.lmm("y ~ x + (1 | s)", frame.astype({"s": int}), weights="w")
+    rows = pd.read_csv(out)
+    np.testing.assert_allclose(rows["estimate"][rows["effect"] == "fixed"], fit.coef[0], rtol=1e-9)
+    code, text = run("fit", source, "--formula", "y ~ x", "--weights", "v", "--out", out, "--overwrite")
+    assert code == 1 and "weights names 'v', which is no column" in text
