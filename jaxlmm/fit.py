@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import itertools
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,6 +13,7 @@ import numpy as np
 from jaxlmm._types import Status, float64_scope
 from jaxlmm.design.arrays import response_matrix
 from jaxlmm.design.design import make_design
+from jaxlmm.design.rows import check_rows
 from jaxlmm.design.terms import make_terms_structure
 from jaxlmm.engine.block import BlockFitter, Model, empty_results
 from jaxlmm.engine.incomplete import fit_incomplete
@@ -28,7 +28,7 @@ from jaxlmm.runtime.arguments import check_option
 from jaxlmm.runtime.device import DeviceMatrix
 from jaxlmm.sources.lazy import LazyMatrix
 
-__all__ = ["check_index", "check_options", "enable_compile_cache", "fit", "fit_prepared", "prepare"]
+__all__ = ["check_options", "enable_compile_cache", "fit", "fit_prepared", "prepare"]
 
 # Columns of one pattern that are copied together.
 COLUMNS_AT_ONCE = 8192
@@ -48,7 +48,7 @@ def prepare(
     Parameters, errors: as in :func:`fit`. Use with :func:`fit_prepared` to fit one design again
     and again (permutations, simulations) without paying for it each time.
     """
-    indexes = check_index(X=X, groups=groups)
+    indexes = check_rows(X=X, groups=groups, weights=weights)
     design = make_design(X, groups, names, weights)
     if terms is not None:
         constant = np.flatnonzero((design.X == design.X[0]).all(axis=0)).tolist()
@@ -140,7 +140,7 @@ def fit_prepared(
     if not isinstance(model, Model):
         raise ValueError(f"model must be what jaxlmm.prepare returns, found a {type(model).__name__}.")
     known = dict(model.indexes)
-    check_index(X=known.get("X"), Y=Y, groups=known.get("groups"))
+    check_rows(X=known.get("X"), Y=Y, groups=known.get("groups"), weights=known.get("weights"))
     matrix, given_names = response_matrix(Y, model.design.n_obs, response_names)
     out = _fit_matrix(model, matrix, method, missing)
     return Fit(
@@ -233,23 +233,3 @@ def check_options(method: str, df: str, missing: str) -> None:
     check_option("method", method, ("REML", "ML"))
     check_option("missing", missing, ("drop", "refuse"))
     check_df_method(df, method)
-
-
-def check_index(**data: Any) -> tuple[tuple[str, Any], ...]:
-    """Indexes of the pandas objects among ``data``, by name; ValueError where two differ.
-
-    Rows are matched by position; where the indexes say otherwise the data are not aligned.
-    """
-    labelled = tuple((name, getattr(v, "index", v)) for name, v in data.items() if _is_pandas(v))
-    for (name_a, a), (name_b, b) in itertools.pairwise(labelled):
-        if len(a) == len(b) and not a.equals(b):
-            raise ValueError(
-                f"{name_a} and {name_b} have different indexes, so their rows may not match; "
-                "align them, or call reset_index(drop=True) on both if they match by position."
-            )
-    return labelled
-
-
-def _is_pandas(value: Any) -> bool:
-    """A frame, a series, or an index kept from one."""
-    return hasattr(value, "iloc") or (hasattr(value, "equals") and hasattr(value, "get_indexer"))

@@ -10,7 +10,8 @@ from matplotlib.axes import Axes
 
 from jaxlmm import plots
 from jaxlmm.design.arrays import numeric
-from jaxlmm.fit import check_index, fit
+from jaxlmm.design.rows import check_rows
+from jaxlmm.fit import fit
 from jaxlmm.results.results import Fit
 
 __all__ = ["LinearMixedEffectsModel"]
@@ -100,7 +101,7 @@ class LinearMixedEffectsModel:
             If there is more than one random effect, ``varnames`` has the wrong length, a feature
             to be z-scored is constant, or ``jaxlmm.fit`` refuses the data.
         """
-        check_index(X=X, y=y, random_effect=random_effect)
+        check_rows(X=X, y=y, random_effect=random_effect)
         features = np.array(numeric(X, "X"), dtype=np.float64)
         if features.ndim != 2:
             hint = "; for one feature use X[:, None]" if features.ndim == 1 else ""

@@ -42,7 +42,7 @@ AXIS = "responses"
 class Model:
     """A design and what is computed from it once: refitting it to other responses is cheap.
 
-    ``indexes`` are those of the data frames it came from, to match those of Y.
+    ``indexes`` are the labels of the rows that it came from, to match those of Y.
     """
 
     design: Design

@@ -2,7 +2,7 @@
 
 - Arithmetic is done in doubles: see :func:`jaxlmm.formula.functions.number`.
 - What is true or false, ``I(x > 5)``, is a factor, as R's logical columns are; so is text that a function makes.
-- Levels of text are in the order of :mod:`jaxlmm.formula.levels`.
+- Levels of text are in the order of :mod:`jaxlmm.sources.levels`.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from formulaic.materializers.types import FactorValues
 from interface_meta import override
 
 from jaxlmm.formula.functions import FUNCTIONS, number, power, response
-from jaxlmm.formula.levels import in_level_order
 from jaxlmm.formula.text import parse_expression, unparse_expression
+from jaxlmm.sources.levels import in_level_order
 
 __all__ = ["MATERIALIZER", "compute_response"]
 

@@ -16,15 +16,17 @@ import pandas as pd
 from formulaic.errors import DataMismatchWarning
 from formulaic.parser.types import Term as ParsedTerm
 
+from jaxlmm.design.rows import RowLabels, check_rows, row_labels
 from jaxlmm.design.terms import Factor, Part, Term, TermStructure
 from jaxlmm.formula.arithmetic import MATERIALIZER
 from jaxlmm.formula.functions import FUNCTIONS
-from jaxlmm.formula.levels import in_level_order
 from jaxlmm.formula.text import expression_names, near_misses, one_line
 from jaxlmm.inference.emmeans import GridVariable
+from jaxlmm.sources.levels import in_level_order
+from jaxlmm.sources.table import as_frame, plain_column
 
 __all__ = [
-    "as_frame",
+    "column_values",
     "evaluation",
     "expression_columns",
     "find_columns",
@@ -34,59 +36,11 @@ __all__ = [
     "group_labels",
     "new_column",
     "no_missing",
+    "table_rows",
+    "table_weights",
     "term_structure",
     "used_columns",
 ]
-
-
-def as_frame(data: Any) -> Any:
-    """``data`` as a pandas data frame: one, what can turn into one, or a mapping of columns.
-
-    Columns named by numbers are named by these as text: ``5`` in backticks is the column 5.
-
-    polars' Categorical has no order of its own (rows, or what the process did before, decide it), so
-    its levels are sorted like those of text; an Enum keeps its order.
-
-    Raises
-    ------
-    ValueError
-        No data frame, one that holds no values yet, or columns of several levels.
-    ImportError
-        A frame that cannot turn into pandas' without pyarrow.
-    """
-    frame = _as_frame(data)
-    if frame.columns.nlevels > 1:
-        raise ValueError(
-            f"the columns of data have {frame.columns.nlevels} levels; give them one name each, as "
-            "data.set_axis(['_'.join(map(str, c)) for c in data.columns], axis=1)."
-        )
-    if all(isinstance(name, str) for name in frame.columns):
-        return frame
-    return frame.set_axis([str(name) for name in frame.columns], axis=1)
-
-
-def _as_frame(data: Any) -> Any:
-    if isinstance(data, pd.DataFrame):
-        return data
-    if hasattr(data, "to_native"):  # narwhals
-        return _as_frame(data.to_native())
-    if hasattr(data, "to_pandas"):
-        try:
-            frame = data.to_pandas()
-        except ImportError as error:
-            raise ImportError(f"this {type(data).__name__} needs pyarrow ({error}): pip install pyarrow") from error
-        schema = getattr(data, "schema", None)
-        types = schema.items() if isinstance(schema, Mapping) else ()
-        free = [name for name, dtype in types if type(dtype).__name__ == "Categorical"]
-        return frame.assign(
-            **{name: frame[name].cat.reorder_categories(in_level_order(frame[name].cat.categories)) for name in free}
-        )
-    if isinstance(data, (Mapping, np.recarray)):
-        return pd.DataFrame(data)
-    for method in ("collect", "compute"):
-        if hasattr(data, method) and hasattr(type(data), "columns"):
-            raise ValueError(f"data is a {type(data).__name__}, which holds no values yet; give data.{method}().")
-    raise ValueError(f"data must be a data frame with named columns, found {type(data).__name__}.")
 
 
 def find_columns(names: Iterable[str], frame: Any, what: str) -> None:
@@ -117,7 +71,7 @@ def no_missing(column: Any, name: str) -> None:
 
 
 def fit_column(column: Any, name: str, factor: bool) -> Any:
-    """A column as formulaic is to see it.
+    """A column as formulaic is to see it: :func:`jaxlmm.sources.table.plain_column`, and what its use asks for.
 
     Parameters
     ----------
@@ -129,16 +83,17 @@ def fit_column(column: Any, name: str, factor: bool) -> Any:
     Raises
     ------
     ValueError
-        Missing values; times or complex numbers, used as they are; a mixture of types.
+        Missing values; times, intervals or complex numbers, used as they are; a mixture of types.
     """
     no_missing(column, name)
+    column = plain_column(column)
     if isinstance(column.dtype, pd.CategoricalDtype):
         return column.cat.remove_unused_categories()
-    column = _plain(column)
     if column.dtype == object and not all(isinstance(v, str) for v in column):
         kinds = sorted({type(v).__name__ for v in column})
         raise ValueError(f"column '{name}' holds {' and '.join(kinds)} objects; make it numbers, text or categories.")
-    if factor and column.dtype.kind in "mMc":
+    other = isinstance(column.dtype, pd.api.extensions.ExtensionDtype)  # periods, intervals
+    if factor and (other or column.dtype.kind in "mMc"):
         raise ValueError(f"column '{name}' holds {column.dtype}; make numbers or text of it.")
     return column.astype("category") if factor and column.dtype == bool else column
 
@@ -152,9 +107,10 @@ def new_column(column: Any, variable: GridVariable, fitted: Any) -> Any:
         Missing values, levels that the fit had not, text for a covariate.
     """
     no_missing(column, variable.name)
+    column = plain_column(column)
     if variable.factor:
         values = np.asarray(column, dtype=object)
-        known = set(variable.levels)
+        known = {level: level for level in variable.levels}  # True for 1
         for row, value in enumerate(values):
             if value not in known:
                 levels = ", ".join(map(repr, variable.levels[:8])) + (", ..." if len(variable.levels) > 8 else "")
@@ -163,9 +119,9 @@ def new_column(column: Any, variable: GridVariable, fitted: Any) -> Any:
                     f"levels are {levels}."
                 )
         if isinstance(fitted.dtype, pd.CategoricalDtype):
-            return pd.Series(pd.Categorical(values, categories=fitted.cat.categories), column.index)
-        return _plain(column)
-    column = _plain(column)
+            made = pd.Categorical([known[v] for v in values], categories=fitted.cat.categories)
+            return pd.Series(made, column.index)
+        return column
     if column.dtype.kind != fitted.dtype.kind and not {column.dtype.kind, fitted.dtype.kind} <= set("biuf"):
         raise ValueError(f"column '{variable.name}' holds {column.dtype}, in the data of the fit {fitted.dtype}.")
     return column
@@ -195,9 +151,40 @@ def group_labels(frame: Any, columns: tuple[str, ...]) -> Any:
     if not columns:
         return None
     if len(columns) == 1:
-        return frame[columns[0]]
-    rows = list(zip(*(frame[name].tolist() for name in columns), strict=True))
+        return plain_column(frame[columns[0]])
+    rows = list(zip(*(plain_column(frame[name]).tolist() for name in columns), strict=True))
     return pd.Series(rows, index=frame.index, name=":".join(columns), dtype=object)
+
+
+def column_values(column: Any) -> Any:
+    """The values of a column without its index: an array of pandas where that keeps the type."""
+    if column is None:
+        return None
+    return column.array if isinstance(column.dtype, pd.api.extensions.ExtensionDtype) else column.to_numpy()
+
+
+def table_rows(data: Any, frame: Any) -> RowLabels | None:
+    """Labels of the rows of ``data``, of which ``frame`` was made; None if it had none, as polars' frames."""
+    default = isinstance(frame.index, pd.RangeIndex) and not isinstance(data, pd.DataFrame)
+    return None if default else row_labels(frame)
+
+
+def table_weights(weights: Any, data: Any) -> Any:
+    """Weights that may be the name of a column of ``data``.
+
+    Raises
+    ------
+    ValueError
+        No such column; rows that their labels say are others.
+    """
+    if weights is None:
+        return None
+    frame = as_frame(data)
+    if isinstance(weights, str):
+        find_columns([weights], frame, "weights names")
+        return column_values(plain_column(frame[weights]))
+    check_rows(data=table_rows(data, frame), weights=weights)
+    return column_values(weights) if isinstance(weights, pd.Series) else weights
 
 
 def used_columns(part: Any, frame: Any, context: Mapping[str, Any], formula: str) -> list[str]:
@@ -287,18 +274,6 @@ def term_structure(spec: Any, frame: Any, context: Mapping[str, Any]) -> TermStr
         terms.append(Term(str(row.term) if own else "Intercept", columns, own, tuple(parts), tested=bool(own)))
         start += len(row.columns)
     return TermStructure(tuple(term for term in terms if term.columns), tuple(factors.values()))
-
-
-def _plain(column: Any) -> Any:
-    """Nullable and Arrow types as numpy's, numbers kept as objects as numbers."""
-    dtype, types = column.dtype, pd.api.types
-    if types.is_string_dtype(dtype) and not types.is_object_dtype(dtype):
-        return column.astype(object)
-    if isinstance(dtype, pd.api.extensions.ExtensionDtype) and types.is_numeric_dtype(dtype):
-        plain = bool if types.is_bool_dtype(dtype) else "int64" if types.is_integer_dtype(dtype) else "float64"
-        return column.astype(plain)
-    inferred = column.infer_objects() if types.is_object_dtype(dtype) else column
-    return column if types.is_string_dtype(inferred.dtype) else inferred
 
 
 def evaluation(factor: Any) -> str:

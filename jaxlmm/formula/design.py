@@ -19,7 +19,6 @@ from jaxlmm.formula.arithmetic import MATERIALIZER
 from jaxlmm.formula.bars import fitted_groups, split_formula
 from jaxlmm.formula.bounds import refuse_large, refuse_many_terms
 from jaxlmm.formula.data import (
-    as_frame,
     evaluation,
     expression_columns,
     find_columns,
@@ -36,6 +35,7 @@ from jaxlmm.formula.guard import refuse_unknown
 from jaxlmm.formula.reading import Sides, check_operators, read_sides
 from jaxlmm.formula.text import category_column, expression_names
 from jaxlmm.inference.emmeans import GridVariable
+from jaxlmm.sources.table import as_frame, is_table
 
 __all__ = ["FormulaDesign", "ReadFormula", "apply_fixed", "read_formula", "refuse_untrusted", "restore_formula"]
 
@@ -88,12 +88,17 @@ class FormulaDesign:
         """Name of the grouping, "a:b" for the combinations of two columns."""
         return ":".join(self.group_columns) or None
 
+    @staticmethod
+    def table(data: Any) -> Any:
+        """``data`` as the data frame that :meth:`rows` reads; None if it is no table, but a matrix."""
+        return as_frame(data) if is_table(data) else None
+
     def rows(self, data: Any) -> np.ndarray:
         """Rows of X for new data, (n, p): same levels, codings and transforms.
 
         Parameters
         ----------
-        data : DataFrame or mapping of str to sequence
+        data : DataFrame, or what makes one
             Holds all ``variables``; other columns are not looked at.
 
         Raises

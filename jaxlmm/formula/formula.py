@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -19,20 +19,24 @@ try:
 except ImportError as error:
     raise ImportError('formulas need formulaic and pandas: pip install "jaxlmm[formula]"') from error
 
-from jaxlmm.fit import check_index, fit
+from jaxlmm.design.rows import check_rows
+from jaxlmm.fit import fit
 from jaxlmm.formula.arithmetic import compute_response
 from jaxlmm.formula.data import (
-    as_frame,
+    column_values,
     expression_columns,
     find_columns,
     formula_errors,
     group_labels,
     no_missing,
+    table_rows,
+    table_weights,
     used_columns,
 )
 from jaxlmm.formula.design import FormulaDesign, apply_fixed, read_formula, restore_formula
 from jaxlmm.formula.text import match_columns
 from jaxlmm.results.results import Fit
+from jaxlmm.sources.table import as_frame, plain_column
 
 # A column alone.
 PLAIN = re.compile(r"`[^`]+`")
@@ -83,26 +87,30 @@ def lmm(
         or groups (those in responses are as in :func:`jaxlmm.fit`); and what :func:`jaxlmm.fit`
         raises.
     """
-    made = prepare_formula(formula, data, responses, context=context)
+    reserved = [weights] if isinstance(weights, str) else []
+    made = prepare_formula(formula, data, responses, context=context, reserved=reserved)
     if made.response is None:
         raise ValueError(f"formula '{formula}' names no response; write 'y ~ ...' or give responses=.")
-    if isinstance(weights, str):
-        frame = as_frame(data)
-        find_columns([weights], frame, "weights names")
-        weights = frame[weights]
-    elif weights is not None:
-        check_index(data=as_frame(data), weights=weights)
     found = fit(
-        made.X, made.response, made.groups, method=method, df=df, weights=weights, missing=missing,
+        made.X, made.response, column_values(made.groups), method=method, df=df, missing=missing,
+        weights=table_weights(weights, data),
         names=made.names, response_names=response_names, group_name=made.group_name, terms=made.structure,
     )  # fmt: skip
     return dataclasses.replace(found, source=made)
 
 
 def prepare_formula(
-    formula: str, data: Any, responses: Any = None, *, context: Mapping[str, Any] | None = None
+    formula: str,
+    data: Any,
+    responses: Any = None,
+    *,
+    context: Mapping[str, Any] | None = None,
+    reserved: Collection[str] = (),
 ) -> FormulaDesign:
-    """All of :func:`lmm` but the fit; parameters and errors as there. ``response`` may be None."""
+    """All of :func:`lmm` but the fit; parameters and errors as there. ``response`` may be None.
+
+    Patterns in ``responses`` leave out the columns that the formula uses, and those ``reserved``.
+    """
     frame, context = as_frame(data), dict(context or {})
     if not len(frame):
         raise ValueError("data has no rows, so there is nothing to fit; look at what selected them.")
@@ -113,14 +121,21 @@ def prepare_formula(
     for name in read.group_columns:
         no_missing(frame[name], name)
     used = used_columns(read.terms, frame, context, formula)
-    response = _response(read.responses, responses, frame, context, formula)
+    check_rows(data=table_rows(data, frame), responses=responses)
+    taken = {*used, *read.group_columns, *reserved}
+    response = _response(read.responses, responses, frame, context, formula, taken)
     made = apply_fixed(formula, read.terms, used, frame, context)
     groups = group_labels(frame, read.group_columns)
     return dataclasses.replace(made, groups=groups, group_columns=read.group_columns, response=response)
 
 
 def _response(
-    named: tuple[tuple[str, str], ...] | None, responses: Any, frame: Any, context: Mapping[str, Any], formula: str
+    named: tuple[tuple[str, str], ...] | None,
+    responses: Any,
+    frame: Any,
+    context: Mapping[str, Any],
+    formula: str,
+    taken: Collection[str],
 ) -> Any:
     """The responses, one a column; None if neither the formula nor the caller gives any."""
     if named is not None:
@@ -131,7 +146,8 @@ def _response(
         made = {}
         for name, expression in named:
             used = expression_columns(expression, frame, context, formula)
-            columns = frame[used].reset_index(drop=True)
+            plain_columns = {column: plain_column(frame[column]) for column in used}
+            columns = pd.DataFrame(plain_columns, index=frame.index).reset_index(drop=True)
             with formula_errors(formula):
                 try:
                     made[name] = compute_response(expression, columns, context)
@@ -143,9 +159,8 @@ def _response(
     listed = isinstance(responses, (list, tuple)) and responses and all(isinstance(v, str) for v in responses)
     if isinstance(responses, str) or listed:
         columns = [str(c) for c in frame.columns]
-        at = match_columns(responses, columns)
+        at = match_columns(responses, columns, taken)
         return frame.iloc[:, at].set_axis([columns[j] for j in at], axis=1)
     if np.ndim(responses) and len(responses) != len(frame):
         raise ValueError(f"responses has {len(responses)} rows, data has {len(frame)}; they must have the same rows.")
-    check_index(data=frame, responses=responses)
     return responses

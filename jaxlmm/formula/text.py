@@ -7,7 +7,7 @@ import difflib
 import fnmatch
 import re
 import textwrap
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 __all__ = [
@@ -126,8 +126,10 @@ def category_column(expression: str) -> str | None:
     return (found["quoted"] or found["plain"]) if found else None
 
 
-def match_columns(patterns: str | Sequence[str], columns: Sequence[str]) -> list[int]:
+def match_columns(patterns: str | Sequence[str], columns: Sequence[str], taken: Collection[str] = ()) -> list[int]:
     """Positions of the columns that names or patterns such as "elec_*" stand for, each once.
+
+    Patterns leave out the columns that are ``taken``.
 
     Raises
     ------
@@ -138,6 +140,10 @@ def match_columns(patterns: str | Sequence[str], columns: Sequence[str]) -> list
     for pattern in [patterns] if isinstance(patterns, str) else patterns:
         exact = [j for j, name in enumerate(columns) if name == pattern]
         at = exact or [j for j, name in enumerate(columns) if fnmatch.fnmatchcase(name, pattern)]
+        if not exact and at:
+            at = [j for j in at if columns[j] not in taken]
+            if not at:
+                raise ValueError(f"responses: the pattern {pattern!r} matches only columns that the formula uses.")
         if not at:
             kind = "pattern" if set(pattern) & set("*?[") else "column"
             raise ValueError(f"responses: nothing matches the {kind} {pattern!r}; {near_misses(pattern, columns)}")

@@ -24,7 +24,7 @@ from jaxlmm.inference.estimates import Estimates
 from jaxlmm.inference.hypotheses import TTest
 from jaxlmm.inference.multiplicity import adjust_pvalues, adjustment
 from jaxlmm.inference.tukey import range_tail
-from jaxlmm.runtime.arguments import check_option, name_list, shown
+from jaxlmm.runtime.arguments import name_list, shown
 
 __all__ = ["ADJUSTMENTS", "EMMeans", "GridVariable", "Pairs", "RowSource", "emmeans", "marginal_means"]
 

@@ -17,13 +17,17 @@ except ImportError as error:
 
 from jaxlmm._types import Status
 from jaxlmm.design.design import Design
+from jaxlmm.design.rows import check_rows, row_labels
 from jaxlmm.results.results import Fit
+from jaxlmm.sources.table import plain_column
 
 __all__ = [
     "PER_RESPONSE",
     "PER_TERM",
     "LabelledProblem",
     "check_dims",
+    "check_no_multiindex",
+    "coordinate",
     "coords_along",
     "labelled_problem",
     "result_arrays",
@@ -120,7 +124,7 @@ def labelled_problem(
     group_name = groups if isinstance(groups, str) and group_name is None else group_name
     data = {"X": X, "groups": groups, "weights": weights}
     for what, value in data.items():
-        _check_order(value, what, Y, obs_dim)
+        check_rows(**{what: value, "Y": row_labels(Y, obs_dim)})
         data[what] = value = _from_coords(value, what, along, obs_dim)
         if hasattr(value, "__len__") and len(value) != n:
             raise ValueError(
@@ -149,11 +153,59 @@ def check_dims(Y: Any, obs_dim: Hashable, otherwise: str) -> None:
 
 
 def coords_along(Y: xr.DataArray, dim: Hashable) -> pd.DataFrame:
-    """The coordinates of Y that have this dimension alone, a column each; of a MultiIndex its levels."""
+    """The coordinates of Y that have this dimension alone, a column each; of a MultiIndex its levels.
+
+    Columns keep the type of the coordinate: categories are those of pandas, or what the attribute
+    ``categories`` says (see :func:`coordinate`).
+
+    Raises
+    ------
+    ValueError
+        A value that is none of the ``categories``.
+    """
     names = [name for name in Y.coords if Y[name].dims == (dim,)]
     if isinstance(Y.indexes.get(dim), pd.MultiIndex):
         names.remove(dim)
-    return pd.DataFrame({name: Y[name].to_numpy() for name in names}, index=pd.RangeIndex(Y.sizes[dim]))
+    return pd.DataFrame({name: _column(Y[name]) for name in names}, index=pd.RangeIndex(Y.sizes[dim]))
+
+
+def coordinate(column: pd.Series, dim: Hashable) -> xr.Variable:
+    """A column of a table as a coordinate that every store holds, and that :func:`coords_along` reads back.
+
+    Categories are their values; the attribute ``categories`` keeps their order, ``ordered`` whether
+    it means something, 1 or 0.
+    """
+    column = plain_column(column)
+    if not isinstance(column.dtype, pd.CategoricalDtype):
+        return xr.Variable((dim,), np.asarray(column))
+    categories = column.cat.categories.tolist()
+    if all(isinstance(v, bool) for v in categories):
+        categories = [int(v) for v in categories]  # netCDF has no attributes of bools
+    attrs = {"categories": categories, "ordered": int(column.cat.ordered)}
+    return xr.Variable((dim,), np.asarray(column), attrs)
+
+
+def _column(coord: xr.DataArray) -> Any:
+    """The values of a coordinate as a column."""
+    index = coord.indexes.get(coord.name)
+    if isinstance(index, pd.MultiIndex):
+        index = index.get_level_values(coord.name)
+    values = coord.data if index is None else index.array
+    if not isinstance(values, pd.api.extensions.ExtensionArray):
+        values = coord.to_numpy()
+    if "categories" not in coord.attrs or isinstance(values, pd.Categorical):
+        return values
+    given = coord.attrs["categories"]
+    categories = list(given) if isinstance(given, (list, tuple)) else np.atleast_1d(given).tolist()
+    if values.dtype.kind == "b":
+        categories = [bool(v) for v in categories]
+    lost = np.flatnonzero(~(pd.Series(values).isin(categories) | pd.isna(values)))
+    if len(lost):
+        raise ValueError(
+            f"coordinate {coord.name!r} has the value {values[lost[0]]!r} in row {lost[0]}, which is none of its "
+            f"attribute categories, {', '.join(map(repr, categories[:8]))}; mend the attribute, or drop it."
+        )
+    return pd.Categorical(values, categories=categories, ordered=bool(coord.attrs.get("ordered", False)))
 
 
 def result_arrays(fit: Fit, shape: tuple[int, ...], level: float) -> dict[str, np.ndarray]:
@@ -210,7 +262,8 @@ def stored_dataset(
     units: str | None,
     attrs: Mapping[str, Any],
 ) -> xr.Dataset:
-    """:func:`results_dataset` of :func:`stored_arrays`; ValueError where a label has the name of a result."""
+    """:func:`results_dataset` of :func:`stored_arrays`; ValueError for labels that a store cannot hold."""
+    check_no_multiindex(coords)
     names_of = [str(name) for name in (*dims, *coords)]
     slashes = [name for name in names_of if "/" in name or name.startswith("_jaxlmm")]
     if slashes:
@@ -224,6 +277,18 @@ def stored_dataset(
     for name, (text, power, by_term) in STORED.items():
         made[name] = variable(arrays[name], text, power, units, *["term"] * by_term, *dims)
     return made
+
+
+def check_no_multiindex(coords: Any) -> None:
+    """ValueError for a dimension with several levels of labels, which no store holds."""
+    for name in coords:
+        index = coords[name].to_index() if coords[name].dims == (name,) else None
+        if isinstance(index, pd.MultiIndex):
+            levels = ", ".join(map(str, index.names))
+            raise ValueError(
+                f"dimension {name!r} has a MultiIndex of {levels}, which a Zarr store cannot hold; fit "
+                f"Y.reset_index({name!r}), which keeps {levels} as coordinates, or Y.unstack({name!r})."
+            )
 
 
 def variable(values: Any, text: str, power: int, units: str | None, *dims: Hashable) -> xr.Variable:
@@ -243,15 +308,5 @@ def _from_coords(value: Any, what: str, along: pd.DataFrame, dim: Hashable) -> A
     if value not in along.columns:
         known = ", ".join(map(repr, along.columns))
         raise ValueError(f"{what} is {value!r}, which is no coordinate of Y along {dim!r}; these are: {known}.")
-    return along[value].to_numpy()
-
-
-def _check_order(value: Any, what: str, Y: xr.DataArray, dim: Hashable) -> None:
-    """Refuse labels that say that the rows are in another order."""
-    index = getattr(value, "index", None)
-    if isinstance(index, pd.Index) and dim in Y.indexes and not index.equals(Y.indexes[dim]):
-        if index.is_unique and index.sort_values().equals(Y.indexes[dim].sort_values()):
-            raise ValueError(
-                f"the index of {what} holds the labels of Y along {dim!r} in another order; sort one like the other, "
-                f"or pass {what}.to_numpy() if they match by position."
-            )
+    column = along[value]
+    return column.array if isinstance(column.dtype, pd.CategoricalDtype) else column.to_numpy()

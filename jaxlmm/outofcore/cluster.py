@@ -148,15 +148,15 @@ def lmm_lazy(
     Y, obs_dim, method, df, missing, level
         As in :func:`fit_lazy`, and so are the result and the errors.
     weights : str, array-like (n_obs,), or function, optional
-        As in :func:`jaxlmm.fit_dataarray`.
+        As in :func:`jaxlmm.lmm_dataarray`.
     """
     from jaxlmm.labelled.formula import labelled_formula  # needs formulaic
 
     array = _labelled(Y, obs_dim)
     obs_dim = array.dims[0] if obs_dim is None else obs_dim
-    made = labelled_formula(formula, array, data, obs_dim)
+    made, groups, weights = labelled_formula(formula, array, data, obs_dim, weights)
     problem = labelled_problem(
-        made.X, array, made.groups, obs_dim=obs_dim, weights=weights, group_name=made.group_name
+        made.X, array, groups, obs_dim=obs_dim, weights=weights, group_name=made.group_name
     )  # fmt: skip
     options: Any = {"method": method, "df": df, "missing": missing, "level": level}
     return _lazy_dataset(array.data, problem, made.names, made.structure, made.formula, **options)

@@ -12,18 +12,24 @@ from typing import Any
 import numpy as np
 
 try:
-    import pandas as pd
     import xarray as xr
 except ImportError as error:
     raise ImportError('results on disk need zarr and xarray: pip install "jaxlmm[stream]"') from error
 
 from jaxlmm._types import Status
 from jaxlmm.engine.block import Model, empty_results
-from jaxlmm.fit import check_index, check_options, fit_prepared, prepare
-from jaxlmm.formula.data import as_frame, find_columns
+from jaxlmm.fit import check_options, fit_prepared, prepare
+from jaxlmm.formula.data import column_values, table_weights
 from jaxlmm.formula.formula import prepare_formula
 from jaxlmm.inference.distributions import check_level
-from jaxlmm.labelled.data import RESERVED, labelled_problem, result_attrs, stored_arrays, stored_dataset
+from jaxlmm.labelled.data import (
+    RESERVED,
+    check_no_multiindex,
+    labelled_problem,
+    result_attrs,
+    stored_arrays,
+    stored_dataset,
+)
 from jaxlmm.labelled.formula import labelled_formula
 from jaxlmm.outofcore.resumable import check_content, check_share, open_run, run_blocks
 from jaxlmm.outofcore.run_settings import digest, make_settings
@@ -160,26 +166,21 @@ def lmm_to_store(
         The variables, one row an observation in Y's order. Default: the coordinates of a DataArray
         along ``obs_dim``.
     Y, out, obs_dim, weights, **options
-        As in :func:`fit_to_store`; ``weights`` may name a column of ``data``.
+        As in :func:`fit_to_store`; ``weights`` may name one of the variables.
     """
     if isinstance(Y, (str, os.PathLike)):
         Y = open_path(Y)
     if isinstance(Y, xr.DataArray):
-        made = labelled_formula(formula, Y, data, obs_dim)
+        made, groups, weights = labelled_formula(formula, Y, data, obs_dim, weights)
     elif data is None:
         raise ValueError("data is missing: give the table of the variables, one row an observation.")
     else:
         made = prepare_formula(formula, data)
         if made.response is not None:
             raise ValueError(f"formula '{formula}' names a response, but the responses are Y; leave it out.")
-    if isinstance(weights, str) and data is not None:
-        frame = as_frame(data)
-        find_columns([weights], frame, "weights names")
-        weights = frame[weights].to_numpy()
-    elif data is not None:
-        check_index(data=as_frame(data), weights=weights)
+        groups, weights = column_values(made.groups), table_weights(weights, data)
     return fit_to_store(
-        made.X, Y, made.groups, out=out, obs_dim=obs_dim, weights=weights, names=made.names,
+        made.X, Y, groups, out=out, obs_dim=obs_dim, weights=weights, names=made.names,
         group_name=made.group_name, terms=made.structure, formula=made, **options,
     )  # fmt: skip
 
@@ -268,11 +269,7 @@ def _labels(source: Source, dims: Any, coords: Any) -> tuple[tuple[Hashable, ...
 
 
 def _label_digest(task: Task, coords: xr.Dataset) -> str:
-    for name, index in coords.indexes.items():
-        if isinstance(index, pd.MultiIndex):
-            raise ValueError(
-                f"dimension {name!r} has a MultiIndex, which a Zarr store cannot hold; reset_index first."
-            )
+    check_no_multiindex(coords.coords)
     values = {str(name): np.asarray(coord.to_numpy()) for name, coord in coords.coords.items()}
     where = {str(name): list(map(str, coord.dims)) for name, coord in coords.coords.items()}
     return digest([[str(dim) for dim in task.dims], where, task.units], values)

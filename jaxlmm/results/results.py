@@ -343,17 +343,19 @@ class Fit(Exports):
 
         Parameters
         ----------
-        X_new : array-like, (n_new, p); or data frame, for a fit by formula
+        X_new : array-like, (n_new, p); or for a fit by formula a table, as :func:`jaxlmm.lmm` takes it
             The same columns as X; or the variables of the formula, and its groups if wanted.
         groups_new : array-like, (n_new,), optional
             Labels; the group's mode is added. Unknown groups, and None, get the population's
             prediction.
         """
+        table = None if self.source is None else self.source.table(X_new)
+        if table is not None:
+            wanted = set(self.source.group_columns)
+            if groups_new is None and wanted and wanted <= set(table.columns):
+                groups_new = self.source.group_labels(table)
+            X_new = self.source.rows(table)
         columns = getattr(X_new, "columns", None)
-        if self.source is not None and columns is not None:
-            if groups_new is None and self.source.group_columns and set(self.source.group_columns) <= set(columns):
-                groups_new = self.source.group_labels(X_new)
-            X_new, columns = self.source.rows(X_new), None
         if columns is not None and [str(c) for c in columns] != list(self.names):
             raise ValueError(
                 f"X_new has the columns {', '.join(map(str, columns))}, the model {', '.join(self.names)}; "

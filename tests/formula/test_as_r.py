@@ -13,7 +13,7 @@ from conftest import REFERENCE
 
 import jaxlmm
 from jaxlmm.formula.formula import lmm, prepare_formula
-from jaxlmm.formula.levels import in_level_order
+from jaxlmm.sources.levels import in_level_order
 
 pd = pytest.importorskip("pandas")
 

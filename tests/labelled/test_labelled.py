@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -382,6 +383,21 @@ def test_rows_in_another_order_are_refused() -> None:
     fit_dataarray(frame.reset_index(drop=True), Y, obs_dim="trial")
     shuffled = Y.assign_coords(trial=np.random.default_rng(0).permutation(N))
     fit_dataarray(design, shuffled, "subject", obs_dim="trial")
+
+
+def test_a_multiindex_is_fitted_and_tabled_and_refused_by_files(tmp_path: Path) -> None:
+    stacked = responses().stack(cell=("channel", "time"))
+    found = fit_dataarray(design, stacked, "subject", obs_dim="trial")
+    with pytest.raises(
+        ValueError, match=r"dimension 'cell' has a MultiIndex of channel, time, .* Y.unstack\('cell'\)"
+    ):
+        found.save(tmp_path / "a.zarr")
+    assert not list(tmp_path.iterdir())
+    again = fit_dataarray(design, stacked.reset_index("cell"), "subject", obs_dim="trial")  # what the message says
+    again.save(tmp_path / "b.zarr")
+    loaded = labelled.LabelledFit.load(tmp_path / "b.zarr")
+    np.testing.assert_array_equal(loaded.fit.coef, found.fit.coef)
+    assert {"channel", "time"} <= set(loaded.to_dataset().coords)
 
 
 # -- to_xarray -------------------------------------------------------------------------------------

@@ -1,0 +1,98 @@
+"""Epochs of every kind as responses."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+import jaxlmm
+
+pd = pytest.importorskip("pandas")
+mne = pytest.importorskip("mne")
+xr = pytest.importorskip("xarray")
+
+N = 49
+KEPT = np.delete(np.arange(N), [9, 19])
+
+
+def make(**options: Any) -> mne.Epochs:
+    """49 epochs, of which ``reject`` drops two."""
+    rng = np.random.default_rng(0)
+    raw = mne.io.RawArray(rng.normal(size=(2, 6000)) * 1e-6, mne.create_info(["Fz", "Cz"], 100, "eeg"), verbose=False)
+    raw._data[0, [1025, 2025]] += 1e-3
+    events = np.c_[np.arange(1, N + 1) * 100 + 20, np.zeros(N, int), 1 + np.arange(N) % 2]
+    metadata = pd.DataFrame({
+        "subject": np.repeat(list("abcdefg"), 7), "k": np.arange(N),
+        "cond": pd.Categorical(np.tile(["standard", "deviant"], 25)[:N], categories=["standard", "deviant"]),
+    })  # fmt: skip
+    return mne.Epochs(
+        raw, events, {"a": 1, "b": 2}, -0.1, 0.2, baseline=None, reject={"eeg": 1e-4}, metadata=metadata,
+        verbose=False, **options,
+    )  # fmt: skip
+
+
+def test_epochs_that_are_not_read_yet() -> None:
+    found, loaded = (jaxlmm.mne_io.epochs_to_dataarray(make(preload=preload)) for preload in (False, True))
+    xr.testing.assert_identical(found, loaded)
+    assert found.shape == (N - 2, 2, 31)
+    for name in ("trial", "k"):
+        np.testing.assert_array_equal(found[name], KEPT)
+    again = make(preload=False)
+    again.drop_bad(verbose=False)
+    xr.testing.assert_identical(jaxlmm.mne_io.epochs_to_dataarray(again), loaded)
+    fit = jaxlmm.lmm_dataarray("cond + (1 | subject)", found, obs_dim="trial").fit
+    assert fit.names == ("Intercept", "cond[T.deviant]")
+    # A table that follows the epochs, and one of all of them, two too many.
+    same = jaxlmm.lmm_dataarray("cond + (1 | subject)", found, again.metadata, obs_dim="trial").fit
+    np.testing.assert_array_equal(same.coef, fit.coef)
+    with pytest.raises(ValueError, match="data has 49 rows, Y has 47 along 'trial'"):
+        jaxlmm.lmm_dataarray("cond", found, make(preload=False).metadata, obs_dim="trial")
+
+
+def test_time_frequency_and_spectra() -> None:
+    epochs = make(preload=True)
+    tfr = epochs.compute_tfr("morlet", freqs=[20.0, 25.0], n_cycles=1, average=False, verbose=False)
+    psd = epochs.compute_psd(fmin=5, fmax=40, verbose=False)
+    for given, dims, values in (
+        (tfr, ("trial", "channel", "freq", "time"), tfr.data), (psd, ("trial", "channel", "freq"), psd.get_data()),
+    ):  # fmt: skip
+        found = jaxlmm.mne_io.epochs_to_dataarray(given)
+        assert found.dims == dims and "units" not in found.attrs and found["freq"].attrs["units"] == "Hz"
+        np.testing.assert_array_equal(found.values, values)
+        np.testing.assert_array_equal(found["freq"], given.freqs)
+        np.testing.assert_array_equal(found["k"], KEPT)
+        maps = jaxlmm.lmm_dataarray("cond + (1 | subject)", found, obs_dim="trial").to_dataset()
+        assert maps["coef"].dims == ("term", *dims[1:])
+        cell = jaxlmm.lmm("cond + (1 | subject)", epochs.metadata, values[:, 1, 1].reshape(N - 2, -1)[:, 0])
+        one = maps["pvalue"].isel(channel=1, freq=1)
+        np.testing.assert_allclose(one.values.reshape(2, -1)[:, 0], cell.pvalue[0], rtol=1e-7)
+
+
+def test_what_is_no_power_and_no_epochs() -> None:
+    epochs = make(preload=True)
+    complex_tfr = epochs.compute_tfr(
+        "morlet", freqs=[20.0], n_cycles=1, average=False, output="complex", verbose=False
+    )
+    with pytest.raises(ValueError, match=r"the EpochsTFR hold complex numbers .* compute them with output='power'"):
+        jaxlmm.mne_io.epochs_to_dataarray(complex_tfr)
+    raw = mne.io.RawArray(np.zeros((2, 100)), epochs.info, verbose=False)
+    for other in (epochs.average(), raw, np.zeros((3, 4))):
+        name = type(other).__name__
+        with pytest.raises(ValueError, match=f"must be Epochs, EpochsTFR or EpochsSpectrum of MNE, found {name}"):
+            jaxlmm.mne_io.epochs_to_dataarray(other)
+
+
+def test_a_code_without_a_name_is_its_own_name() -> None:
+    epochs = make(preload=True)
+    epochs.event_id = {"a": 1}
+    found = jaxlmm.mne_io.epochs_to_dataarray(epochs)
+    assert sorted(set(found["event"].values.tolist())) == ["2", "a"]
+
+
+def test_metadata_with_the_name_of_a_coordinate() -> None:
+    epochs = make(preload=True)
+    epochs.metadata = epochs.metadata.rename(columns={"k": "event"})
+    with pytest.raises(ValueError, match="the metadata have a column 'event', the name of a coordinate; rename it"):
+        jaxlmm.mne_io.epochs_to_dataarray(epochs)
