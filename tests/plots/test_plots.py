@@ -693,7 +693,7 @@ def test_caterpillar(fit: jaxlmm.Fit, ax: Any) -> None:
     plots.caterpillar(fit, "y3", level=0.8, ax=ax)
     order = np.argsort(fit.ranef[3])
     (found,) = markers(ax)
-    np.testing.assert_array_equal(found.get_xdata(), fit.ranef[3, order])
+    np.testing.assert_allclose(found.get_xdata(), fit.ranef[3, order], rtol=1e-12)
     np.testing.assert_array_equal(found.get_ydata(), np.arange(10))
     half = scipy.stats.norm.ppf(0.9) * fit.ranef_sd[3, order]
     intervals = segments(ax.collections[0])
