@@ -108,4 +108,5 @@ def test_grid_has_one_shape_and_covers_the_range(spread: float) -> None:
     grid = make_grid(np.array([1.0, spread, 0.0]))
     assert grid.shape == (GRID_SIZE,)
     assert grid[0] == 0 and grid[-1] == pytest.approx(T_MAX) and (np.diff(grid) > 0).all()
-    assert np.diff(grid)[grid[1:] < np.log(spread) + 4].max(initial=0) <= 1.5
+    # The certificate, not the grid, answers for what lies between the points.
+    assert np.diff(grid)[grid[1:] < np.log(spread) + 4].max(initial=0) <= 1.6
