@@ -136,6 +136,11 @@ class AbsentFormula:
         """ValueError."""
         self.rows(None)
 
+    def table(self, data: Any) -> None:
+        """ValueError for a table of variables; a matrix of columns of X needs no formula."""
+        if hasattr(data, "columns") or hasattr(data, "keys"):
+            self.rows(data)
+
     def rows(self, data: Any) -> NoReturn:
         """ValueError."""
         if self.why:
