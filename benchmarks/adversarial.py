@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import mpmath as mp
 import numpy as np
@@ -76,11 +75,29 @@ def draw(rng: np.random.Generator, kind: str) -> Case:
     return Case(X, codes, weights, Y)
 
 
-def oracle(X: np.ndarray, codes: np.ndarray, w: np.ndarray, y: np.ndarray, lam: float) -> tuple[Any, ...]:
-    """REML log-likelihood, sigma2, coefficients and standard errors at ``lam``, in :data:`DIGITS` digits."""
-    n, p = X.shape
-    ratio, logdet = mp.mpf(float(lam)), mp.mpf(0)
-    T = [[mp.mpf(0)] * (p + 1) for _ in range(p + 1)]
+@dataclass(frozen=True)
+class Exact:
+    """What a fit should give, in :data:`DIGITS` digits; ``coef`` and ``se`` are lists of length p."""
+
+    loglik: mp.mpf
+    sigma2: mp.mpf
+    coef: list[mp.mpf]
+    se: list[mp.mpf]
+
+    def floats(self) -> tuple[float, float, np.ndarray, np.ndarray]:
+        """Log-likelihood, sigma2, coefficients and standard errors, rounded once."""
+        coef, se = (np.array([float(v) for v in values]) for values in (self.coef, self.se))
+        return float(self.loglik), float(self.sigma2), coef, se
+
+
+def oracle(X: np.ndarray, codes: np.ndarray, y: np.ndarray, lam: float, w: np.ndarray | None = None) -> Exact:
+    """The REML fit of the float64 numbers given, at the variance ratio ``lam``."""
+    with mp.workdps(DIGITS):
+        return _oracle(X, codes, y, mp.mpf(float(lam)), np.ones(len(y)) if w is None else w)
+
+
+def _oracle(X: np.ndarray, codes: np.ndarray, y: np.ndarray, ratio: mp.mpf, w: np.ndarray) -> Exact:
+    (n, p), logdet, M = X.shape, mp.mpf(0), mp.matrix(X.shape[1] + 1)
     for group in np.unique(codes):
         rows = np.flatnonzero(codes == group)
         weights = [mp.mpf(float(w[i])) for i in rows]
@@ -92,21 +109,17 @@ def oracle(X: np.ndarray, codes: np.ndarray, w: np.ndarray, y: np.ndarray, lam: 
         for a in range(p + 1):
             for b in range(a + 1):
                 products = mp.fsum(v * row[a] * row[b] for v, row in zip(weights, values, strict=True))
-                T[a][b] += products - shrink * sums[a] * sums[b]
-    M = mp.matrix(p + 1, p + 1)
-    for a in range(p + 1):
-        for b in range(p + 1):
-            M[a, b] = T[max(a, b)][min(a, b)]
+                M[a, b] += products - shrink * sums[a] * sums[b]
+                M[b, a] = M[a, b]
     C = M[:p, :p] ** -1
     beta = C * M[:p, p]
     nu = n - p
     sigma2 = (M[p, p] - mp.fsum(beta[i] * M[i, p] for i in range(p))) / nu
     deviance = nu * (1 + mp.log(2 * mp.pi * sigma2)) + logdet + mp.log(mp.det(M[:p, :p]))
-    se = [mp.sqrt(C[i, i] * sigma2) for i in range(p)]
-    return -deviance / 2, sigma2, [beta[i] for i in range(p)], se
+    return Exact(-deviance / 2, sigma2, list(beta), [mp.sqrt(C[i, i] * sigma2) for i in range(p)])
 
 
-def lost(X: np.ndarray, codes: np.ndarray, w: np.ndarray, y: np.ndarray, lam: float) -> float:
+def lost(X: np.ndarray, codes: np.ndarray, y: np.ndarray, lam: float, w: np.ndarray) -> float:
     """How much higher the log-likelihood is at the best variance ratio of a dense scan than at ``lam``."""
     root = np.sqrt(w)
     columns = make_columns(X, root)
@@ -138,18 +151,20 @@ def compare(case: Case) -> Iterator[dict[str, float]]:
     for j in np.flatnonzero(fit.converged):
         there = ~np.isnan(case.Y[:, j])
         w = np.ones(there.sum()) if case.weights is None else case.weights[there]
-        part = (case.X[there], case.codes[there], w, case.Y[there, j])
+        part = (case.X[there], case.codes[there], case.Y[there, j], fit.lam[j], w)
+        right = oracle(*part)
         with mp.workdps(DIGITS):
-            loglik, sigma2, beta, se = oracle(*part, fit.lam[j])
-            errors = [abs(mp.mpf(float(a)) - b) / s for a, b, s in zip(fit.coef[j], beta, se, strict=True)]
+            errors = [
+                abs(mp.mpf(float(a)) - b) / s for a, b, s in zip(fit.coef[j], right.coef, right.se, strict=True)
+            ]
             # What a coefficient can lose by being stored.
-            stored = [4 * np.finfo(float).eps * abs(b) / s for b, s in zip(beta, se, strict=True)]
+            stored = [4 * np.finfo(float).eps * abs(b) / s for b, s in zip(right.coef, right.se, strict=True)]
             yield {
-                "log-likelihood": float(abs(mp.mpf(float(fit.loglik[j])) - loglik)),
-                "sigma2": float(abs(mp.mpf(float(fit.sigma2[j])) / sigma2 - 1)),
+                "log-likelihood": float(abs(mp.mpf(float(fit.loglik[j])) - right.loglik)),
+                "sigma2": float(abs(mp.mpf(float(fit.sigma2[j])) / right.sigma2 - 1)),
                 "coef, in se": float(max(max(e - s, 0) for e, s in zip(errors, stored, strict=True))),
-                "se": float(max(abs(mp.mpf(float(a)) / s - 1) for a, s in zip(fit.se[j], se, strict=True))),
-                "log-likelihood below the best of a scan": max(lost(*part, fit.lam[j]), 0.0),
+                "se": float(max(abs(mp.mpf(float(a)) / s - 1) for a, s in zip(fit.se[j], right.se, strict=True))),
+                "log-likelihood below the best of a scan": max(lost(*part), 0.0),
             }
 
 

@@ -8,9 +8,11 @@ import os
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import threadpoolctl
 
 # Tests in other processes, and this one's workers, compile the same things: once is enough.
 CACHE = tempfile.TemporaryDirectory(prefix="jaxlmm-tests-")
@@ -83,3 +85,24 @@ def dense_deviance(lam: float, X: np.ndarray, y: np.ndarray, codes: np.ndarray, 
     nu = n - p if method == "REML" else n
     value = nu * (1 + np.log(2 * np.pi * residual @ residual / nu)) + 2 * np.sum(np.log(np.diag(L)))
     return float(value + (np.linalg.slogdet(A.T @ A)[1] if method == "REML" else 0.0))
+
+
+def blas() -> list[int]:
+    """The limits of all BLAS libraries of this process."""
+    return [found["num_threads"] for found in threadpoolctl.threadpool_info() if found["user_api"] == "blas"]
+
+
+@pytest.fixture
+def two_threads() -> Any:
+    """A limit of two, so that one thread differs from it on any machine."""
+    from jaxlmm.runtime import threads  # not above: JAX reads its cache's folder when it is imported
+
+    libraries = threads._blas()
+    before = blas()
+    for lib in libraries:
+        threads._set_threads(lib, 2)
+    if 2 not in blas():
+        pytest.skip("this BLAS has one thread")
+    yield blas()
+    for lib, n in zip(libraries, before, strict=True):
+        threads._set_threads(lib, n)

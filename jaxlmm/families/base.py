@@ -26,7 +26,9 @@ from typing import Any, Protocol, TypeVar
 import jax
 import numpy as np
 
-__all__ = ["Covariance", "Family", "Moments", "Scaling"]
+from jaxlmm.families.finish import Scaling
+
+__all__ = ["Covariance", "Family", "Moments"]
 
 # A pytree of arrays with the response axis last: what a family keeps of Y.
 Stats = TypeVar("Stats")
@@ -59,22 +61,6 @@ class Covariance:
     value: jax.Array
     first: jax.Array
     second: jax.Array
-
-
-@dataclass(frozen=True)
-class Scaling:
-    """How c responses were shifted and scaled before the statistics, and what tells those that have no fit.
-
-    The statistics are those of (y - shift) / scale. All (c,): ``finite`` is False where a value is
-    NaN or infinite; ``constant`` where nothing is left of y beyond X; ``exact`` where X and the
-    random effects leave nothing.
-    """
-
-    shift: np.ndarray
-    scale: np.ndarray
-    finite: np.ndarray
-    constant: np.ndarray
-    exact: np.ndarray
 
 
 class Family(Protocol[Stats]):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -70,8 +71,8 @@ def fixed_variance(fit: Any) -> np.ndarray:
     coords = basis.coords(fit.coef.T, basis.columns.product(X[:1], fit.coef.T)[0])
     rows = basis.contrast(X)
     fixed = effects.variance_parts(rows, coords.T)
-    for i in np.flatnonzero(fit.incomplete):
-        fixed[i] = effects.variance_parts(rows[~np.isnan(fit.Y[:, i])], coords.T[[i]])[0]
+    for i, there in _incomplete(fit):
+        fixed[i] = effects.variance_parts(rows[there], coords.T[[i]])[0]
     return fixed
 
 
@@ -81,8 +82,8 @@ def mean_weight(fit: Any) -> np.ndarray:
     if w is None:
         return np.ones(fit.n_responses)
     found = np.full(fit.n_responses, np.mean(w))
-    for i in np.flatnonzero(fit.incomplete):
-        found[i] = np.mean(w[~np.isnan(fit.Y[:, i])])
+    for i, there in _incomplete(fit):
+        found[i] = np.mean(w[there])
     return found
 
 
@@ -92,10 +93,15 @@ def group_sizes(fit: Any) -> np.ndarray:
         return np.zeros((fit.n_responses, 0), dtype=np.int64)
     grouping = fit.design.random[0]
     sizes = np.tile(grouping.sizes, (fit.n_responses, 1))
-    for i in np.flatnonzero(fit.incomplete):
-        rows = ~np.isnan(fit.Y[:, i])
-        sizes[i] = np.bincount(grouping.codes[rows], minlength=len(grouping.levels))
+    for i, there in _incomplete(fit):
+        sizes[i] = np.bincount(grouping.codes[there], minlength=len(grouping.levels))
     return sizes
+
+
+def _incomplete(fit: Any) -> Iterator[tuple[int, np.ndarray]]:
+    """The incomplete responses, and which observations each has, (n_obs,)."""
+    for i in np.flatnonzero(fit.incomplete):
+        yield int(i), ~np.isnan(fit.Y[:, i])
 
 
 def _own(fit: Any) -> OwnDesign:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-import mpmath as mp
 import numpy as np
 import pytest
+from adversarial import oracle
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -167,32 +167,6 @@ def test_by_every_route(kind: str) -> None:
     np.testing.assert_allclose(many.sigma2, alone.sigma2[0], rtol=1e-9)
 
 
-def exact(
-    X: np.ndarray, y: np.ndarray, codes: np.ndarray, lam: float, w: np.ndarray
-) -> tuple[float, np.ndarray, np.ndarray, float]:
-    """REML log-likelihood, coefficients, their standard errors and sigma2 at a variance ratio, to 60 digits."""
-    with mp.workdps(60):
-        rows = [[mp.mpf(float(v)) for v in (*x, t)] for x, t in zip(X, y, strict=True)]
-        weights, ratio, (n, p) = [mp.mpf(float(v)) for v in w], mp.mpf(float(lam)), X.shape
-        M, logdet = mp.matrix(p + 1, p + 1), mp.mpf(0)
-        for g in np.unique(codes):
-            at = np.flatnonzero(codes == g)
-            N = mp.fsum(weights[i] for i in at)
-            sums = [mp.fsum(weights[i] * rows[i][a] for i in at) for a in range(p + 1)]
-            logdet += mp.log(1 + ratio * N)
-            for a in range(p + 1):
-                for b in range(p + 1):
-                    M[a, b] += mp.fsum(weights[i] * rows[i][a] * rows[i][b] for i in at)
-                    M[a, b] -= ratio / (1 + ratio * N) * sums[a] * sums[b]
-        C = M[:p, :p] ** -1
-        beta = C * M[:p, p]
-        sigma2 = (M[p, p] - (M[:p, p].T * beta)[0]) / (n - p)
-        logdet += mp.log(mp.det(M[:p, :p])) - mp.fsum(map(mp.log, weights))
-        loglik = -((n - p) * (1 + mp.log(2 * mp.pi * sigma2)) + logdet) / 2
-        se = [float(mp.sqrt(sigma2 * C[i, i])) for i in range(p)]
-        return float(loglik), np.array([float(v) for v in beta]), np.array(se), float(sigma2)
-
-
 @pytest.mark.parametrize("weighted", [False, True])
 @pytest.mark.parametrize("far", [0.0, 1e6])
 @pytest.mark.parametrize(
@@ -217,7 +191,7 @@ def test_against_sixty_digits(signal: float, ratio: float, far: float, weighted:
     assert found.converged.all()
     for i, y in enumerate(Y.T):
         rows = ~np.isnan(y)
-        loglik, beta, se, sigma2 = exact(X[rows], y[rows], codes[rows], found.lam[i], w[rows])
+        loglik, sigma2, beta, se = oracle(X[rows], codes[rows], y[rows], found.lam[i], w[rows]).floats()
         np.testing.assert_allclose(found.loglik[i], loglik, rtol=0, atol=1e-8)
         np.testing.assert_allclose((found.coef[i] - beta) / se, 0.0, atol=1e-8)
         np.testing.assert_allclose(found.se[i], se, rtol=1e-8)

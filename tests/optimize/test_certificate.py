@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from global_optimum import KINDS, campaign, draw
 
 import jaxlmm
 from jaxlmm import Status
@@ -18,9 +16,6 @@ from jaxlmm.families.intercept.objective import Terms
 from jaxlmm.optimize import certificate
 from jaxlmm.optimize.certificate import Shape, interval_bounds, is_alone, safe_step
 from jaxlmm.optimize.search import first_minimum, make_grid
-
-sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
-from global_optimum import KINDS, campaign, draw
 
 
 def deviances(t: np.ndarray, terms: Terms, u2: np.ndarray, rest: np.ndarray) -> np.ndarray:

@@ -8,33 +8,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-import threadpoolctl
+from conftest import blas
 
 import jaxlmm
 from jaxlmm.runtime import threads
 from jaxlmm.runtime.threads import single_threaded_blas
 
-
-def blas() -> list[int]:
-    return [found["num_threads"] for found in threadpoolctl.threadpool_info() if found["user_api"] == "blas"]
-
-
 # Python itself drops an interrupt that falls into a finaliser.
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-
-
-@pytest.fixture
-def two_threads() -> Any:
-    """A limit of two, so that one thread differs from it on any machine."""
-    libraries = threads._blas()
-    before = blas()
-    for lib in libraries:
-        threads._set_threads(lib, 2)
-    if 2 not in blas():
-        pytest.skip("this BLAS has one thread")
-    yield blas()
-    for lib, n in zip(libraries, before, strict=True):
-        threads._set_threads(lib, n)
 
 
 class Interrupt:

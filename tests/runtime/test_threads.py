@@ -8,16 +8,15 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable
-from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import threadpoolctl
+from conftest import blas
 
 from jaxlmm._types import float64_scope
 from jaxlmm.families.own import crosslik
-from jaxlmm.runtime import threads
 from jaxlmm.runtime.threads import single_threaded_blas
 
 # In a process of its own: one that hangs must fail the test, not stop the suite.
@@ -71,24 +70,6 @@ def test_concurrent_fits_with_missing_observations(cores: str) -> None:
     if cores == "one core" and not hasattr(os, "sched_setaffinity"):
         pytest.skip("no sched_setaffinity")
     subprocess.run([sys.executable, "-W", "error", "-c", FITS, cores], check=True, timeout=240)
-
-
-def blas() -> list[int]:
-    return [found["num_threads"] for found in threadpoolctl.threadpool_info() if found["user_api"] == "blas"]
-
-
-@pytest.fixture
-def two_threads() -> Any:
-    """A limit of two, so that one thread differs from it on any machine."""
-    libraries = threads._blas()
-    before = blas()
-    for lib in libraries:
-        threads._set_threads(lib, 2)
-    if 2 not in blas():
-        pytest.skip("this BLAS has one thread")
-    yield blas()
-    for lib, n in zip(libraries, before, strict=True):
-        threads._set_threads(lib, n)
 
 
 def in_thread(work: Callable[[], None]) -> None:
@@ -150,14 +131,17 @@ def test_a_matrix_that_is_not_positive_definite_leaves_no_number(q: int, bad: st
     else:
         at = 0 if bad == "first" else q - 1
         M[at, at] *= -1
+    v = np.arange(1.0, q + 1)
     with float64_scope():
-        for one in (crosslik._pivots(jnp.asarray(M)[..., None])[:, 0], crosslik._pivots_by_panels(jnp.asarray(M))):
-            assert np.isnan(one[-1])
-        swept, D = crosslik._swept(jnp.asarray(M))
-        assert np.isnan(swept).all() and np.isnan(D[-1])
-        found = [crosslik._pivots(jnp.asarray(good)[..., None])[:, 0], crosslik._pivots_by_panels(jnp.asarray(good))]
-        swept, D = crosslik._swept(jnp.asarray(good))
-    for pivots in (*found, D):
-        np.testing.assert_allclose(pivots, np.diag(np.linalg.cholesky(good)) ** 2, rtol=1e-10)
-    np.testing.assert_allclose(-swept[:-1, :-1], np.linalg.inv(good[:-1, :-1]), rtol=1e-8)
-    np.testing.assert_allclose(swept[-1, :-1], np.linalg.solve(good[:-1, :-1], good[:-1, -1]), rtol=1e-8)
+        (C, logdet), (logdet_too, solved) = eliminated(M, v)
+        assert np.isnan(C).all() and np.isnan([logdet, logdet_too]).all() and np.isnan(solved).any()
+        (C, logdet), (logdet_too, solved) = eliminated(good, v)
+    np.testing.assert_allclose([logdet, logdet_too], np.linalg.slogdet(good)[1], rtol=1e-10)
+    np.testing.assert_allclose(C, np.linalg.inv(good), rtol=1e-8)
+    np.testing.assert_allclose(solved, np.linalg.solve(good, v), rtol=1e-8)
+
+
+def eliminated(M: np.ndarray, v: np.ndarray) -> tuple[tuple[jax.Array, jax.Array], ...]:
+    """M^-1 and log|M| by sweeps, log|M| and M^-1 v by elimination; in a float64 scope."""
+    log_dets, solved = crosslik._solve(jnp.asarray(M)[..., None], jnp.asarray(v)[:, None])
+    return crosslik._inverse(jnp.asarray(M)), (log_dets[0], solved[:, 0])
