@@ -23,8 +23,9 @@ from jaxlmm._types import float64_scope
 from jaxlmm.families.intercept.minimum import minimise
 from jaxlmm.families.intercept.objective import Terms, make_terms
 from jaxlmm.families.intercept.spectrum import Spectrum
-from jaxlmm.fit import fit_prepared, prepare
 from jaxlmm.optimize.search import make_grid
+from jaxlmm.results.fitting import fit_model, make_model
+from jaxlmm.results.options import FitOptions
 from jaxlmm.results.results import Fit
 from jaxlmm.runtime.arguments import check_integer
 
@@ -109,8 +110,8 @@ def rlrt(fit: Fit, *, n_sim: int = 10_000, seed: int = 0) -> RandomEffectTest:
             "distribution; test the others, fit.select(~fit.incomplete), or use jaxlmm.compare."
         )
     null = null_distribution(fit.reducer.spectrum, fit.n_obs, n_sim=n_sim, seed=seed, method=fit.method)
-    without = fit_prepared(
-        prepare(fit.design.X, names=fit.names, weights=fit.design.weights), fit.Y, method=fit.method
+    without = fit_model(
+        make_model(fit.design.X, names=fit.names, weights=fit.design.weights), fit.Y, FitOptions(fit.method)
     )
     stat = np.maximum(2 * (fit.loglik - without.loglik), 0.0)
     stat[fit.singular] *= 0  # the fits are one and the same; keeps NaN

@@ -16,15 +16,13 @@ try:
 except ImportError as error:
     raise ImportError('labelled responses need xarray: pip install "jaxlmm[xarray]"') from error
 
-from jaxlmm.fit import fit as fit_matrix
-from jaxlmm.labelled.data import labelled_problem, result_arrays, result_attrs, results_dataset, variable
+from jaxlmm.labelled.data import result_arrays, result_attrs, results_dataset, variable
+from jaxlmm.labelled.responses import Labels
 from jaxlmm.results import tables
 from jaxlmm.results.exports import edge
 from jaxlmm.results.results import Fit
-from jaxlmm.sources.lazy import lazy_matrix
-from jaxlmm.sources.maps import in_memory
 
-__all__ = ["LabelledFit", "as_labelled", "fit_dataarray", "to_xarray"]
+__all__ = ["LabelledFit", "as_labelled", "response_names", "to_xarray"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -112,57 +110,9 @@ class LabelledFit:
 
     @classmethod
     def load(cls, path: Any, **options: Any) -> LabelledFit:
-        """What :meth:`save` or :func:`jaxlmm.fit_to_store` wrote; options as of :func:`jaxlmm.load`."""
+        """What :meth:`save` or :func:`jaxlmm.fit` wrote to ``out``; options as of :func:`jaxlmm.load`."""
         found: LabelledFit = edge("storage.store", "load_labelled")(path, **options)
         return found
-
-
-def fit_dataarray(
-    X: Any,
-    Y: xr.DataArray,
-    groups: Any = None,
-    *,
-    obs_dim: Hashable,
-    weights: Any = None,
-    group_name: str | None = None,
-    **options: Any,
-) -> LabelledFit:
-    """Fit the same model to every cell of a labelled array; see :func:`jaxlmm.fit`.
-
-    Parameters
-    ----------
-    X : array-like (n_obs, p), DataFrame, or function
-        Fixed-effects matrix. A function is given a DataFrame of Y's coordinates along ``obs_dim``,
-        one row an observation, and returns the matrix.
-    Y : DataArray
-        Dimensions other than ``obs_dim`` are responses, in Y's order. Not copied where the
-        responses lie regularly in memory, as they do if ``obs_dim`` is the first or the last.
-    groups, weights : str, array-like (n_obs,), or function, optional
-        A text is the name of a coordinate of Y along ``obs_dim``; a function is as for X.
-    obs_dim : hashable
-        Dimension of the observations.
-    group_name : str, optional
-        Default: the name of the coordinate or of ``groups``, else "group".
-    **options
-        Of :func:`jaxlmm.fit`: ``method``, ``df``, ``missing``, ``names``, ``terms``.
-
-    Raises
-    ------
-    ValueError
-        Y has no dimension ``obs_dim``; lengths differ; an unknown coordinate; a pandas index that
-        holds the labels of Y in another order; a dimension or coordinate of the responses by a name
-        that the results use; what :func:`jaxlmm.fit` raises.
-    """
-    problem = labelled_problem(X, Y, groups, obs_dim=obs_dim, weights=weights, group_name=group_name)
-    matrix: Any = lazy_matrix(Y, obs_dim)
-    if matrix is None:
-        matrix = np.moveaxis(in_memory(Y.to_numpy()), problem.axis, 0).reshape(problem.n_obs, -1)
-    found = fit_matrix(
-        problem.X, matrix, problem.groups, weights=problem.weights,
-        group_name=problem.group_name, response_names=_response_names(problem.dims, problem.shape, problem.coords),
-        **options,
-    )  # fmt: skip
-    return LabelledFit(found, problem.dims, problem.shape, problem.coords, problem.units)
 
 
 def to_xarray(
@@ -210,11 +160,13 @@ def as_labelled(
     return LabelledFit(fit, dims, shape, made.coords)
 
 
-def _response_names(dims: tuple[Hashable, ...], shape: tuple[int, ...], coords: Any) -> list[str] | None:
+def response_names(labels: Labels) -> list[str] | None:
     """Labels of the responses, joined; None where they do not tell them apart."""
     texts = []
-    for dim, size in zip(dims, shape, strict=True):
-        labels = coords[dim].to_index().to_numpy() if dim in coords else [f"{dim}{i}" for i in range(size)]
-        texts.append([str(label) for label in labels])
+    for dim, size in zip(labels.dims, labels.shape, strict=True):
+        known = (
+            labels.coords[dim].to_index().to_numpy() if dim in labels.coords else [f"{dim}{i}" for i in range(size)]
+        )
+        texts.append([str(label) for label in known])
     names = list(map(", ".join, itertools.product(*texts)))
-    return names if dims and len(set(names)) == len(names) else None
+    return names if labels.dims and len(set(names)) == len(names) else None

@@ -24,7 +24,8 @@ from jaxlmm.design.design import Design
 from jaxlmm.design.groups import Grouping
 from jaxlmm.design.terms import TermStructure
 from jaxlmm.families.intercept.reduce import Reducer
-from jaxlmm.fit import check_options, prepare
+from jaxlmm.results.fitting import make_model
+from jaxlmm.results.options import FitOptions
 from jaxlmm.results.results import Fit
 from jaxlmm.storage.absent import AbsentY, FitWithoutY, checksums, missing_cells
 from jaxlmm.storage.check import check_responses
@@ -248,7 +249,7 @@ def _check_design(design: Any, method: Any, df: Any) -> None:
     """That these are what a fit is made of."""
     if not (isinstance(method, str) and isinstance(df, str)):
         raise ValueError("method or df is no text")
-    check_options(method, df, "drop")
+    FitOptions(method, df)
     if not isinstance(design, Design):
         raise ValueError(f"its design is one {type(design).__name__}")
     whole = isinstance(design.X, np.ndarray) and design.X.ndim == 2 and design.X.dtype == np.float64
@@ -268,7 +269,7 @@ def _check_design(design: Any, method: Any, df: Any) -> None:
 def _rebuild(design: Design, digest: str) -> Reducer:
     """The reducer of a design, if it is the one that was saved."""
     codes = design.random[0].codes if design.random else None
-    model = prepare(design.X, codes, names=design.names, weights=design.weights)
+    model = make_model(design.X, codes, names=design.names, weights=design.weights)
     if not _digest(model.design) == _digest(design) == digest:
         raise ValueError("the design does not match its checksum")
     return model.reducer
