@@ -127,15 +127,14 @@ def check_given(Y: Any, responses: Any) -> None:
     """ValueError if Y holds names, responses something else, or both are given."""
     if responses is not None and not is_names(responses):
         raise ValueError(
-            f"responses must be names or patterns of columns of data, found {type(responses).__name__}; responses that "
-            "are no columns of data are Y=."
+            f"responses must be names or patterns of columns of data, found {type(responses).__name__}; responses "
+            "that are no columns of data are Y=."
         )
     if Y is not None and responses is not None:
         raise ValueError("Y and responses are both given; leave one out.")
     if is_names(Y) and not (isinstance(Y, str) and (os.path.exists(Y) or set(Y) & set("./:\\"))):
-        raise ValueError(
-            f"Y is {shown(Y)}, which is no file; columns of data are given by name, responses={shown(Y)}."
-        )
+        found = shown(Y)
+        raise ValueError(f"Y is {found}, which is no file; columns of data are given by name, responses={found}.")
 
 
 def is_names(value: Any) -> bool:
@@ -155,14 +154,8 @@ def fit_responses(model: Model, opened: Responses, options: FitOptions, place: P
         If they go to disk, see :func:`jaxlmm.outofcore.to_store.fit_to_disk`; or if dask computes them.
     """
     design, formula = model.design, model.formula
-    known = dict(model.rows)
-    check_rows(
-        data=known.get("data"),
-        X=known.get("X"),
-        Y=opened.rows,
-        groups=known.get("groups"),
-        weights=known.get("weights"),
-    )
+    known: dict[str, Any] = {"data": None, "X": None, "Y": opened.rows}
+    check_rows(**known | dict(model.rows))
     if opened.labelled or opened.labels is not None or formula is not None or place.out is not None:
         opened.check_length(design.n_obs, "X" if formula is None else "data")
     if place.out is not None:

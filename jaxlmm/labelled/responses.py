@@ -74,8 +74,8 @@ def find_obs_dim(
         )
     which = "" if n_obs is None else f" of length {n_obs}, the number of rows of {of}"
     raise ValueError(
-        f"Y has {len(found)} dimensions{which}; name the one that holds the observations, obs_dim=...; the dimensions "
-        f"of Y are {lengths}."
+        f"Y has {len(found)} dimensions{which}; say which holds the observations, obs_dim=...; the dimensions of Y "
+        f"are {lengths}."
     )
 
 
@@ -124,7 +124,7 @@ def axis_labels(
 
 
 def coordinate_values(value: Any, what: str, along: pd.DataFrame, dim: Hashable) -> Any:
-    """What a function makes of the coordinates along ``dim``, or the coordinate of that name; else the value itself."""
+    """What a function makes of the coordinates along ``dim``, or the coordinate of that name; or the value itself."""
     if callable(value):
         return value(along.copy())
     if not isinstance(value, str):
@@ -156,7 +156,7 @@ def check_order(frame: pd.DataFrame, rows: RowLabels | None, Y: xr.DataArray, di
 
 
 def obs_first(Y: xr.DataArray, obs_dim: Hashable) -> Any:
-    """Y as a matrix (n_obs, m), the last dimension varying fastest; a ``LazyMatrix`` if it is large and not in memory.
+    """Y as a matrix (n_obs, m), the last dimension varying fastest; a ``LazyMatrix`` if it is a large store.
 
     Not copied where the responses lie regularly in memory.
     """

@@ -116,7 +116,8 @@ def _nothing(model: Model, options: FitOptions) -> Fit:
         name: np.full_like(a, np.nan) for name, a in empty_results(1, p).items() if name != "status"
     }
     return Fit(
-        design=model.design, method=options.method, df_method=options.df, **none, status=np.full(1, Status.NONFINITE, dtype=np.int8),
+        design=model.design, method=options.method, df_method=options.df, **none,
+        status=np.full(1, Status.NONFINITE, dtype=np.int8),
         n_used=np.full(1, n), Y=np.full((n, 1), np.nan), reducer=model.reducer,
     )  # fmt: skip
 
