@@ -139,8 +139,8 @@ def fit(
         if isinstance(groups, str) and group_name is None:
             group_name = groups
         X, groups, weights = _by_coordinates(opened, X=X, groups=groups, weights=weights)
-    model = prepare(X, groups, random=random, names=names, group_name=group_name, weights=weights, terms=terms)
-    return fit_responses(model, opened, options, place)
+    prepared = make_model(X, groups, random=random, names=names, group_name=group_name, weights=weights, terms=terms)
+    return fit_responses(Model(prepared, rows=prepared.indexes), opened, options, place)
 
 
 def lmm(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Collection, Hashable, Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -138,9 +138,11 @@ def check_given(Y: Any, responses: Any) -> None:
 
 
 def is_names(value: Any) -> bool:
-    """Whether this is a text, or a list of texts."""
-    listed = isinstance(value, Collection) and not hasattr(value, "dtype") and not isinstance(value, Mapping)
-    return isinstance(value, str) or (listed and len(value) > 0 and all(isinstance(v, str) for v in value))
+    """Whether this is a text, or texts in a list, a tuple, or an array or index of one axis."""
+    if isinstance(value, str):
+        return True
+    listed = isinstance(value, (list, tuple)) or getattr(value, "ndim", 0) == 1
+    return listed and len(value) > 0 and all(isinstance(v, str) for v in value)
 
 
 def fit_responses(model: Model, opened: Responses, options: FitOptions, place: Place) -> Any:
@@ -180,6 +182,8 @@ def _in_memory(model: Model, opened: Responses, options: FitOptions) -> Any:
         from jaxlmm.labelled.labelled import LabelledFit, response_names
 
         names = response_names(opened.labels)
+        if opened.labelled and not opened.labels.dims and opened.values.name is not None:
+            names = [str(opened.values.name)]
     # Responses and labels of groups are in the fit already.
     source = None if model.formula is None else dataclasses.replace(model.formula, response=None, groups=None)
     found = fit_model(model.prepared, opened.columns(), options, response_names=names, source=source)

@@ -14,6 +14,7 @@ import numpy as np
 
 from jaxlmm.design.arrays import distinct, numeric, response_matrix
 from jaxlmm.design.rows import RowLabels, row_labels
+from jaxlmm.runtime.arguments import shown
 from jaxlmm.runtime.device import DeviceMatrix
 from jaxlmm.sources.lazy import lazy_matrix
 from jaxlmm.sources.opening import open_path
@@ -140,17 +141,25 @@ def open_responses(
         Options that do not go with such responses; labels that do not match their shape.
     """
     if isinstance(Y, (str, os.PathLike)):
-        Y = open_path(Y)
+        try:
+            Y = open_path(Y)
+        except ValueError as error:
+            raise ValueError(f"Y is a path, and {error}") from None
     if is_dataarray(Y):
         return _open_labelled(Y, obs_dim, dims, coords, names, n_obs, of, named)
     if obs_dim is not None:
-        raise ValueError(f"obs_dim is {obs_dim!r}, but Y is no DataArray: its first axis holds the observations.")
+        raise ValueError(
+            f"obs_dim is {shown(obs_dim)}, but Y is no DataArray: its first axis holds the observations."
+        )
     if hasattr(Y, "data_vars"):
         raise ValueError("Y is an xarray Dataset; give one of its variables, Y['name'], or Y.to_dataarray().")
     if not hasattr(Y, "iloc") and (isinstance(Y, Mapping) or hasattr(Y, "columns")):
         from jaxlmm.sources.table import as_frame
 
-        Y = as_frame(Y)
+        try:
+            Y = as_frame(Y)
+        except ValueError as error:
+            raise ValueError(f"Y cannot be read as a table: {error}") from None
     if isinstance(Y, (list, tuple)):
         Y = numeric(Y, "Y")
     shape = tuple(getattr(Y, "shape", ()))

@@ -12,6 +12,7 @@ import xarray as xr
 
 from jaxlmm.design.rows import RowLabels, check_rows, row_labels
 from jaxlmm.labelled.data import RESERVED
+from jaxlmm.runtime.arguments import shown
 from jaxlmm.sources.lazy import lazy_matrix
 from jaxlmm.sources.maps import in_memory
 
@@ -60,7 +61,7 @@ def find_obs_dim(
     lengths = ", ".join(f"{dim!r} ({size})" for dim, size in Y.sizes.items()) or "none"
     if obs_dim is not None:
         if obs_dim not in Y.dims:
-            raise ValueError(f"Y has no dimension {obs_dim!r}; its dimensions are {lengths}.")
+            raise ValueError(f"Y has no dimension {shown(obs_dim)}, obs_dim; its dimensions are {lengths}.")
         return obs_dim
     along = {Y[name].dims[0] for name in named if name in Y.coords and Y[name].ndim == 1}
     if len(along) == 1:
@@ -108,15 +109,21 @@ def axis_labels(
     shape = tuple(shape)
     if dims is None:
         dims = stored or (("response",) if len(shape) == 1 else tuple(f"dim_{i + 1}" for i in range(len(shape))))
-    dims = (dims,) if isinstance(dims, str) else tuple(dims)
-    if len(dims) != len(shape) or len(set(dims)) < len(dims):
+    listed = isinstance(dims, (list, tuple)) and all(isinstance(dim, Hashable) for dim in dims)
+    names = tuple(dims) if listed else (dims,)
+    if not (listed or isinstance(dims, str)) or len(names) != len(shape) or len(set(names)) < len(names):
         raise ValueError(
-            f"dims must be {len(shape)} different names, one for each axis of Y after the first; found {dims}."
+            f"dims must be {len(shape)} different names, one for each axis of Y after the first; found {shown(dims)}."
         )
+    dims = names
+    if coords is not None and not isinstance(coords, Mapping):
+        raise ValueError(f"coords must be a mapping of names to labels, as xarray takes it, found {shown(coords)}.")
     try:
         made = xr.DataArray(np.broadcast_to(np.int8(0), shape), dims=dims, coords=coords).coords
-    except ValueError as error:
-        raise ValueError(f"coords do not match responses of the shape {shape} with dims {dims}: {error}") from None
+    except (ValueError, TypeError) as error:
+        raise ValueError(
+            f"coords do not match Y, whose responses have the shape {shape} and dims {dims}: {error}"
+        ) from None
     taken = [name for name in (*dims, *made) if name in RESERVED]
     if taken:
         raise ValueError(f"dims or coords have {taken[0]!r}, which the results use; rename it.")

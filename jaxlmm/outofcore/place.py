@@ -48,7 +48,7 @@ class Place:
         if self.level is not None:
             check_level(self.level)
         if self.out is not None:
-            if not isinstance(self.out, (str, os.PathLike)):
+            if not isinstance(self.out, (str, os.PathLike)) or not os.fspath(self.out):
                 raise ValueError(
                     f"out must be the path of a folder to be made, such as 'maps.zarr', found {shown(self.out)}."
                 )

@@ -461,10 +461,9 @@ def test_only_fits_are_saved(value: Any, message: str, tmp_path: Path) -> None:
 
 def test_a_labelled_fit_says_what_to_save(tmp_path: Path) -> None:
     xr = pytest.importorskip("xarray")
-    from jaxlmm.labelled.labelled import fit_dataarray
 
     X, Y = data()
-    found = fit_dataarray(X, xr.DataArray(Y, dims=("obs", "cell")), CODES, obs_dim="obs")
+    found = jaxlmm.fit(X, xr.DataArray(Y, dims=("obs", "cell")), CODES, obs_dim="obs")
     with pytest.raises(ValueError, match="found LabelledFit; call its own method save"):
         save(found, tmp_path / "a")
 
@@ -633,7 +632,7 @@ def test_labels_survive_in_a_zarr_store(tmp_path: Path) -> None:
         rng.normal(size=(40, 3, 2)), dims=("trial", "channel", "time"), attrs={"units": "uV"},
         coords={"channel": ["Fz", "Cz", "Pz"], "time": [0.1, 0.2], "x": ("channel", [1.0, 2.0, 3.0])},
     )  # fmt: skip
-    found = jaxlmm.fit_dataarray(np.ones((40, 1)), Y, np.repeat(list("abcd"), 10), obs_dim="trial")
+    found = jaxlmm.fit(np.ones((40, 1)), Y, np.repeat(list("abcd"), 10), obs_dim="trial")
     found.save(tmp_path / "maps.zarr")
     again = LabelledFit.load(tmp_path / "maps.zarr")
     xr.testing.assert_identical(again.to_dataset(), found.to_dataset())
