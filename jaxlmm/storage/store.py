@@ -54,7 +54,7 @@ def write_fit(labelled: LabelledFit, path: str, include_Y: bool, overwrite: bool
     clean_up(out)
     if os.path.lexists(part_of(out)):
         raise ValueError(
-            f"'{part_of(out)}' is in the way, and was not left by save: an unfinished run of fit_to_store, or of "
+            f"'{part_of(out)}' is in the way, and was not left by save: an unfinished run with out=, or of "
             "others; finish it, move it, or give another path."
         )
     if os.path.lexists(out):
@@ -95,7 +95,7 @@ def read_result_store(path: str) -> tuple[dict[str, Any], dict[str, np.ndarray]]
 
 
 def load_labelled(path: Any, **options: Any) -> LabelledFit:
-    """What :func:`write_fit` or :func:`jaxlmm.fit_to_store` wrote, with its labels; see ``LabelledFit.load``."""
+    """What :func:`write_fit` or :func:`jaxlmm.fit` wrote to ``out``, with its labels; see ``LabelledFit.load``."""
     path = os.fspath(path)
     check_name(path)
     (manifest, arrays), (dims, shape, coords, units) = _steady(path, lambda p: (_read_fit(p), _read_labels(p)))
@@ -116,7 +116,7 @@ def _steady(path: str, read: Callable[[str], Any]) -> Any:
             hint = ""
             if os.path.exists(part_of(Path(os.path.abspath(path)))):
                 hint = "; its run is not finished: call it again with resume=True"
-            raise ValueError(f"'{path}' holds no results of fit_to_store{hint}.")
+            raise ValueError(f"'{path}' holds no results of jaxlmm{hint}.")
         try:
             with reading(path):
                 found = read(path)
