@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any
 from jaxlmm._types import Status
 from jaxlmm.comparison.compare import Comparison, compare
 from jaxlmm.comparison.rlrt import rlrt
-from jaxlmm.engine.block import Model
+from jaxlmm.design.groups import random_term
+from jaxlmm.families.registry import Model
 from jaxlmm.fit import enable_compile_cache, fit, fit_prepared, prepare
 from jaxlmm.inference.multiplicity import adjust_pvalues
 from jaxlmm.results.exports import edge
@@ -41,6 +42,7 @@ __all__ = [
     "lmm_to_store",
     "load",
     "prepare",
+    "random_term",
     "rlrt",
 ]
 

@@ -3,41 +3,33 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 from collections.abc import Sequence
 from typing import Any
 
 import jax
 import numpy as np
 
-from jaxlmm._types import Status, float64_scope
+from jaxlmm._types import Status
 from jaxlmm.design.arrays import response_matrix
 from jaxlmm.design.design import make_design
 from jaxlmm.design.rows import check_rows
 from jaxlmm.design.terms import make_terms_structure
-from jaxlmm.engine.block import BlockFitter, Model, empty_results
-from jaxlmm.engine.incomplete import fit_incomplete
-from jaxlmm.engine.stream import stream_blocks
-from jaxlmm.engine.stream_device import fit_on_device
-from jaxlmm.families.intercept.reduce import design_reducer
-from jaxlmm.families.own.patterns import MIN_SHARED, missing_mask, patterns
-from jaxlmm.families.own.reduce import OwnDesign
+from jaxlmm.engine.finish import empty_results
+from jaxlmm.families.patterns import missing_mask
+from jaxlmm.families.registry import Model, make_family
 from jaxlmm.inference.hypotheses import check_df_method
 from jaxlmm.results.results import Fit
 from jaxlmm.runtime.arguments import check_option
-from jaxlmm.runtime.device import DeviceMatrix
 from jaxlmm.sources.lazy import LazyMatrix
 
 __all__ = ["check_options", "enable_compile_cache", "fit", "fit_prepared", "prepare"]
-
-# Columns of one pattern that are copied together.
-COLUMNS_AT_ONCE = 8192
 
 
 def prepare(
     X: Any,
     groups: Any = None,
     *,
+    random: Sequence[Any] | None = None,
     names: Sequence[str] | None = None,
     group_name: str | None = None,
     weights: Any = None,
@@ -49,7 +41,7 @@ def prepare(
     and again (permutations, simulations) without paying for it each time.
     """
     indexes = check_rows(X=X, groups=groups, weights=weights)
-    design = make_design(X, groups, names, weights)
+    design = make_design(X, groups, names, weights, random=random)
     if terms is not None:
         constant = np.flatnonzero((design.X == design.X[0]).all(axis=0)).tolist()
         design = dataclasses.replace(design, terms=make_terms_structure(terms, design.names, constant))
@@ -57,7 +49,7 @@ def prepare(
         design = dataclasses.replace(
             design, random=tuple(dataclasses.replace(g, name=str(group_name)) for g in design.random)
         )
-    return Model(design, design_reducer(design), indexes)
+    return Model(make_family(design), indexes)
 
 
 def fit(
@@ -65,6 +57,7 @@ def fit(
     Y: Any,
     groups: Any = None,
     *,
+    random: Sequence[Any] | None = None,
     method: str = "REML",
     df: str = "satterthwaite",
     weights: Any = None,
@@ -86,7 +79,10 @@ def fit(
         Memory maps, Zarr arrays, h5py datasets and dask arrays may be larger than memory; their
         results too: :func:`jaxlmm.fit_to_store`.
     groups : array-like, (n_obs,), optional
-        Hashable labels. None: ordinary least squares, in the same result object.
+        Hashable labels: a random intercept. None: ordinary least squares, in the same result object.
+    random : sequence of random terms, optional
+        Any random terms, instead of ``groups``: slopes, nested and crossed factors. Each is made by
+        :func:`jaxlmm.random_term`; labels alone are a random intercept.
     method : {"REML", "ML"}
     df : {"satterthwaite", "kenward-roger", "residual", "normal"}
         Degrees of freedom of tests and intervals: as R's lmerTest; as pbkrtest, with its adjusted
@@ -122,7 +118,7 @@ def fit(
     the type of Y, without changing the global JAX settings.
     """
     check_options(method, df, missing)
-    model = prepare(X, groups, names=names, group_name=group_name, weights=weights, terms=terms)
+    model = prepare(X, groups, random=random, names=names, group_name=group_name, weights=weights, terms=terms)
     return fit_prepared(model, Y, method=method, df=df, missing=missing, response_names=response_names)
 
 
@@ -145,15 +141,14 @@ def fit_prepared(
     out = _fit_matrix(model, matrix, method, missing)
     return Fit(
         design=model.design, method=method, df_method=df, **out,
-        Y=matrix, reducer=model.reducer, given_names=given_names,
+        Y=matrix, model=model, given_names=given_names,
     )  # fmt: skip
 
 
 def _fit_matrix(model: Model, Y: Any, method: str, missing: str) -> dict[str, np.ndarray]:
     """All columns of Y, wherever they are."""
     if isinstance(Y, LazyMatrix):
-        m = Y.shape[1]
-        out = empty_results(m, model.design.n_fixef) | {"n_used": np.empty(m, dtype=int)}
+        out = empty_results(Y.shape[1], model.design.n_fixef, model.family.n_theta)
 
         def store(columns: np.ndarray, part: dict[str, np.ndarray]) -> None:
             for name, value in part.items():
@@ -161,61 +156,14 @@ def _fit_matrix(model: Model, Y: Any, method: str, missing: str) -> dict[str, np
 
         Y.each_block(lambda block: _fit_matrix(model, block, method, missing), store)
         return out
-    out = _fit_columns(model, Y, method)
-    out["n_used"] = np.full(Y.shape[1], model.design.n_obs)
-    if missing == "drop":
-        _fit_incomplete(model, Y, method, out)
+    out = model.family.fit(Y, method)
+    if missing == "drop" and Y.dtype.kind == "f":
+        where = np.flatnonzero(out["status"] == Status.NONFINITE)
+        where = where[missing_mask(Y, where).any(axis=0)] if len(where) else where
+        if len(where):
+            for name, value in model.family.fit_incomplete(Y, where, method).items():
+                out[name][where] = value
     return out
-
-
-def _fit_columns(model: Model, Y: np.ndarray | DeviceMatrix, method: str) -> dict[str, np.ndarray]:
-    """All columns of Y on one design; a column with NaN is not fitted."""
-    out = empty_results(Y.shape[1], model.design.n_fixef)
-    if isinstance(Y, DeviceMatrix):
-        left = np.flatnonzero(fit_on_device(model, Y, method, out))
-        for at, columns in Y.fetch(left):
-            for name, value in _fit_columns(model, columns, method).items():
-                out[name][left[at]] = value
-        return out
-    with float64_scope():
-        fitter = BlockFitter.make(model, method, Y.shape[1])
-    stream_blocks(model.reducer, Y, fitter.width, fitter.start, functools.partial(fitter.store, out))
-    return out
-
-
-def _fit_incomplete(model: Model, Y: np.ndarray, method: str, out: dict[str, np.ndarray]) -> None:
-    """Fit the columns that hold NaN, each to the rows it has, into ``out``."""
-    where = np.flatnonzero(out["status"] == Status.NONFINITE) if Y.dtype.kind == "f" else np.zeros(0, dtype=int)
-    if not len(where):
-        return
-    absent = missing_mask(Y, where)
-    some = absent.any(axis=0)
-    if not some.any():
-        return
-    if not some.all():
-        where, absent = where[some], absent[:, some]
-    alone = np.ones(len(where), dtype=bool)
-    for rows, columns in patterns(absent, MIN_SHARED):
-        if not rows.any():
-            continue
-        alone[columns] = False
-        try:
-            design = model.design.take(rows)
-            shared = Model(design, design_reducer(design))
-        except ValueError:
-            out["status"][where[columns]] = Status.TOO_FEW
-        else:
-            for start in range(0, len(columns), COLUMNS_AT_ONCE):
-                at = where[columns[start : start + COLUMNS_AT_ONCE]]
-                part = _fit_columns(shared, Y[np.ix_(rows, at)], method)
-                for name, value in part.items():
-                    out[name][at] = value
-        out["n_used"][where[columns]] = rows.sum()
-    rest = where[alone]
-    if len(rest):
-        found = fit_incomplete(OwnDesign.make(model.design, model.reducer), Y, rest, method == "REML")
-        for name, value in found.items():
-            out[name][rest] = value
 
 
 def enable_compile_cache(path: str) -> None:

@@ -21,7 +21,7 @@ except ImportError as error:
 
 from jaxlmm import plots
 from jaxlmm._types import Status
-from jaxlmm.engine.block import Model
+from jaxlmm.families.registry import Model
 from jaxlmm.fit import fit_prepared, prepare
 from jaxlmm.formula.data import table_weights
 from jaxlmm.formula.design import refuse_untrusted

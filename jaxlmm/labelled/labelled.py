@@ -79,7 +79,11 @@ class LabelledFit:
         made = results_dataset(arrays, one.names, self.dims, self.coords, self.units, attrs)
         if not ranef:
             return made
-        modes = np.array(one.ranef.T, order="C").reshape(-1, *self.shape)
+        parts = list(one.ranef().values())
+        if len(parts) > 1 or (parts and parts[0].modes.shape[2] > 1):
+            raise ValueError("a dataset holds the modes of one random intercept; see fit.ranef() for others.")
+        modes = np.moveaxis(parts[0].modes[:, :, 0], 0, -1) if parts else np.zeros((0, one.n_responses))
+        modes = np.array(modes, order="C").reshape(-1, *self.shape)
         made["ranef"] = variable(modes, "conditional mode of the group", 1, self.units, "group", *self.dims)
         index = pd.Index(one.design.random[0].levels if one.design.random else (), tupleize_cols=False)
         # What a file cannot hold, such as tuples, as text.

@@ -17,7 +17,8 @@ except ImportError as error:
     raise ImportError('results on disk need zarr and xarray: pip install "jaxlmm[stream]"') from error
 
 from jaxlmm._types import Status
-from jaxlmm.engine.block import Model, empty_results
+from jaxlmm.engine.finish import empty_results
+from jaxlmm.families.registry import Model
 from jaxlmm.fit import check_options, fit_prepared, prepare
 from jaxlmm.formula.data import column_values, table_weights
 from jaxlmm.formula.formula import prepare_formula
@@ -242,11 +243,13 @@ def _nothing(model: Model, method: str, df: str) -> Fit:
     """A fit of one response that could not be fitted, which has the types and shapes of all."""
     n, p = model.design.n_obs, model.design.n_fixef
     none: dict[str, Any] = {
-        name: np.full_like(a, np.nan) for name, a in empty_results(1, p).items() if name != "status"
+        name: np.full_like(a, np.nan)
+        for name, a in empty_results(1, p, model.family.n_theta).items()
+        if a.dtype.kind == "f"
     }
     return Fit(
         design=model.design, method=method, df_method=df, **none, status=np.full(1, Status.NONFINITE, dtype=np.int8),
-        n_used=np.full(1, n), Y=np.full((n, 1), np.nan), reducer=model.reducer,
+        n_used=np.full(1, n), Y=np.full((n, 1), np.nan), model=model,
     )  # fmt: skip
 
 

@@ -144,6 +144,9 @@ def _read_fit(path: str) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     content = np.asarray(group[f"{INSIDE}/design"]).tobytes()
     manifest, arrays = read_archive(io.BytesIO(content), check_manifest)
     for name, dims in ROWS.items():
+        if name not in found and dims[:1] == ("theta",):  # without a random effect
+            arrays[name] = np.zeros((len(arrays["coef"]), *[0] * len(dims)))
+            continue
         array = found[name]
         arrays[name] = np.moveaxis(array.reshape(*array.shape[: len(dims)], -1), -1, 0).copy()
     if f"{INSIDE}/Y" in group:
