@@ -1,0 +1,172 @@
+"""The family of any random terms: nested, crossed, slopes, several terms on one factor."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxlmm._types import float64_scope
+from jaxlmm.design.random import RandomTerm
+from jaxlmm.families.base import Covariance, Moments, Scaling
+from jaxlmm.families.general import moments as kernel
+from jaxlmm.families.general.layout import Core, Reducer, make_core, whitener
+from jaxlmm.families.general.moments import Stats
+from jaxlmm.families.general.reduce import reduce_responses
+from jaxlmm.families.parameters import lower_triangle
+
+__all__ = ["General", "make_general"]
+
+
+@dataclass(frozen=True, eq=False)
+class General:
+    """A design with random terms, as ``families.base.Family``.
+
+    phi and theta are those of whitened columns (see ``layout``); ``to_user`` and ``from_user`` take
+    theta to that of the columns as they were given, and back. Inside compiled code only ``core`` is there.
+    """
+
+    core: Core
+    reducer: Reducer | None
+    whiteners: tuple[np.ndarray, ...]
+
+    @property
+    def n_phi(self) -> int:
+        """k, the number of variance parameters beside sigma2."""
+        return self.core.n_phi
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """Columns of each term."""
+        return self.core.sizes
+
+    @property
+    def shared(self) -> bool:
+        """Whether phi (k, 1) for all responses at once is a matrix product."""
+        return True
+
+    @property
+    def bytes_per_response(self) -> int:
+        """Memory that one response takes while its moments are computed."""
+        core = self.core
+        squares = core.d**2 * (6 + 2 * len(core.sizes) * core.r1)
+        return 8 * (squares + core.G * core.r1**2 * 8 + core.q2 * core.n_phi)
+
+    def reduce(self, Y: np.ndarray) -> tuple[Stats, Scaling]:
+        """All that is needed of the responses Y (n_obs, c), in numpy."""
+        if self.reducer is None:
+            raise TypeError("responses are reduced outside of compiled code.")
+        return reduce_responses(self.core, self.reducer, Y)
+
+    def moments(self, phi: jax.Array, stats: Stats, *, reml: bool) -> Moments:
+        """pwrss and log-determinants at phi (k, c)."""
+        return kernel.moments(self.core, phi, stats, reml=reml)
+
+    def deviance_parts(self, phi: jax.Array, stats: Stats, *, reml: bool) -> tuple[jax.Array, jax.Array]:
+        """pwrss and log-determinant (c,) alone, at phi (k, c), or (k, 1) for all."""
+        return kernel.deviance_parts(self.core, phi, stats, reml=reml)
+
+    def fixef(self, phi: jax.Array, stats: Stats) -> jax.Array:
+        """Generalised least squares estimate (p, c) of b, the coefficients of Q."""
+        return kernel.fixef(self.core, phi, stats)
+
+    def covariance(self, phi: jax.Array, stats: Stats, L: jax.Array) -> Covariance:
+        """Covariance of the contrasts L (q, p) of b, over sigma2, with derivatives in phi."""
+        return kernel.covariance(self.core, phi, stats, L)
+
+    def modes(self, phi: np.ndarray, fixef: np.ndarray, Y: np.ndarray) -> tuple[Any, ...]:
+        """Modes (levels, r, c) of each term in the user's columns, and their covariances / sigma2 (levels, r, r, c).
+
+        ``fixef`` (p, c), the coefficients of Q at phi, is taken off Y first, which leaves the modes as they are.
+        """
+        if self.reducer is None:
+            raise TypeError("modes are computed outside of compiled code.")
+        root_w = self.reducer.root_w
+        fitted = self.reducer.Q @ fixef
+        stats, scaling = self.reduce(Y - (fitted if root_w is None else fitted / root_w[:, None]))
+        with float64_scope():
+            modes, spread = _conditional(self.core, jnp.asarray(phi), stats)
+        out = []
+        for A, b, v in zip(self.whiteners, modes, spread, strict=True):
+            effects = np.einsum("ij,ljc->lic", A, np.asarray(b)) * scaling.scale
+            out.append((effects, np.einsum("ij,ljkc,mk->limc", A, np.asarray(v), A)))
+        return tuple(out)
+
+    def simulate(self, phi: jax.Array, key: jax.Array) -> Stats:
+        """Statistics of simulated responses, one for each column of phi (k, c), with b = 0 and sigma2 = 1."""
+        core, c = self.core, phi.shape[1]
+        keys = jax.random.split(key, 3 + len(core.sizes))
+        alpha = core.W_root @ jax.random.normal(keys[0], (core.W_root.shape[1], c), core.W.dtype)
+        present = (jnp.abs(core.R).sum(1) > 0).reshape(-1, 1)
+        b = jax.random.normal(keys[1], (core.r1 * core.G, c), core.W.dtype) * present - core.C @ alpha
+        rest = jnp.zeros(c)
+        if core.n_rest:
+            rest = 2 * jax.random.gamma(keys[2], 0.5 * core.n_rest, (c,), core.W.dtype)
+        start, effects = 0, {}
+        for t, r in enumerate(core.sizes):
+            pairs = list(zip(*lower_triangle(r), strict=True))
+            Phi = {(int(i), int(j)): phi[core.offsets[t] + k] for k, (i, j) in enumerate(pairs)}
+            T = kernel.singular_cholesky(Phi, r)
+            u = jax.random.normal(keys[3 + t], (core.levels[t], r, c), core.W.dtype)
+            effects[t] = jnp.stack([sum(T[i, j] * u[:, j] for j in range(i + 1)) for i in range(r)], axis=1)  # type: ignore[arg-type]
+        for t in core.first:
+            for j in range(core.sizes[t]):
+                for a in range(core.r1):
+                    rows = slice(a * core.G, (a + 1) * core.G)
+                    b = b.at[rows].add(core.R[a, start + j][:, None] * effects[t][:, j])
+            start += core.sizes[t]
+        a = alpha[: core.q2]
+        if core.second:
+            a = a + jnp.concatenate([effects[t].reshape(-1, c) for t in core.second])
+        return Stats(rest, b, a, alpha[core.q2 :])
+
+    def to_user(self, theta: np.ndarray) -> np.ndarray:
+        """theta (k, c) of the columns of Z as given, from that of the whitened columns."""
+        return _transform(theta, self.whiteners)
+
+    def from_user(self, theta: np.ndarray) -> np.ndarray:
+        """theta (k, c) of the whitened columns, from that of the columns of Z as given."""
+        return _transform(theta, tuple(np.linalg.inv(A) for A in self.whiteners))
+
+
+jax.tree_util.register_pytree_node(
+    General, lambda family: ((family.core,), None), lambda _, children: General(children[0], None, ())
+)
+
+
+def make_general(Q: np.ndarray, root_w: np.ndarray | None, terms: Sequence[RandomTerm]) -> General:
+    """The family of a design; its work that depends on the design alone.
+
+    Parameters
+    ----------
+    Q : (n_obs, p)
+        Orthonormal basis of X, rows multiplied by ``root_w``.
+    root_w : (n_obs,) or None
+        Roots of the weights.
+    terms : sequence of RandomTerm
+    """
+    core, reducer = make_core(Q, root_w, terms)
+    return General(core, reducer, tuple(whitener(term, root_w) for term in terms))
+
+
+@functools.partial(jax.jit)
+def _conditional(core: Core, phi: jax.Array, stats: Stats) -> Any:
+    return kernel.conditional(core, phi, stats)
+
+
+def _transform(theta: np.ndarray, factors: Sequence[np.ndarray]) -> np.ndarray:
+    """A T of each term, T the lower triangle held by theta."""
+    out, start = [], 0
+    for A in factors:
+        r = len(A)
+        rows, columns = lower_triangle(r)
+        T = np.zeros((r, r, theta.shape[1]))
+        T[rows, columns] = theta[start : start + len(rows)]
+        start += len(rows)
+        out.append(np.einsum("ij,jkc->ikc", A, T)[rows, columns])
+    return np.concatenate(out)

@@ -1,0 +1,561 @@
+"""pwrss, log-determinants and their derivatives in phi for any random terms, in JAX (see ``layout``).
+
+V = V1 + Z2 Phi2 Z2' with V1 = I + Z1 Phi1 Z1' block-diagonal. With Lam2 Lam2' = Phi2, Lam = diag(Lam2, I)
+and A = D'V1^-1 D the whole of the rest is one small matrix M = Lam' A Lam + diag(I, 0):
+
+    log|V| + log|Q'V^-1 Q| = log|V1| + log|M|,     P = V1^-1 - V1^-1 D X D'V1^-1,    X = Lam M^-1 Lam'
+
+(the leading block of M alone gives log|V|). Only Lam2 enters, never its inverse, so a variance may be 0
+and a covariance singular. The first derivatives are tr(P G_s) and -y'P G_s P y, the second
+-tr(P G_s P G_t) and 2 y'P G_s P G_t P y; all are sums over blocks of Z'PZ and Z'Py.
+
+Of a response are kept coordinates b1 of y0 = y less the share a2 of the other effects on Z1, and what
+[Z, Q] leaves (``reduce``). The residuals y0 + D delta at given phi are formed before they are squared.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+
+from jaxlmm.families.base import Covariance, Moments
+from jaxlmm.families.general.dense import inverse_factor
+from jaxlmm.families.general.layout import Core, packed_pairs
+from jaxlmm.families.parameters import lower_triangle
+
+__all__ = ["Stats", "conditional", "covariance", "deviance_parts", "fixef", "moments", "solve"]
+
+Entries = dict[tuple[int, int], jax.Array]
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Stats:
+    """Of c responses: ``rest`` (c,), ``b`` (r1 * G, c), ``a`` (q2, c), ``ols`` (p, c); see ``reduce``."""
+
+    rest: jax.Array
+    b: jax.Array
+    a: jax.Array
+    ols: jax.Array
+
+
+@dataclass(frozen=True)
+class _Solved:
+    """The model at given phi: H, K by group (G, c); A, L^-1 of M, log of its pivots; the solution for y."""
+
+    Phi1: Entries
+    H: Entries
+    logdet1: jax.Array
+    A: jax.Array
+    T: list[Entries]
+    inverse: jax.Array
+    log_pivots: jax.Array
+    s: jax.Array
+    u: jax.Array
+    w: jax.Array
+    z: list[jax.Array]
+
+
+def moments(core: Core, phi: jax.Array, stats: Stats, *, reml: bool) -> Moments:
+    """See ``families.base.Family.moments``."""
+    at = solve(core, phi, stats)
+    l, l1, l2 = _logdet(core, at, reml)  # noqa: E741
+    s1, s2 = _pwrss_derivatives(core, at)
+    return Moments(at.s, s1, s2, l, l1, l2)
+
+
+def deviance_parts(core: Core, phi: jax.Array, stats: Stats, *, reml: bool) -> tuple[jax.Array, jax.Array]:
+    """pwrss and log-determinant (c,) alone; where all responses share phi (k, 1), at the price of their products."""
+    at = solve(core, phi, stats)
+    return at.s, _logdet_value(core, at, reml)
+
+
+def fixef(core: Core, phi: jax.Array, stats: Stats) -> jax.Array:
+    """Coefficients (p, c) of Q."""
+    return stats.ols + solve(core, phi, stats).u[:, core.q2 :].T
+
+
+# Parameters ----------------------------------------------------------------------------------------
+
+
+def _first_columns(core: Core) -> list[int]:
+    """Where the columns of each eliminated term begin among those of Z1."""
+    starts, at = [], 0
+    for t in core.first:
+        starts.append(at)
+        at += core.sizes[t]
+    return starts
+
+
+def _first_parameters(core: Core) -> list[tuple[int, int, int]]:
+    """Position in phi, row and column in Phi1 of each parameter of the eliminated factor."""
+    out = []
+    for t, start in zip(core.first, _first_columns(core), strict=True):
+        for k, (i, j) in enumerate(zip(*lower_triangle(core.sizes[t]), strict=True)):
+            out.append((core.offsets[t] + k, start + int(i), start + int(j)))
+    return out
+
+
+def _second_parameters(core: Core) -> list[tuple[int, int, int, int]]:
+    """Position in phi, number among the second terms, row and column of each other parameter."""
+    out = []
+    for number, t in enumerate(core.second):
+        for k, (i, j) in enumerate(zip(*lower_triangle(core.sizes[t]), strict=True)):
+            out.append((core.offsets[t] + k, number, int(i), int(j)))
+    return out
+
+
+def _orderings(i: int, j: int) -> list[tuple[int, int]]:
+    return [(i, j)] if i == j else [(i, j), (j, i)]
+
+
+def _get(entries: Entries, i: int, j: int) -> jax.Array:
+    return entries[(i, j) if (i, j) in entries else (j, i)]
+
+
+def singular_cholesky(Phi: Entries, r: int) -> Entries:
+    """Lower Cholesky factor of a covariance matrix that may be singular: a pivot of 0 has a column of 0."""
+    T: Entries = {}
+    for j in range(r):
+        pivot = Phi[j, j] - sum((T[j, k] ** 2 for k in range(j)), start=jnp.zeros_like(Phi[j, j]))
+        pivot = jnp.where(pivot > 1e-15 * Phi[j, j], pivot, 0.0)
+        T[j, j] = jnp.sqrt(pivot)
+        for i in range(j + 1, r):
+            rest = Phi[i, j] - sum((T[i, k] * T[j, k] for k in range(j)), start=jnp.zeros_like(pivot))
+            T[i, j] = jnp.where(pivot > 0, rest / jnp.where(pivot > 0, T[j, j], 1.0), 0.0)
+    return T
+
+
+# The eliminated factor -----------------------------------------------------------------------------
+
+
+def _total(values: jax.Array) -> jax.Array:
+    """Sum over the groups, (G, c) -> (c,); a product, which is much faster than a sum over an axis."""
+    return jnp.ones(len(values), values.dtype) @ values
+
+
+def _blocks(core: Core, phi: jax.Array) -> tuple[Entries, Entries, jax.Array]:
+    """Phi1 (c,), H_g = (I + R_g Phi1 R_g')^-1 (G, c) and log|V1| (c,)."""
+    r, R = core.r1, core.R
+    Phi = {(i, j): phi[s] for s, i, j in _first_parameters(core)}
+    if r == 1:
+        x = R[0, 0][:, None] ** 2 * Phi[0, 0]
+        return Phi, {(0, 0): 1 / (1 + x)}, _total(jnp.log1p(x))
+    RPhi: Entries = {}
+    for a in range(r):
+        for j in range(r):
+            RPhi[a, j] = sum(  # type: ignore[assignment]
+                R[a, i][:, None] * _get(Phi, i, j) for i in range(r) if (i, j) in Phi or (j, i) in Phi
+            )
+    M = {(a, b): sum(RPhi[a, j] * R[b, j][:, None] for j in range(r)) + float(a == b) for a, b in packed_pairs(r)}
+    if r == 2:
+        pivot = M[1, 1] - M[0, 1] ** 2 / M[0, 0]
+        H01 = -M[0, 1] / (M[0, 0] * pivot)
+        H00 = (1 - M[0, 1] * H01) / M[0, 0]
+        return Phi, {(0, 0): H00, (0, 1): H01, (1, 1): 1 / pivot}, _total(jnp.log(M[0, 0]) + jnp.log(pivot))
+    G, c = M[0, 0].shape
+    whole = jnp.stack([jnp.stack([_get(M, a, b) for b in range(r)], -1) for a in range(r)], -2)
+    inverse, log_pivots = inverse_factor(whole.reshape(G * c, r, r))
+    H = (jnp.swapaxes(inverse, 1, 2) @ inverse).reshape(G, c, r, r)
+    return Phi, {(a, b): H[:, :, a, b] for a, b in packed_pairs(r)}, _total(log_pivots.sum(1).reshape(G, c))
+
+
+def _times(H: Entries, x: list[jax.Array]) -> list[jax.Array]:
+    """H_g x_g, entries (G, c)."""
+    r = len(x)
+    return [sum(_get(H, a, b) * x[b] for b in range(r)) for a in range(r)]  # type: ignore[misc]
+
+
+def _schur(core: Core, H: Entries) -> jax.Array:
+    """sum_g C_g' S_g C_g (c, d, d) for symmetric S_g of entries (G, c)."""
+    S = jnp.concatenate([H[pair] for pair in packed_pairs(core.r1)])
+    d = core.d
+    if len(core.pairs) == 1:
+        return jnp.einsum("wc,wx->cx", S, core.pairs[0]).reshape(-1, d, d)
+    values, rows, columns = core.pairs
+    flat = jnp.zeros((d * d, S.shape[1]), S.dtype).at[columns].add(values[:, None] * S[rows])
+    return flat.T.reshape(-1, d, d)
+
+
+def _dual(core: Core, X: jax.Array) -> Entries:
+    """C_g X C_g' of entries (G, c), for symmetric X (c, e, e), e <= d; rows beyond e are 0."""
+    c, e, _ = X.shape
+    if e < core.d:
+        X = jnp.pad(X, ((0, 0), (0, core.d - e), (0, core.d - e)))
+    flat, pairs = X.reshape(c, -1), packed_pairs(core.r1)
+    if len(core.pairs) == 1:
+        out = jnp.einsum("wx,cx->wc", core.pairs[0], flat)
+    else:
+        values, rows, columns = core.pairs
+        out = jnp.zeros((len(pairs) * core.G, c), X.dtype).at[rows].add(values[:, None] * flat.T[columns])
+    parts = out.reshape(len(pairs), core.G, c)
+    return {(a, b): parts[k] * (1.0 if a == b else 0.5) for k, (a, b) in enumerate(pairs)}
+
+
+def _sandwich(L: list[list[jax.Array]], S: Entries) -> Entries:
+    """L S L' for symmetric S; entries that broadcast to (G, c)."""
+    r, rows = len(L), len(L)
+    LS = [[sum(L[a][b] * _get(S, b, j) for b in range(r)) for j in range(r)] for a in range(rows)]
+    return {(a, b): sum(LS[a][j] * L[b][j] for j in range(r)) for a, b in packed_pairs(rows)}  # type: ignore[misc]
+
+
+def _product(A: Entries, R: jax.Array, r: int) -> list[list[jax.Array]]:
+    """A_g R_g for symmetric A_g."""
+    return [[sum(_get(A, a, b) * R[b, j][:, None] for b in range(r)) for j in range(r)] for a in range(r)]  # type: ignore[misc]
+
+
+# The other terms -----------------------------------------------------------------------------------
+
+
+def _scale(core: Core, T: list[Entries], X: jax.Array, *, transpose: bool) -> jax.Array:
+    """Lam X or Lam' X along axis 1 of X (c, d, ...), or of its first q2 rows alone."""
+    parts, start = [], 0
+    for number, t in enumerate(core.second):
+        r, levels, factor = core.sizes[t], core.levels[t], T[number]
+        block = X[:, start : start + r * levels]
+        start += r * levels
+        ones = (1,) * (X.ndim - 2)
+        if r == 1:
+            parts.append(block * factor[0, 0].reshape(-1, 1, *ones))
+            continue
+        rows = block.reshape(len(X), levels, r, *X.shape[2:])
+        out = []
+        for i in range(r):
+            used = range(i, r) if transpose else range(i + 1)
+            entry = [factor[(j, i) if transpose else (i, j)].reshape(-1, 1, *ones) for j in used]
+            out.append(sum(e * rows[:, :, j] for e, j in zip(entry, used, strict=True)))
+        stacked = jnp.stack(out, axis=2)  # type: ignore[arg-type]
+        parts.append(stacked.reshape(len(stacked), levels * r, *X.shape[2:]))
+    if X.shape[1] > start:
+        parts.append(X[:, start:])
+    return jnp.concatenate(parts, axis=1) if len(parts) > 1 else parts[0]
+
+
+def _both_sides(core: Core, T: list[Entries], X: jax.Array, *, transpose: bool) -> jax.Array:
+    """Lam X Lam' or Lam' X Lam for symmetric X (c, e, e)."""
+    if not core.second:
+        return X
+    half = _scale(core, T, X, transpose=transpose)
+    return _scale(core, T, jnp.swapaxes(half, 1, 2), transpose=transpose)
+
+
+def _levels(core: Core, number: int, x: jax.Array) -> jax.Array:
+    """Part of one term of x (c, q2, ...), as (c, levels, r, ...)."""
+    start = sum(core.sizes[t] * core.levels[t] for t in core.second[:number])
+    t = core.second[number]
+    r, levels = core.sizes[t], core.levels[t]
+    return x[:, start : start + r * levels].reshape(len(x), levels, r, *x.shape[2:])
+
+
+def _spread(core: Core, number: int, i: int, j: int, x: jax.Array) -> jax.Array:
+    """E_s x (c, q2, ...) for parameter (i, j) of a term: its columns i and j of x change places, all else is 0."""
+    part = _levels(core, number, x)
+    out = jnp.zeros_like(part).at[:, :, i].set(part[:, :, j])
+    out = out.at[:, :, j].set(part[:, :, i])
+    before = sum(core.sizes[t] * core.levels[t] for t in core.second[:number])
+    flat = out.reshape(len(x), -1, *x.shape[2:])
+    after = core.q2 - before - flat.shape[1]
+    return jnp.pad(flat, ((0, 0), (before, after), *[(0, 0)] * (x.ndim - 2)))
+
+
+# The solution --------------------------------------------------------------------------------------
+
+
+def _groups(core: Core, flat: jax.Array) -> list[jax.Array]:
+    return list(flat.reshape(core.r1, core.G, *flat.shape[1:]))
+
+
+def _onto_d(core: Core, x: list[jax.Array]) -> jax.Array:
+    """sum_g C_g' x_g, (c, d)."""
+    return jnp.einsum("wd,wc->cd", core.C, jnp.concatenate(x))
+
+
+def _matvec(A: jax.Array, x: jax.Array) -> jax.Array:
+    """A x for A (c or 1, i, j) and x (c, j)."""
+    if A.shape[0] == 1:
+        return x @ A[0].T
+    return jnp.matmul(A, x[:, :, None])[:, :, 0]
+
+
+def solve(core: Core, phi: jax.Array, stats: Stats) -> _Solved:
+    """The model at phi (k, c), or (k, 1) where all responses share it."""
+    q2 = core.q2
+    Phi1, H, logdet1 = _blocks(core, phi)
+    A = core.W + _schur(core, H)
+    T = []
+    for t in core.second:
+        pairs = list(zip(*lower_triangle(core.sizes[t]), strict=True))
+        T.append(singular_cholesky({(int(i), int(j)): phi[core.offsets[t] + k] for k, (i, j) in enumerate(pairs)},
+                                   core.sizes[t]))  # fmt: skip
+    unit = jnp.concatenate([jnp.ones(q2), jnp.zeros(core.p)]).astype(A.dtype)
+    M = _both_sides(core, T, A, transpose=True) + jnp.diag(unit)
+    inverse, log_pivots = inverse_factor(M)
+    b = _groups(core, stats.b)
+    Hb = _times(H, b)
+    base = stats.rest + sum(_total(x * y) for x, y in zip(b, Hb, strict=True))
+    v, a = _onto_d(core, Hb), stats.a.T
+    right = v + _matvec(A[:, :, :q2], a) if q2 else v
+    right = _scale(core, T, right, transpose=True) if q2 else right
+    u = _matvec(jnp.swapaxes(inverse, 1, 2), _matvec(inverse, right))
+    u2 = u[:, :q2]
+    delta = jnp.concatenate([a - _scale(core, T, u2, transpose=False), -u[:, q2:]], axis=1) if q2 else -u
+    A_delta = _matvec(A, delta)
+    s = base + jnp.sum((2 * v + A_delta) * delta, axis=1) + jnp.sum(u2 * u2, axis=1)
+    residual = [x + y for x, y in zip(b, _groups(core, core.C @ delta.T), strict=True)]
+    Hr = _times(H, residual)
+    z = [sum(core.R[k, j][:, None] * Hr[k] for k in range(core.r1)) for j in range(core.r1)]
+    return _Solved(Phi1, H, logdet1, A, T, inverse, log_pivots, s, u, v + A_delta, z)  # type: ignore[arg-type]
+
+
+def _logdet_value(core: Core, at: _Solved, reml: bool) -> jax.Array:
+    return at.logdet1 + (at.log_pivots if reml else at.log_pivots[:, : core.q2]).sum(1)
+
+
+def _pwrss_derivatives(core: Core, at: _Solved) -> tuple[jax.Array, jax.Array]:
+    """s1 (k, c) and s2 (k, k, c): x_s = G_s P y, s1 = -y'P x_s, s2 = 2 x_s'P x_t."""
+    r, q2, k = core.r1, core.q2, core.n_phi
+    w2 = at.w[:, :q2]
+    first, second = _first_parameters(core), _second_parameters(core)
+    s1: dict[int, jax.Array] = {}
+    weighted: dict[int, list[jax.Array]] = {}
+    coords: dict[int, list[jax.Array]] = {}
+    effects: dict[int, jax.Array] = {}
+    onto: dict[int, jax.Array] = {}
+    for s, i, j in first:
+        s1[s] = -_total(at.z[i] * at.z[j]) * (1 if i == j else 2)
+        # E_s z has z_j in row i and z_i in row j.
+        f = [core.R[a, i][:, None] * at.z[j] + (0 if i == j else core.R[a, j][:, None] * at.z[i]) for a in range(r)]
+        coords[s], weighted[s] = f, _times(at.H, f)
+        onto[s] = _onto_d(core, weighted[s])
+    for s, number, i, j in second:
+        part = _levels(core, number, w2)
+        s1[s] = -jnp.sum(part[:, :, i] * part[:, :, j], axis=1) * (1 if i == j else 2)
+        effects[s] = _spread(core, number, i, j, w2)
+        onto[s] = _matvec(at.A[:, :, :q2], effects[s])
+    lowered = {
+        s: _matvec(at.inverse, _scale(core, at.T, x, transpose=True) if q2 else x) for s, x in onto.items()
+    }  # fmt: skip
+    s2: list[list[jax.Array]] = [[s1[0]] * k for _ in range(k)]
+    for s in range(k):
+        for t in range(s + 1):
+            if s in coords and t in coords:
+                inner = sum(_total(x * y) for x, y in zip(coords[s], weighted[t], strict=True))
+            elif s in effects:
+                inner = jnp.sum(effects[s] * onto[t][:, :q2], axis=1)
+            else:
+                inner = jnp.sum(effects[t] * onto[s][:, :q2], axis=1)
+            s2[s][t] = s2[t][s] = 2 * (inner - jnp.sum(lowered[s] * lowered[t], axis=1))
+    return jnp.stack([s1[s] for s in range(k)]), jnp.stack([jnp.stack(row) for row in s2])
+
+
+def _complement(core: Core, at: _Solved, reml: bool) -> jax.Array:
+    """X = Lam M^-1 Lam' (c, e, e): of all of D for REML, of Z2 alone for ML."""
+    e = core.d if reml else core.q2
+    inverse = at.inverse[:, :e, :e]
+    X = jnp.swapaxes(inverse, 1, 2) @ inverse
+    return _both_sides(core, at.T, X, transpose=False) if e else X
+
+
+def _logdet(core: Core, at: _Solved, reml: bool) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """l (c,), l1 (k, c) = tr(P G_s) and l2 (k, k, c) = -tr(P G_s P G_t); with V^-1 in the place of P for ML."""
+    r, q2, k = core.r1, core.q2, core.n_phi
+    e = core.d if reml else q2
+    first, second = _first_parameters(core), _second_parameters(core)
+    HR = _product(at.H, core.R, r)
+    Rt = [[core.R[a, j][:, None] for a in range(r)] for j in range(r)]
+    K = _sandwich(Rt, at.H)
+    l1: dict[int, jax.Array] = {}
+    l2: dict[tuple[int, int], jax.Array] = {}
+    if e:
+        X = _complement(core, at, reml)
+        HRt = [[HR[a][j] for a in range(r)] for j in range(r)]
+        KB = _sandwich(HRt, _dual(core, X))
+        P1 = {pair: K[pair] - KB[pair] for pair in K}
+    else:
+        P1 = K
+    XN, N = {}, {}
+    for s, i, j in first:
+        l1[s] = _total(_get(P1, i, j)) * (1 if i == j else 2)
+        if e:
+            changed = {
+                (a, b): (HR[a][i] * HR[b][j] + HR[a][j] * HR[b][i]) * (0.5 if i == j else 1.0)
+                for a, b in packed_pairs(r)
+            }
+            N[s] = _schur(core, changed)[:, :e, :e]
+            XN[s] = X @ N[s]
+    for s, i, j in first:
+        for t, m, n in first:
+            if t > s:
+                continue
+            total = 0.0
+            for a, b in _orderings(i, j):
+                for f, g in _orderings(m, n):
+                    term = _get(P1, b, f) * _get(P1, g, a)
+                    total = total + (term - _get(KB, b, f) * _get(KB, g, a) if e else term)
+            value = _total(total)  # type: ignore[arg-type]
+            if e:
+                value = value + jnp.sum(XN[s] * jnp.swapaxes(XN[t], 1, 2), axis=(1, 2))
+            l2[s, t] = l2[t, s] = -value
+    if q2:
+        A2 = at.A[:, :e, :q2]
+        J = jnp.eye(e, q2, dtype=X.dtype) - X @ A2
+        W = jnp.swapaxes(A2, 1, 2) @ J
+        NJ = {t: N[t] @ J for t, _, _ in first}
+        for s, number, i, j in second:
+            l1[s] = _trace(core, number, i, j, W)
+            for t, _, _ in first:
+                l2[s, t] = l2[t, s] = -_trace_product(core, number, i, j, J, NJ[t])
+        _second_second(core, W, l2)
+    ordered = [jnp.stack([l2[s, t] for t in range(k)]) for s in range(k)]
+    return _logdet_value(core, at, reml), jnp.stack([l1[s] for s in range(k)]), jnp.stack(ordered)
+
+
+def _trace(core: Core, number: int, i: int, j: int, W: jax.Array) -> jax.Array:
+    """tr(E_s W) (c,) for symmetric W (c, q2, q2)."""
+    start = sum(core.sizes[t] * core.levels[t] for t in core.second[:number])
+    t = core.second[number]
+    r, levels = core.sizes[t], core.levels[t]
+    at = start + r * jnp.arange(levels)
+    return jnp.sum(W[:, at + i, at + j], axis=1) * (1 if i == j else 2)
+
+
+def _trace_product(core: Core, number: int, i: int, j: int, J: jax.Array, NJ: jax.Array) -> jax.Array:
+    """tr(E_s J'N J) (c,)."""
+    start = sum(core.sizes[t] * core.levels[t] for t in core.second[:number])
+    t = core.second[number]
+    r, levels = core.sizes[t], core.levels[t]
+    end = start + r * levels
+    left, right = J[:, :, start + i : end : r], NJ[:, :, start + j : end : r]
+    return jnp.sum(left * right, axis=(1, 2)) * (1 if i == j else 2)
+
+
+def _second_second(core: Core, W: jax.Array, l2: dict[tuple[int, int], jax.Array]) -> None:
+    """-tr(E_s W E_t W) for the parameters of the terms that are not eliminated."""
+    parameters = _second_parameters(core)
+    for a in range(len(core.second)):
+        for b in range(a + 1):
+            part = _levels(core, a, W)  # (c, La, ra, q2)
+            c, La, ra, _ = part.shape
+            part = _levels(core, b, jnp.moveaxis(part, 3, 1))  # (c, Lb, rb, La, ra)
+            Lb, rb = part.shape[1:3]
+            flat = part.transpose(0, 4, 2, 3, 1).reshape(c, ra * rb, La * Lb)
+            gram = flat @ jnp.swapaxes(flat, 1, 2)
+            for s, number, i, j in parameters:
+                for t, other, m, n in parameters:
+                    if number != a or other != b:
+                        continue
+                    total = sum(
+                        gram[:, y * rb + f, x * rb + g] for x, y in _orderings(i, j) for f, g in _orderings(m, n)
+                    )
+                    l2[s, t] = l2[t, s] = -total  # type: ignore[operator]
+
+
+# Coefficients and modes ----------------------------------------------------------------------------
+
+
+def covariance(core: Core, phi: jax.Array, stats: Stats, L: jax.Array) -> Covariance:
+    """See ``families.base.Family.covariance``. With B = V^-1 Q C L': C_s = B'G_s B, C_st = -B'(G_s P G_t + G_t P G_s)B."""
+    r, q2, k, q = core.r1, core.q2, core.n_phi, len(L)
+    at = solve(core, phi, stats)
+    c = at.A.shape[0]
+    tail = at.inverse[:, :, q2:]  # L^-1, columns of Q
+    rows = jnp.swapaxes(tail, 1, 2) @ at.inverse  # rows of Q of M^-1
+    Y = jnp.swapaxes(L @ rows, 1, 2)  # M^-1 e_Q L', (c, d, q)
+    value = L @ Y[:, q2:]
+    Y = _scale(core, at.T, Y, transpose=False) if q2 else Y
+    # Z'B by group and by level, for each contrast
+    CY = jnp.einsum("wd,cdq->wqc", core.C, Y).reshape(r, core.G, q, c)
+    zB = [_group_products(core, at.H, [CY[a, :, m] for a in range(r)]) for m in range(q)]
+    wB = at.A[:, :q2] @ Y
+    coords, weighted, effects, onto = {}, {}, {}, {}
+    first, second = _first_parameters(core), _second_parameters(core)
+    one: list[jax.Array] = [value] * k
+    for s, i, j in first:
+        one[s] = _symmetric(q, lambda m, n: sum(_total(zB[m][x] * zB[n][y]) for x, y in _orderings(i, j)))  # type: ignore[misc, return-value] # noqa: B023
+        for m in range(q):
+            z = zB[m]
+            f = [core.R[a, i][:, None] * z[j] + (0 if i == j else core.R[a, j][:, None] * z[i]) for a in range(r)]
+            coords[s, m], weighted[s, m] = f, _times(at.H, f)
+            onto[s, m] = _onto_d(core, weighted[s, m])
+    for s, number, i, j in second:
+        moved = _spread(core, number, i, j, wB)
+        one[s] = jnp.moveaxis(jnp.swapaxes(wB, 1, 2) @ moved, 0, -1)
+        carried = at.A[:, :, :q2] @ moved
+        for m in range(q):
+            effects[s, m], onto[s, m] = moved[:, :, m], carried[:, :, m]
+    lowered = {key: _matvec(at.inverse, _scale(core, at.T, x, transpose=True) if q2 else x) for key, x in onto.items()}
+
+    def inner(s: int, m: int, t: int, n: int) -> jax.Array:
+        """x'P x for x = G_s B_m and G_t B_n."""
+        if (s, m) in coords and (t, n) in coords:
+            plain = sum(_total(x * y) for x, y in zip(coords[s, m], weighted[t, n], strict=True))
+        elif (s, m) in effects:
+            plain = jnp.sum(effects[s, m] * onto[t, n][:, :q2], axis=1)
+        else:
+            plain = jnp.sum(effects[t, n] * onto[s, m][:, :q2], axis=1)
+        return plain - jnp.sum(lowered[s, m] * lowered[t, n], axis=1)
+
+    two: list[list[jax.Array]] = [one.copy() for _ in range(k)]
+    for s in range(k):
+        for t in range(s + 1):
+            matrix = _symmetric(q, lambda m, n: -(inner(s, m, t, n) + inner(t, m, s, n)))  # noqa: B023
+            two[s][t] = two[t][s] = matrix
+    return Covariance(jnp.moveaxis(value, 0, -1), jnp.stack(one), jnp.stack([jnp.stack(row) for row in two]))
+
+
+def _group_products(core: Core, H: Entries, x: list[jax.Array]) -> list[jax.Array]:
+    """R_g' H_g x_g."""
+    Hx = _times(H, x)
+    return [sum(core.R[a, j][:, None] * Hx[a] for a in range(core.r1)) for j in range(core.r1)]  # type: ignore[misc]
+
+
+def _symmetric(q: int, entry) -> jax.Array:  # type: ignore[no-untyped-def]
+    values = {(m, n): entry(m, n) for m in range(q) for n in range(m + 1)}
+    return jnp.stack([jnp.stack([values[max(m, n), min(m, n)] for n in range(q)]) for m in range(q)])
+
+
+def conditional(core: Core, phi: jax.Array, stats: Stats) -> tuple[tuple[jax.Array, ...], tuple[jax.Array, ...]]:
+    """Modes (levels, r, c) of each term, and their covariances / sigma2 (levels, r, r, c) for known coefficients.
+
+    Of whitened effects. The eliminated factor: (Phi^-1 + S_g)^-1 = T (I + T'S_g T)^-1 T', which bears a
+    singular Phi, and what the other effects add to it.
+    """
+    r, q2 = core.r1, core.q2
+    at = solve(core, phi, stats)
+    modes: dict[int, jax.Array] = {}
+    spread: dict[int, jax.Array] = {}
+    Phi, G, c = at.Phi1, core.G, phi.shape[1]
+    full = {(i, j): Phi.get((i, j), jnp.zeros(c)) for i in range(r) for j in range(i + 1)}
+    T = singular_cholesky(full, r)
+    rows = [[T.get((i, j), jnp.zeros(c)) for j in range(r)] for i in range(r)]
+    S = {(a, b): sum(core.R[k, a] * core.R[k, b] for k in range(r))[:, None] for a, b in packed_pairs(r)}  # type: ignore[index]
+    turned = [[rows[i][j] for i in range(r)] for j in range(r)]
+    M = _sandwich(turned, S)
+    whole = jnp.stack([jnp.stack([_get(M, a, b) for b in range(r)], -1) for a in range(r)], -2) + jnp.eye(r)
+    inverse, _ = inverse_factor(whole.reshape(G * c, r, r))
+    inner = (jnp.swapaxes(inverse, 1, 2) @ inverse).reshape(G, c, r, r)
+    own = _sandwich(rows, {(a, b): inner[:, :, a, b] for a, b in packed_pairs(r)})
+    if q2:
+        X = _complement(core, at, reml=False)
+        HR = _product(at.H, core.R, r)
+        KB = _sandwich([[HR[a][j] for a in range(r)] for j in range(r)], _dual(core, X))
+        square = [[_get(full, max(i, j), min(i, j)) for j in range(r)] for i in range(r)]
+        more = _sandwich(square, KB)
+        own = {pair: own[pair] + more[pair] for pair in own}
+    for t, start in zip(core.first, _first_columns(core), strict=True):
+        size = range(start, start + core.sizes[t])
+        modes[t] = jnp.stack(
+            [sum(_get(full, max(i, j), min(i, j)) * at.z[j] for j in range(r)) for i in size], axis=1  # type: ignore[arg-type]
+        )  # fmt: skip
+        spread[t] = jnp.stack([jnp.stack([_get(own, min(i, j), max(i, j)) for j in size], 1) for i in size], 1)
+    if q2:
+        b = _scale(core, at.T, at.u[:, :q2], transpose=False)
+        for number, t in enumerate(core.second):
+            modes[t] = jnp.moveaxis(_levels(core, number, b), 0, -1)
+            block = _levels(core, number, jnp.moveaxis(_levels(core, number, X), 3, 1))  # (c, L, r, L, r)
+            diagonal = jnp.diagonal(block, axis1=1, axis2=3)  # (c, r, r, L)
+            spread[t] = diagonal.transpose(3, 1, 2, 0)
+    order = range(len(core.sizes))
+    return tuple(modes[t] for t in order), tuple(spread[t] for t in order)
