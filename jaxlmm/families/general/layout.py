@@ -181,7 +181,7 @@ def make_core(Q: np.ndarray, root_w: np.ndarray | None, terms: Sequence[RandomTe
     within = D - Q1 @ C
     again = Q1.T @ within
     within -= Q1 @ again
-    _, singular, Vt = scipy.linalg.svd(within / np.sqrt(n), full_matrices=True) if n < 2 else _svd(within)
+    singular, Vt = _svd(within)
     rank = int(np.sum(singular > RANK_TOL * max(np.linalg.norm(D, axis=0).max(), 1e-300)))
     kept, null = Vt[:rank].T, Vt[rank:].T
     W = (kept * singular[:rank] ** 2) @ kept.T
@@ -197,11 +197,11 @@ def make_core(Q: np.ndarray, root_w: np.ndarray | None, terms: Sequence[RandomTe
     return core, reducer
 
 
-def _svd(A: np.ndarray) -> tuple[None, np.ndarray, np.ndarray]:
+def _svd(A: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Singular values (d,) and right vectors (d, d) of a tall matrix."""
     R = np.linalg.qr(A, mode="r") if len(A) > A.shape[1] else A
     _, singular, Vt = np.linalg.svd(R, full_matrices=True)
-    return None, np.pad(singular, (0, A.shape[1] - len(singular))), Vt
+    return np.pad(singular, (0, A.shape[1] - len(singular))), Vt
 
 
 def _split(terms: Sequence[RandomTerm]) -> tuple[tuple[int, ...], tuple[int, ...]]:

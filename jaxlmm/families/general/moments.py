@@ -456,7 +456,10 @@ def _second_second(core: Core, W: jax.Array, l2: dict[tuple[int, int], jax.Array
 
 
 def covariance(core: Core, phi: jax.Array, stats: Stats, L: jax.Array) -> Covariance:
-    """See ``families.base.Family.covariance``. With B = V^-1 Q C L': C_s = B'G_s B, C_st = -B'(G_s P G_t + G_t P G_s)B."""
+    """See ``families.base.Family.covariance``.
+
+    With B = V^-1 Q C L': C_s = B'G_s B, C_st = -B'(G_s P G_t + G_t P G_s)B.
+    """
     r, q2, k, q = core.r1, core.q2, core.n_phi, len(L)
     at = solve(core, phi, stats)
     c = at.A.shape[0]
@@ -485,7 +488,9 @@ def covariance(core: Core, phi: jax.Array, stats: Stats, L: jax.Array) -> Covari
         carried = at.A[:, :, :q2] @ moved
         for m in range(q):
             effects[s, m], onto[s, m] = moved[:, :, m], carried[:, :, m]
-    lowered = {key: _matvec(at.inverse, _scale(core, at.T, x, transpose=True) if q2 else x) for key, x in onto.items()}
+    lowered = {
+        key: _matvec(at.inverse, _scale(core, at.T, x, transpose=True) if q2 else x) for key, x in onto.items()
+    }
 
     def inner(s: int, m: int, t: int, n: int) -> jax.Array:
         """x'P x for x = G_s B_m and G_t B_n."""
