@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxlmm.families.base import Moments
-from jaxlmm.families.parameters import phi_from_theta, theta_gradient, theta_hessian, theta_jacobian
+from jaxlmm.families.parameters import phi_from_theta, second_derivatives, theta_gradient, theta_jacobian
 from jaxlmm.optimize.several import Evaluation
 
 __all__ = ["Deviance", "phi_derivatives"]
@@ -58,10 +58,10 @@ class Deviance:
         at = self.family.moments(phi_from_theta(theta, self.sizes), stats, reml=self.reml)
         first, second = phi_derivatives(at, self.nu)
         jacobian = theta_jacobian(theta, self.sizes)
-        return Evaluation(
-            self.nu * jnp.log(at.s) + at.l, theta_gradient(first, jacobian),
-            theta_hessian(first, second, jacobian, self.sizes), first,
-        )  # fmt: skip
+        inner = (second[:, :, None] * jacobian[None]).sum(1)
+        curved = jnp.tensordot(second_derivatives(self.sizes), first, axes=(0, 0))
+        hessian = (jacobian[:, :, None] * inner[:, None]).sum(0) + curved
+        return Evaluation(self.nu * jnp.log(at.s) + at.l, theta_gradient(first, jacobian), hessian, first)
 
     def value(self, theta: jax.Array, stats: Any) -> jax.Array:
         """Value (c,) at theta (k, c), or (k, 1) for all responses."""

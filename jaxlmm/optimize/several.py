@@ -35,7 +35,7 @@ from jaxlmm.runtime.threads import N_THREADS, by_chunks
 __all__ = ["Evaluation", "Problem", "SeveralOptimum", "minimise_several"]
 
 # Widths in which responses are computed: a batch is padded up to one of these.
-WIDTHS = (8, 64, 512)
+WIDTHS = (16, 256)
 # Memory of the responses that are computed at once, a thread.
 CHUNK_BYTES = 16 * 2**20
 MAX_STEPS = 100
@@ -194,7 +194,7 @@ def _starts(problem: Problem, stats: Any, n_starts: int) -> tuple[np.ndarray, np
     nodes, neighbours = _nodes(problem.sizes)
     c = int(jax.tree.leaves(stats)[0].shape[-1])
     value = np.empty((len(nodes), c))
-    width = WIDTHS[-1] if c > WIDTHS[1] else next(w for w in WIDTHS if c <= w)
+    width = next((w for w in WIDTHS if c <= w), WIDTHS[-1])
 
     def fill(rows: slice) -> None:
         index = np.minimum(np.arange(rows.start, rows.start + width), c - 1)
@@ -258,19 +258,17 @@ def _direction(state: _State) -> tuple[jax.Array, jax.Array]:
     values, vectors = _eigen(hessian)
     along = (vectors * gradient[:, None]).sum(0)
     size = jnp.abs(values)
-    floor = jnp.maximum(1e-9 * size.max(0), 1e-12)
-    part = -along / jnp.maximum(size, floor)
     # The least shift that keeps the step inside the radius, to a few digits.
-    norm = jnp.sqrt((part * part).sum(0))
-    shift = jnp.zeros_like(norm)
-    for _ in range(4):
-        part = -along / (jnp.maximum(size, floor) + shift)
-        norm = jnp.sqrt((part * part).sum(0))
-        change = (part * part / (jnp.maximum(size, floor) + shift)).sum(0)
-        over = norm > 1.001 * state.radius
-        more = norm * norm * (norm / state.radius - 1) / jnp.where(change > 0, change, 1.0)
-        shift = jnp.where(over, shift + more, shift)
-    part = -along / (jnp.maximum(size, floor) + shift)
+    size = jnp.maximum(size, jnp.maximum(1e-9 * size.max(0), 1e-12))
+
+    def shifted(_: Any, shift: jax.Array) -> jax.Array:
+        part = along / (size + shift)
+        norm2 = (part * part).sum(0)
+        change = (part * part / (size + shift)).sum(0)
+        more = norm2 * (jnp.sqrt(norm2) / state.radius - 1) / jnp.where(change > 0, change, 1.0)
+        return jnp.where(jnp.sqrt(norm2) > 1.001 * state.radius, shift + more, shift)
+
+    part = -along / (size + jax.lax.fori_loop(0, 4, shifted, jnp.zeros_like(along[0])))
     norm = jnp.sqrt((part * part).sum(0))
     part = part * jnp.minimum(1.0, state.radius / jnp.where(norm > 0, norm, 1.0))
     gain = -(along * part + 0.5 * values * part * part).sum(0)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -98,6 +97,3 @@ def random_phi(rng, sizes, c):  # type: ignore[no-untyped-def]
     for r in sizes:
         theta += [rng.normal(size=(r * (r + 1) // 2, c))]
     return np.concatenate(theta)
-
-
-jax.config.update("jax_enable_x64", False)

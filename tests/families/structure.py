@@ -88,6 +88,6 @@ def fit_structure(
     log_w = 0.0 if weights is None else np.sum(np.log(weights))
     constant = nu * (1 + np.log(2 * np.pi / nu) + 2 * np.log(scaling.scale)) + logdet - log_w
     return Fits(
-        family, stats, scaling, optimum, R, np.asarray(phi), moments, nu, np.linalg.solve(R, b), np.asarray(C) * sigma2,
-        sigma2, -0.5 * (constant + optimum.value), family.modes(np.asarray(phi), b, Y),
+        family, stats, scaling, optimum, R, np.asarray(phi), moments, nu, np.linalg.solve(R, b),
+        np.asarray(C) * sigma2, sigma2, -0.5 * (constant + optimum.value), family.modes(np.asarray(phi), b, Y),
     )  # fmt: skip

@@ -43,7 +43,9 @@ def column(rows, name):
 def random_terms(expected, rows) -> list[RandomTerm]:
     """The terms of lme4's varcorr, in its order; columns made by hand."""
     out = []
-    factors = {re.sub(r"\s", "", bar.split("|")[1]) for bar in re.findall(r"\(([^()]*\|[^()]*)\)", expected["formula"])}
+    factors = {
+        re.sub(r"\s", "", bar.split("|")[1]) for bar in re.findall(r"\(([^()]*\|[^()]*)\)", expected["formula"])
+    }
     assert factors
     for key, entry in expected["reml"]["varcorr"].items():
         name = re.sub(r"\.\d$", "", key)
@@ -110,9 +112,13 @@ def test_estimates(name: str, reml: bool) -> None:
     for t, entry in enumerate(part["varcorr"].values()):
         cov = np.array(entry["cov"], dtype=float).reshape(fit.varcorr(t).shape[:2])
         root = np.sqrt(np.diag(cov))
-        np.testing.assert_allclose(fit.varcorr(t)[..., 0], cov, atol=2 * rtol * np.outer(root, root).max(), rtol=2 * rtol)
+        np.testing.assert_allclose(
+            fit.varcorr(t)[..., 0], cov, atol=2 * rtol * np.outer(root, root).max(), rtol=2 * rtol
+        )
     if reml:
-        np.testing.assert_allclose(np.abs(fit.theta[:, 0]), np.abs(listed(part["theta"])), rtol=10 * rtol, atol=10 * rtol)
+        np.testing.assert_allclose(
+            np.abs(fit.theta[:, 0]), np.abs(listed(part["theta"])), rtol=10 * rtol, atol=10 * rtol
+        )
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -113,17 +113,17 @@ class General:
             Phi = {(int(i), int(j)): phi[core.offsets[t] + k] for k, (i, j) in enumerate(pairs)}
             T = kernel.singular_cholesky(Phi, r)
             u = jax.random.normal(keys[3 + t], (core.levels[t], r, c), core.W.dtype)
-            effects[t] = jnp.stack([sum(T[i, j] * u[:, j] for j in range(i + 1)) for i in range(r)], axis=1)  # type: ignore[arg-type]
+            effects[t] = jnp.stack([kernel.add(T[i, j] * u[:, j] for j in range(i + 1)) for i in range(r)], axis=1)
         for t in core.first:
             for j in range(core.sizes[t]):
                 for a in range(core.r1):
                     rows = slice(a * core.G, (a + 1) * core.G)
                     b = b.at[rows].add(core.R[a, start + j][:, None] * effects[t][:, j])
             start += core.sizes[t]
-        a = alpha[: core.q2]
+        others = alpha[: core.q2]
         if core.second:
-            a = a + jnp.concatenate([effects[t].reshape(-1, c) for t in core.second])
-        return Stats(rest, b, a, alpha[core.q2 :])
+            others = others + jnp.concatenate([effects[t].reshape(-1, c) for t in core.second])
+        return Stats(rest, b, others, alpha[core.q2 :])
 
     def to_user(self, theta: np.ndarray) -> np.ndarray:
         """theta (k, c) of the columns of Z as given, from that of the whitened columns."""

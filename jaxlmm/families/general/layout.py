@@ -191,7 +191,7 @@ def make_core(Q: np.ndarray, root_w: np.ndarray | None, terms: Sequence[RandomTe
     core = Core(
         R, C, W, _pair_products(C, r1, G), W_root, tuple(t.size for t in terms), tuple(t.n_levels for t in terms),
         first, second, n, p, n_rest,
-    )  # type: ignore[arg-type]  # fmt: skip
+    )  # fmt: skip
     Q1t, Z2t = scipy.sparse.csr_array(Q1.T), scipy.sparse.csr_array(Z2.T)
     reducer = Reducer(Q, root_w, Q1, Q1t, Z2, Z2t, C, W_root @ W_root.T, null, null_pinv, n_rest)
     return core, reducer

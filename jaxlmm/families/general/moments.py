@@ -15,10 +15,14 @@ Of a response are kept coordinates b1 of y0 = y less the share a2 of the other e
 
 from __future__ import annotations
 
+import functools
+import operator
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxlmm.families.base import Covariance, Moments
 from jaxlmm.families.general.dense import inverse_factor
@@ -131,6 +135,11 @@ def singular_cholesky(Phi: Entries, r: int) -> Entries:
 # The eliminated factor -----------------------------------------------------------------------------
 
 
+def add(parts: Iterable[jax.Array]) -> jax.Array:
+    """Sum of arrays, at least one."""
+    return functools.reduce(operator.add, parts)
+
+
 def _total(values: jax.Array) -> jax.Array:
     """Sum over the groups, (G, c) -> (c,); a product, which is much faster than a sum over an axis."""
     return jnp.ones(len(values), values.dtype) @ values
@@ -146,10 +155,8 @@ def _blocks(core: Core, phi: jax.Array) -> tuple[Entries, Entries, jax.Array]:
     RPhi: Entries = {}
     for a in range(r):
         for j in range(r):
-            RPhi[a, j] = sum(  # type: ignore[assignment]
-                R[a, i][:, None] * _get(Phi, i, j) for i in range(r) if (i, j) in Phi or (j, i) in Phi
-            )
-    M = {(a, b): sum(RPhi[a, j] * R[b, j][:, None] for j in range(r)) + float(a == b) for a, b in packed_pairs(r)}
+            RPhi[a, j] = add(R[a, i][:, None] * _get(Phi, i, j) for i in range(r) if (i, j) in Phi or (j, i) in Phi)
+    M = {(a, b): float(a == b) + add(RPhi[a, j] * R[b, j][:, None] for j in range(r)) for a, b in packed_pairs(r)}
     if r == 2:
         pivot = M[1, 1] - M[0, 1] ** 2 / M[0, 0]
         H01 = -M[0, 1] / (M[0, 0] * pivot)
@@ -165,7 +172,7 @@ def _blocks(core: Core, phi: jax.Array) -> tuple[Entries, Entries, jax.Array]:
 def _times(H: Entries, x: list[jax.Array]) -> list[jax.Array]:
     """H_g x_g, entries (G, c)."""
     r = len(x)
-    return [sum(_get(H, a, b) * x[b] for b in range(r)) for a in range(r)]  # type: ignore[misc]
+    return [add(_get(H, a, b) * x[b] for b in range(r)) for a in range(r)]
 
 
 def _schur(core: Core, H: Entries) -> jax.Array:
@@ -197,13 +204,13 @@ def _dual(core: Core, X: jax.Array) -> Entries:
 def _sandwich(L: list[list[jax.Array]], S: Entries) -> Entries:
     """L S L' for symmetric S; entries that broadcast to (G, c)."""
     r, rows = len(L), len(L)
-    LS = [[sum(L[a][b] * _get(S, b, j) for b in range(r)) for j in range(r)] for a in range(rows)]
-    return {(a, b): sum(LS[a][j] * L[b][j] for j in range(r)) for a, b in packed_pairs(rows)}  # type: ignore[misc]
+    LS = [[add(L[a][b] * _get(S, b, j) for b in range(r)) for j in range(r)] for a in range(rows)]
+    return {(a, b): add(LS[a][j] * L[b][j] for j in range(r)) for a, b in packed_pairs(rows)}
 
 
 def _product(A: Entries, R: jax.Array, r: int) -> list[list[jax.Array]]:
     """A_g R_g for symmetric A_g."""
-    return [[sum(_get(A, a, b) * R[b, j][:, None] for b in range(r)) for j in range(r)] for a in range(r)]  # type: ignore[misc]
+    return [[add(_get(A, a, b) * R[b, j][:, None] for b in range(r)) for j in range(r)] for a in range(r)]
 
 
 # The other terms -----------------------------------------------------------------------------------
@@ -225,8 +232,8 @@ def _scale(core: Core, T: list[Entries], X: jax.Array, *, transpose: bool) -> ja
         for i in range(r):
             used = range(i, r) if transpose else range(i + 1)
             entry = [factor[(j, i) if transpose else (i, j)].reshape(-1, 1, *ones) for j in used]
-            out.append(sum(e * rows[:, :, j] for e, j in zip(entry, used, strict=True)))
-        stacked = jnp.stack(out, axis=2)  # type: ignore[arg-type]
+            out.append(add(e * rows[:, :, j] for e, j in zip(entry, used, strict=True)))
+        stacked = jnp.stack(out, axis=2)
         parts.append(stacked.reshape(len(stacked), levels * r, *X.shape[2:]))
     if X.shape[1] > start:
         parts.append(X[:, start:])
@@ -294,7 +301,7 @@ def solve(core: Core, phi: jax.Array, stats: Stats) -> _Solved:
     inverse, log_pivots = inverse_factor(M)
     b = _groups(core, stats.b)
     Hb = _times(H, b)
-    base = stats.rest + sum(_total(x * y) for x, y in zip(b, Hb, strict=True))
+    base = stats.rest + add(_total(x * y) for x, y in zip(b, Hb, strict=True))
     v, a = _onto_d(core, Hb), stats.a.T
     right = v + _matvec(A[:, :, :q2], a) if q2 else v
     right = _scale(core, T, right, transpose=True) if q2 else right
@@ -305,49 +312,61 @@ def solve(core: Core, phi: jax.Array, stats: Stats) -> _Solved:
     s = base + jnp.sum((2 * v + A_delta) * delta, axis=1) + jnp.sum(u2 * u2, axis=1)
     residual = [x + y for x, y in zip(b, _groups(core, core.C @ delta.T), strict=True)]
     Hr = _times(H, residual)
-    z = [sum(core.R[k, j][:, None] * Hr[k] for k in range(core.r1)) for j in range(core.r1)]
-    return _Solved(Phi1, H, logdet1, A, T, inverse, log_pivots, s, u, v + A_delta, z)  # type: ignore[arg-type]
+    z = [add(core.R[k, j][:, None] * Hr[k] for k in range(core.r1)) for j in range(core.r1)]
+    return _Solved(Phi1, H, logdet1, A, T, inverse, log_pivots, s, u, v + A_delta, z)
 
 
 def _logdet_value(core: Core, at: _Solved, reml: bool) -> jax.Array:
     return at.logdet1 + (at.log_pivots if reml else at.log_pivots[:, : core.q2]).sum(1)
 
 
+def _quadratic(core: Core, at: _Solved, f: list[list[jax.Array]], moved: jax.Array) -> jax.Array:
+    """x'P x for all pairs of vectors, (c, v, v): first those with coordinates Q1'x = f, then Z2 times ``moved``.
+
+    ``f`` has r1 arrays (G, c) for each vector; ``moved`` is (c, q2, others).
+    """
+    q2 = core.q2
+    F = jnp.stack([jnp.concatenate(x) for x in f])
+    HF = jnp.stack([jnp.concatenate(_times(at.H, x)) for x in f])
+    inner = jnp.einsum("vwc,uwc->cvu", F, HF)
+    onto = jnp.einsum("wd,vwc->cdv", core.C, HF)  # D'V1^-1 x
+    if q2:
+        carried = at.A[:, :, :q2] @ moved
+        across = jnp.swapaxes(onto[:, :q2], 1, 2) @ moved
+        own = jnp.swapaxes(moved, 1, 2) @ carried[:, :q2]
+        top = jnp.concatenate([inner, across], axis=2)
+        inner = jnp.concatenate([top, jnp.concatenate([jnp.swapaxes(across, 1, 2), own], axis=2)], axis=1)
+        onto = _scale(core, at.T, jnp.concatenate([onto, carried], axis=2), transpose=True)
+    lowered = at.inverse @ onto
+    return inner - jnp.swapaxes(lowered, 1, 2) @ lowered
+
+
+def _exchanged(core: Core, z: list[jax.Array], i: int, j: int) -> list[jax.Array]:
+    """R_g E_s z_g for parameter (i, j) of Phi1: E_s z has z_j in row i and z_i in row j."""
+    R = core.R
+    return [R[a, i][:, None] * z[j] + (0 if i == j else R[a, j][:, None] * z[i]) for a in range(core.r1)]
+
+
+def _order(core: Core) -> np.ndarray:
+    """Where each parameter stands among those of the eliminated factor followed by the others."""
+    found = [s for s, *_ in _first_parameters(core)] + [s for s, *_ in _second_parameters(core)]
+    return np.argsort(found)
+
+
 def _pwrss_derivatives(core: Core, at: _Solved) -> tuple[jax.Array, jax.Array]:
     """s1 (k, c) and s2 (k, k, c): x_s = G_s P y, s1 = -y'P x_s, s2 = 2 x_s'P x_t."""
-    r, q2, k = core.r1, core.q2, core.n_phi
-    w2 = at.w[:, :q2]
-    first, second = _first_parameters(core), _second_parameters(core)
-    s1: dict[int, jax.Array] = {}
-    weighted: dict[int, list[jax.Array]] = {}
-    coords: dict[int, list[jax.Array]] = {}
-    effects: dict[int, jax.Array] = {}
-    onto: dict[int, jax.Array] = {}
-    for s, i, j in first:
-        s1[s] = -_total(at.z[i] * at.z[j]) * (1 if i == j else 2)
-        # E_s z has z_j in row i and z_i in row j.
-        f = [core.R[a, i][:, None] * at.z[j] + (0 if i == j else core.R[a, j][:, None] * at.z[i]) for a in range(r)]
-        coords[s], weighted[s] = f, _times(at.H, f)
-        onto[s] = _onto_d(core, weighted[s])
-    for s, number, i, j in second:
+    w2 = at.w[:, : core.q2]
+    s1, coords, effects = [], [], []
+    for _, i, j in _first_parameters(core):
+        s1.append(-_total(at.z[i] * at.z[j]) * (1 if i == j else 2))
+        coords.append(_exchanged(core, at.z, i, j))
+    for _, number, i, j in _second_parameters(core):
         part = _levels(core, number, w2)
-        s1[s] = -jnp.sum(part[:, :, i] * part[:, :, j], axis=1) * (1 if i == j else 2)
-        effects[s] = _spread(core, number, i, j, w2)
-        onto[s] = _matvec(at.A[:, :, :q2], effects[s])
-    lowered = {
-        s: _matvec(at.inverse, _scale(core, at.T, x, transpose=True) if q2 else x) for s, x in onto.items()
-    }  # fmt: skip
-    s2: list[list[jax.Array]] = [[s1[0]] * k for _ in range(k)]
-    for s in range(k):
-        for t in range(s + 1):
-            if s in coords and t in coords:
-                inner = sum(_total(x * y) for x, y in zip(coords[s], weighted[t], strict=True))
-            elif s in effects:
-                inner = jnp.sum(effects[s] * onto[t][:, :q2], axis=1)
-            else:
-                inner = jnp.sum(effects[t] * onto[s][:, :q2], axis=1)
-            s2[s][t] = s2[t][s] = 2 * (inner - jnp.sum(lowered[s] * lowered[t], axis=1))
-    return jnp.stack([s1[s] for s in range(k)]), jnp.stack([jnp.stack(row) for row in s2])
+        s1.append(-jnp.sum(part[:, :, i] * part[:, :, j], axis=1) * (1 if i == j else 2))
+        effects.append(_spread(core, number, i, j, w2))
+    order = _order(core)
+    s2 = 2 * _quadratic(core, at, coords, jnp.stack(effects, axis=2) if effects else w2)
+    return jnp.stack(s1)[order], jnp.moveaxis(s2, 0, -1)[order][:, order]
 
 
 def _complement(core: Core, at: _Solved, reml: bool) -> jax.Array:
@@ -364,49 +383,44 @@ def _logdet(core: Core, at: _Solved, reml: bool) -> tuple[jax.Array, jax.Array, 
     e = core.d if reml else q2
     first, second = _first_parameters(core), _second_parameters(core)
     HR = _product(at.H, core.R, r)
-    Rt = [[core.R[a, j][:, None] for a in range(r)] for j in range(r)]
-    K = _sandwich(Rt, at.H)
+    K = _sandwich([[core.R[a, j][:, None] for a in range(r)] for j in range(r)], at.H)
     l1: dict[int, jax.Array] = {}
     l2: dict[tuple[int, int], jax.Array] = {}
+    # Blocks of Z1'P Z1 on the diagonal are P1 = K - KB.
+    P1 = K
     if e:
         X = _complement(core, at, reml)
-        HRt = [[HR[a][j] for a in range(r)] for j in range(r)]
-        KB = _sandwich(HRt, _dual(core, X))
+        KB = _sandwich([[HR[a][j] for a in range(r)] for j in range(r)], _dual(core, X))
         P1 = {pair: K[pair] - KB[pair] for pair in K}
-    else:
-        P1 = K
-    XN, N = {}, {}
-    for s, i, j in first:
-        l1[s] = _total(_get(P1, i, j)) * (1 if i == j else 2)
-        if e:
-            changed = {
+        changed = [
+            {
                 (a, b): (HR[a][i] * HR[b][j] + HR[a][j] * HR[b][i]) * (0.5 if i == j else 1.0)
                 for a, b in packed_pairs(r)
             }
-            N[s] = _schur(core, changed)[:, :e, :e]
-            XN[s] = X @ N[s]
-    for s, i, j in first:
-        for t, m, n in first:
-            if t > s:
-                continue
-            total = 0.0
-            for a, b in _orderings(i, j):
-                for f, g in _orderings(m, n):
-                    term = _get(P1, b, f) * _get(P1, g, a)
-                    total = total + (term - _get(KB, b, f) * _get(KB, g, a) if e else term)
-            value = _total(total)  # type: ignore[arg-type]
+            for _, i, j in first
+        ]
+        N = jnp.stack([_schur(core, S)[:, :e, :e] for S in changed], axis=1)  # -dA / dphi_s, (c, k1, e, e)
+        XN = X[:, None] @ N
+        flat = XN.reshape(*XN.shape[:2], e * e)
+        twice = flat @ jnp.moveaxis(XN.swapaxes(2, 3).reshape(*XN.shape[:2], e * e), 1, 2)
+    for m, (s, i, j) in enumerate(first):
+        l1[s] = _total(_get(P1, i, j)) * (1 if i == j else 2)
+        for n, (t, x, y) in enumerate(first[: m + 1]):
+            pairs = [(a, b, f, g) for a, b in _orderings(i, j) for f, g in _orderings(x, y)]
+            total = add(_get(P1, b, f) * _get(P1, g, a) for a, b, f, g in pairs)
             if e:
-                value = value + jnp.sum(XN[s] * jnp.swapaxes(XN[t], 1, 2), axis=(1, 2))
-            l2[s, t] = l2[t, s] = -value
+                total = total - add(_get(KB, b, f) * _get(KB, g, a) for a, b, f, g in pairs)
+            l2[s, t] = l2[t, s] = -(_total(total) + twice[:, m, n] if e else _total(total))
     if q2:
         A2 = at.A[:, :e, :q2]
         J = jnp.eye(e, q2, dtype=X.dtype) - X @ A2
         W = jnp.swapaxes(A2, 1, 2) @ J
-        NJ = {t: N[t] @ J for t, _, _ in first}
+        NJ = N @ J[:, None]
         for s, number, i, j in second:
             l1[s] = _trace(core, number, i, j, W)
-            for t, _, _ in first:
-                l2[s, t] = l2[t, s] = -_trace_product(core, number, i, j, J, NJ[t])
+            products = _trace_product(core, number, i, j, J, NJ)
+            for n, (t, _, _) in enumerate(first):
+                l2[s, t] = l2[t, s] = -products[:, n]
         _second_second(core, W, l2)
     ordered = [jnp.stack([l2[s, t] for t in range(k)]) for s in range(k)]
     return _logdet_value(core, at, reml), jnp.stack([l1[s] for s in range(k)]), jnp.stack(ordered)
@@ -422,13 +436,13 @@ def _trace(core: Core, number: int, i: int, j: int, W: jax.Array) -> jax.Array:
 
 
 def _trace_product(core: Core, number: int, i: int, j: int, J: jax.Array, NJ: jax.Array) -> jax.Array:
-    """tr(E_s J'N J) (c,)."""
+    """tr(E_s J'N_t J) (c, k1) for all N_t J in NJ (c, k1, e, q2)."""
     start = sum(core.sizes[t] * core.levels[t] for t in core.second[:number])
     t = core.second[number]
     r, levels = core.sizes[t], core.levels[t]
     end = start + r * levels
-    left, right = J[:, :, start + i : end : r], NJ[:, :, start + j : end : r]
-    return jnp.sum(left * right, axis=(1, 2)) * (1 if i == j else 2)
+    left, right = J[:, None, :, start + i : end : r], NJ[..., start + j : end : r]
+    return jnp.sum(left * right, axis=(2, 3)) * (1 if i == j else 2)
 
 
 def _second_second(core: Core, W: jax.Array, l2: dict[tuple[int, int], jax.Array]) -> None:
@@ -446,10 +460,10 @@ def _second_second(core: Core, W: jax.Array, l2: dict[tuple[int, int], jax.Array
                 for t, other, m, n in parameters:
                     if number != a or other != b:
                         continue
-                    total = sum(
+                    total = add(
                         gram[:, y * rb + f, x * rb + g] for x, y in _orderings(i, j) for f, g in _orderings(m, n)
                     )
-                    l2[s, t] = l2[t, s] = -total  # type: ignore[operator]
+                    l2[s, t] = l2[t, s] = -total
 
 
 # Coefficients and modes ----------------------------------------------------------------------------
@@ -462,63 +476,38 @@ def covariance(core: Core, phi: jax.Array, stats: Stats, L: jax.Array) -> Covari
     """
     r, q2, k, q = core.r1, core.q2, core.n_phi, len(L)
     at = solve(core, phi, stats)
-    c = at.A.shape[0]
     tail = at.inverse[:, :, q2:]  # L^-1, columns of Q
     rows = jnp.swapaxes(tail, 1, 2) @ at.inverse  # rows of Q of M^-1
     Y = jnp.swapaxes(L @ rows, 1, 2)  # M^-1 e_Q L', (c, d, q)
     value = L @ Y[:, q2:]
     Y = _scale(core, at.T, Y, transpose=False) if q2 else Y
     # Z'B by group and by level, for each contrast
-    CY = jnp.einsum("wd,cdq->wqc", core.C, Y).reshape(r, core.G, q, c)
+    CY = jnp.einsum("wd,cdq->wqc", core.C, Y).reshape(r, core.G, q, -1)
     zB = [_group_products(core, at.H, [CY[a, :, m] for a in range(r)]) for m in range(q)]
     wB = at.A[:, :q2] @ Y
-    coords, weighted, effects, onto = {}, {}, {}, {}
-    first, second = _first_parameters(core), _second_parameters(core)
-    one: list[jax.Array] = [value] * k
-    for s, i, j in first:
-        one[s] = _symmetric(q, lambda m, n: sum(_total(zB[m][x] * zB[n][y]) for x, y in _orderings(i, j)))  # type: ignore[misc, return-value] # noqa: B023
-        for m in range(q):
-            z = zB[m]
-            f = [core.R[a, i][:, None] * z[j] + (0 if i == j else core.R[a, j][:, None] * z[i]) for a in range(r)]
-            coords[s, m], weighted[s, m] = f, _times(at.H, f)
-            onto[s, m] = _onto_d(core, weighted[s, m])
-    for s, number, i, j in second:
+    one, coords, effects = [], [], []
+    for _, i, j in _first_parameters(core):
+        entries = {
+            (m, n): _total(add(zB[m][x] * zB[n][y] for x, y in _orderings(i, j)))
+            for m in range(q)
+            for n in range(m + 1)
+        }
+        one.append(jnp.stack([jnp.stack([entries[max(m, n), min(m, n)] for n in range(q)]) for m in range(q)]))
+        coords += [_exchanged(core, zB[m], i, j) for m in range(q)]
+    for _, number, i, j in _second_parameters(core):
         moved = _spread(core, number, i, j, wB)
-        one[s] = jnp.moveaxis(jnp.swapaxes(wB, 1, 2) @ moved, 0, -1)
-        carried = at.A[:, :, :q2] @ moved
-        for m in range(q):
-            effects[s, m], onto[s, m] = moved[:, :, m], carried[:, :, m]
-    lowered = {
-        key: _matvec(at.inverse, _scale(core, at.T, x, transpose=True) if q2 else x) for key, x in onto.items()
-    }
-
-    def inner(s: int, m: int, t: int, n: int) -> jax.Array:
-        """x'P x for x = G_s B_m and G_t B_n."""
-        if (s, m) in coords and (t, n) in coords:
-            plain = sum(_total(x * y) for x, y in zip(coords[s, m], weighted[t, n], strict=True))
-        elif (s, m) in effects:
-            plain = jnp.sum(effects[s, m] * onto[t, n][:, :q2], axis=1)
-        else:
-            plain = jnp.sum(effects[t, n] * onto[s, m][:, :q2], axis=1)
-        return plain - jnp.sum(lowered[s, m] * lowered[t, n], axis=1)
-
-    two: list[list[jax.Array]] = [one.copy() for _ in range(k)]
-    for s in range(k):
-        for t in range(s + 1):
-            matrix = _symmetric(q, lambda m, n: -(inner(s, m, t, n) + inner(t, m, s, n)))  # noqa: B023
-            two[s][t] = two[t][s] = matrix
-    return Covariance(jnp.moveaxis(value, 0, -1), jnp.stack(one), jnp.stack([jnp.stack(row) for row in two]))
+        one.append(jnp.moveaxis(jnp.swapaxes(wB, 1, 2) @ moved, 0, -1))
+        effects.append(moved)
+    order = _order(core)
+    both = _quadratic(core, at, coords, jnp.concatenate(effects, axis=2) if effects else wB)
+    both = both.reshape(-1, k, q, k, q)[:, order][:, :, :, order].transpose(1, 3, 2, 4, 0)  # (s, t, m, n)
+    return Covariance(jnp.moveaxis(value, 0, -1), jnp.stack(one)[order], -(both + jnp.swapaxes(both, 2, 3)))
 
 
 def _group_products(core: Core, H: Entries, x: list[jax.Array]) -> list[jax.Array]:
     """R_g' H_g x_g."""
     Hx = _times(H, x)
-    return [sum(core.R[a, j][:, None] * Hx[a] for a in range(core.r1)) for j in range(core.r1)]  # type: ignore[misc]
-
-
-def _symmetric(q: int, entry) -> jax.Array:  # type: ignore[no-untyped-def]
-    values = {(m, n): entry(m, n) for m in range(q) for n in range(m + 1)}
-    return jnp.stack([jnp.stack([values[max(m, n), min(m, n)] for n in range(q)]) for m in range(q)])
+    return [add(core.R[a, j][:, None] * Hx[a] for a in range(core.r1)) for j in range(core.r1)]
 
 
 def conditional(core: Core, phi: jax.Array, stats: Stats) -> tuple[tuple[jax.Array, ...], tuple[jax.Array, ...]]:
@@ -535,7 +524,7 @@ def conditional(core: Core, phi: jax.Array, stats: Stats) -> tuple[tuple[jax.Arr
     full = {(i, j): Phi.get((i, j), jnp.zeros(c)) for i in range(r) for j in range(i + 1)}
     T = singular_cholesky(full, r)
     rows = [[T.get((i, j), jnp.zeros(c)) for j in range(r)] for i in range(r)]
-    S = {(a, b): sum(core.R[k, a] * core.R[k, b] for k in range(r))[:, None] for a, b in packed_pairs(r)}  # type: ignore[index]
+    S = {(a, b): add(core.R[k, a] * core.R[k, b] for k in range(r))[:, None] for a, b in packed_pairs(r)}
     turned = [[rows[i][j] for i in range(r)] for j in range(r)]
     M = _sandwich(turned, S)
     whole = jnp.stack([jnp.stack([_get(M, a, b) for b in range(r)], -1) for a in range(r)], -2) + jnp.eye(r)
@@ -552,7 +541,7 @@ def conditional(core: Core, phi: jax.Array, stats: Stats) -> tuple[tuple[jax.Arr
     for t, start in zip(core.first, _first_columns(core), strict=True):
         size = range(start, start + core.sizes[t])
         modes[t] = jnp.stack(
-            [sum(_get(full, max(i, j), min(i, j)) * at.z[j] for j in range(r)) for i in size], axis=1  # type: ignore[arg-type]
+            [add(_get(full, max(i, j), min(i, j)) * at.z[j] for j in range(r)) for i in size], axis=1
         )  # fmt: skip
         spread[t] = jnp.stack([jnp.stack([_get(own, min(i, j), max(i, j)) for j in size], 1) for i in size], 1)
     if q2:
