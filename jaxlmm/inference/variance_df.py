@@ -62,7 +62,7 @@ class VarianceCurves:
     ) -> VarianceCurves:
         """From arrays with the response axis last, as families give them, and nu (m,)."""
         drift = np.moveaxis(l1, -1, 0) / nu[:, None]
-        return cls(*(np.moveaxis(a, -1, 0) for a in (value, first, second)), drift, nu)
+        return cls(np.moveaxis(value, -1, 0), np.moveaxis(first, -1, 0), np.moveaxis(second, -1, 0), drift, nu)
 
     def relative(self) -> np.ndarray:
         """c'C_s c / c'Cc - l_s / nu of each contrast, (m, q, k)."""

@@ -530,7 +530,7 @@ def _rounded(theta: np.ndarray, sizes: Sequence[int]) -> tuple[np.ndarray, np.nd
 def _free_parameters(theta: np.ndarray, sizes: Sequence[int]) -> np.ndarray:
     """Which parameters move while columns of T that are 0 stay so, (k, c)."""
     return np.concatenate(
-        [_lower(np.repeat((np.diagonal(T, axis1=1, axis2=2) != 0)[:, None, :], T.shape[1], axis=1))
+        [_lower(np.repeat((np.asarray(np.diagonal(T, axis1=1, axis2=2)) != 0)[:, None, :], T.shape[1], axis=1))
          for T in _factors(theta, sizes)]
     )  # fmt: skip
 

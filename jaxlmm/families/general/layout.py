@@ -19,6 +19,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import jax
 import numpy as np
@@ -146,8 +147,8 @@ def whitener(term: RandomTerm, root_w: np.ndarray | None) -> np.ndarray:
     """
     Z = term.Z if root_w is None else term.Z * root_w[:, None]
     # The factor of Z'Z with the columns in reverse order is, turned round, upper times lower.
-    R = np.linalg.qr(Z[:, ::-1] / np.sqrt(term.n_levels), mode="r")
-    R *= np.where(np.diag(R) < 0, -1.0, 1.0)[:, None]
+    R: np.ndarray = np.asarray(np.linalg.qr(Z[:, ::-1] / np.sqrt(term.n_levels), mode="r"))
+    R = R * np.where(np.diag(R) < 0, -1.0, 1.0)[:, None]
     lower = R[::-1, ::-1]  # Z'Z / levels = lower' lower
     return scipy.linalg.solve_triangular(lower, np.eye(term.size), lower=True)
 
@@ -188,8 +189,9 @@ def make_core(Q: np.ndarray, root_w: np.ndarray | None, terms: Sequence[RandomTe
     W_root = kept / singular[:rank]
     n_rest = n - int(np.sum(np.abs(R).sum(axis=1) > 0)) - rank
     null_pinv = np.linalg.pinv(C @ null, rcond=RANK_TOL)
+    arrays: Any = (R, C, W, _pair_products(C, r1, G), W_root)
     core = Core(
-        R, C, W, _pair_products(C, r1, G), W_root, tuple(t.size for t in terms), tuple(t.n_levels for t in terms),
+        *arrays, tuple(t.size for t in terms), tuple(t.n_levels for t in terms),
         first, second, n, p, n_rest,
     )  # fmt: skip
     Q1t, Z2t = scipy.sparse.csr_array(Q1.T), scipy.sparse.csr_array(Z2.T)
