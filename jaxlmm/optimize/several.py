@@ -30,12 +30,11 @@ import scipy.stats
 
 from jaxlmm._types import float64_scope
 from jaxlmm.optimize.solver import iteration_step
-from jaxlmm.runtime.threads import N_THREADS, by_chunks
+from jaxlmm.runtime.batches import WIDTHS, in_batches, take, width_for
+from jaxlmm.runtime.threads import by_chunks
 
 __all__ = ["Evaluation", "Problem", "SeveralOptimum", "minimise_several"]
 
-# Widths in which responses are computed: a batch is padded up to one of these.
-WIDTHS = (16, 256)
 # Memory of the responses that are computed at once, a thread.
 CHUNK_BYTES = 16 * 2**20
 MAX_STEPS = 100
@@ -193,15 +192,13 @@ def _starts(problem: Problem, stats: Any, n_starts: int) -> tuple[np.ndarray, np
     """Starts (n_starts, k, c), and the deviance there (n_starts, c), infinite where there is no other minimum."""
     nodes, neighbours = _nodes(problem.sizes)
     c = int(jax.tree.leaves(stats)[0].shape[-1])
-    value = np.empty((len(nodes), c))
     width = next((w for w in WIDTHS if c <= w), WIDTHS[-1])
 
-    def fill(rows: slice) -> None:
-        index = np.minimum(np.arange(rows.start, rows.start + width), c - 1)
-        part = _values_compiled(problem, nodes[:, :, None], _take(stats, index))
-        value[:, rows] = np.asarray(part)[:, : rows.stop - rows.start]
+    def values(index: np.ndarray) -> Any:
+        with float64_scope():
+            return _values_compiled(_take_nu(problem, index), nodes[:, :, None], take(stats, index))
 
-    by_chunks(c, width, fill)
+    value = in_batches(values, c, width)
     value = np.where(np.isfinite(value), value, np.inf)
     local = np.all(value[:, None] <= value[neighbours], axis=1)
     value[:, ~np.isfinite(value).any(axis=0)] = 0.0
@@ -320,11 +317,6 @@ def _compiled() -> Any:
     return jax.jit(iteration_step(_advance))
 
 
-@jax.jit
-def _value_compiled(problem: Problem, theta: jax.Array, stats: Any) -> jax.Array:
-    return problem.value(theta, stats)
-
-
 # The search ----------------------------------------------------------------------------------------
 
 
@@ -348,17 +340,14 @@ class _Search:
 
     def polish(self, rows: np.ndarray, start: np.ndarray, free: np.ndarray | None = None) -> _State:
         """Newton steps of the responses ``rows`` from ``start`` (k, len(rows)), of the ``free`` parameters."""
-        k, c = start.shape
-        out = _empty_state(start, np.ones((k, c)) if free is None else free.astype(np.float64))
+        c = start.shape[1]
+        out = _empty_state(start, free)
         width = self._width(c)
         by_chunks(c, width, lambda part: self._polish_chunk(rows, out, np.arange(part.start, part.stop)))
         return out
 
     def _width(self, c: int) -> int:
-        most = max(CHUNK_BYTES // self.problem.bytes_per_response, 1)
-        share = -(-c // N_THREADS)
-        fits = [w for w in WIDTHS if w <= max(most, WIDTHS[0])]
-        return next((w for w in fits if share <= w), fits[-1])
+        return width_for(c, self.problem.bytes_per_response, CHUNK_BYTES)
 
     def _polish_chunk(self, rows: np.ndarray, out: _State, active: np.ndarray) -> None:
         """The responses ``active`` of ``out``, all the way; those that are done leave the batch."""
@@ -366,7 +355,7 @@ class _Search:
             while len(active):
                 width = next((w for w in WIDTHS if len(active) <= w), WIDTHS[-1])
                 index = active[np.minimum(np.arange(width), len(active) - 1)]
-                state, stats = _take(out, index), _take(self.stats, rows[index])
+                state, stats = take(out, index), take(self.stats, rows[index])
                 problem = _take_nu(self.problem, rows[index])
                 while True:
                     state = _compiled()(state, problem, stats)
@@ -441,22 +430,15 @@ class _Search:
         return best
 
     def _values(self, rows: np.ndarray, theta: np.ndarray) -> np.ndarray:
-        c = len(rows)
-        out, width = np.empty(c), self._width(c)
+        """The deviance of the responses ``rows`` at theta, infinite where it is not finite."""
 
-        def fill(part: slice) -> None:
+        def values(index: np.ndarray) -> Any:
             with float64_scope():
-                index = np.minimum(np.arange(part.start, part.start + width), c - 1)
-                problem = _take_nu(self.problem, rows[index])
-                value = _value_compiled(problem, theta[:, index], _take(self.stats, rows[index]))
-            out[part] = np.asarray(value)[: part.stop - part.start]
+                state, problem = _empty_state(theta[:, index]), _take_nu(self.problem, rows[index])
+                return _compiled()(state, problem, take(self.stats, rows[index])).at.value
 
-        by_chunks(c, width, fill)
+        out = in_batches(values, len(rows), self._width(len(rows)))
         return np.where(np.isfinite(out), out, np.inf)
-
-
-def _take(tree: Any, index: np.ndarray) -> Any:
-    return jax.tree.map(lambda a: np.asarray(a)[..., index], tree)
 
 
 def _take_nu(problem: Any, index: np.ndarray) -> Any:
@@ -466,8 +448,10 @@ def _take_nu(problem: Any, index: np.ndarray) -> Any:
     return dataclasses.replace(problem, nu=np.asarray(problem.nu)[index])
 
 
-def _empty_state(start: np.ndarray, free: np.ndarray) -> _State:
+def _empty_state(start: np.ndarray, free: np.ndarray | None = None) -> _State:
+    """A state whose first step only evaluates the deviance at ``start``."""
     k, c = start.shape
+    free = np.ones((k, c)) if free is None else free
     at = Evaluation(np.zeros(c), np.zeros((k, c)), np.tile(np.eye(k)[:, :, None], c), np.zeros((k, c)))  # type: ignore[arg-type]
     radius = 0.5 * (1 + np.abs(start).max(axis=0))
     return _State(start.copy(), at, radius, free, np.zeros(c), np.zeros(c))
@@ -519,7 +503,7 @@ def _rounded(theta: np.ndarray, sizes: Sequence[int]) -> tuple[np.ndarray, np.nd
         Phi = T @ T.swapaxes(1, 2)
         values, vectors = np.linalg.eigh(np.where(np.isfinite(Phi), Phi, 0.0))
         small = values < NEARLY_SINGULAR * np.maximum(1.0, values[:, -1:] * 1e-4)
-        near = small.any(axis=1)
+        near = np.asarray(small.any(axis=1))
         kept = np.where(small, 0.0, values)
         lower = _cholesky((vectors * kept[:, None, :]) @ vectors.swapaxes(1, 2), tol=1e-12)
         parts.append(_lower(np.where(near[:, None, None], lower, T)))
@@ -529,10 +513,12 @@ def _rounded(theta: np.ndarray, sizes: Sequence[int]) -> tuple[np.ndarray, np.nd
 
 def _free_parameters(theta: np.ndarray, sizes: Sequence[int]) -> np.ndarray:
     """Which parameters move while columns of T that are 0 stay so, (k, c)."""
-    return np.concatenate(
-        [_lower(np.repeat((np.asarray(np.diagonal(T, axis1=1, axis2=2)) != 0)[:, None, :], T.shape[1], axis=1))
-         for T in _factors(theta, sizes)]
-    )  # fmt: skip
+    parts = []
+    for T in _factors(theta, sizes):
+        moves = np.zeros(T.shape)
+        moves[:] = (np.einsum("cii->ci", T) != 0)[:, None, :]
+        parts.append(_lower(moves))
+    return np.concatenate(parts)
 
 
 def _cone(theta: np.ndarray, slope: np.ndarray, sizes: Sequence[int]) -> list[tuple[np.ndarray, np.ndarray]]:

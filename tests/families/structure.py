@@ -5,43 +5,46 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
-from jaxlmm._types import float64_scope
 from jaxlmm.design.random import RandomTerm
-from jaxlmm.families.base import Moments, Scaling
-from jaxlmm.families.deviance import Deviance
 from jaxlmm.families.general.family import General, make_general
-from jaxlmm.families.general.moments import Stats
+from jaxlmm.families.general.fitting import GeneralFit, fit_general
 from jaxlmm.families.parameters import phi_from_theta, theta_jacobian
 from jaxlmm.inference.variance_df import VarianceCurves, observed_inverse
-from jaxlmm.optimize.several import SeveralOptimum, minimise_several
 
 
 @dataclass(frozen=True, eq=False)
 class Fits:
-    """m fits; the response axis is last but for ``Y``'s own."""
+    """m fits; the response axis is last in ``coef``, and first in what tests of effects take."""
 
     family: General
-    stats: Stats
-    scaling: Scaling
-    optimum: SeveralOptimum
+    fit: GeneralFit
     R: np.ndarray
-    phi: np.ndarray
-    moments: Moments
-    nu: float
+    reml: bool
     coef: np.ndarray
-    vcov: np.ndarray
-    sigma2: np.ndarray
     loglik: np.ndarray
     modes: tuple
+    C: np.ndarray  # (m, k?, p, p): covariance over sigma2 and its derivatives, of the user's coefficients
+    C1: np.ndarray
+    C2: np.ndarray
+    l1: np.ndarray
+    l2: np.ndarray
 
     @property
     def theta(self) -> np.ndarray:
         """lme4's theta, (k, m)."""
-        return self.family.to_user(self.optimum.theta)
+        return self.fit.theta
+
+    @property
+    def sigma2(self) -> np.ndarray:
+        """(m,)."""
+        return self.fit.sigma2
+
+    @property
+    def se(self) -> np.ndarray:
+        """(p, m)."""
+        return np.sqrt(np.einsum("mii->im", self.C) * self.sigma2)
 
     def varcorr(self, t: int) -> np.ndarray:
         """(r, r, m) of one term."""
@@ -54,40 +57,26 @@ class Fits:
 
     def curves(self, L: np.ndarray) -> VarianceCurves:
         """C of the contrasts L of the user's coefficients."""
-        with float64_scope():
-            unit = jnp.asarray(L @ np.linalg.inv(self.R))
-            at = jax.jit(General.covariance)(self.family, jnp.asarray(self.phi), self.stats, unit)
-        nu = np.full(self.phi.shape[1], self.nu)
-        return VarianceCurves.make(*(np.asarray(a) for a in (at.value, at.first, at.second, self.moments.l1)), nu)
+        nu = np.full(len(self.C), float(self.family.core.n_obs - (self.family.core.p if self.reml else 0)))
+        return VarianceCurves(*(L @ C @ L.T for C in (self.C, self.C1, self.C2)), self.l1 / nu[:, None], nu)
 
     def observed(self) -> np.ndarray:
         """J H^-1 J', (m, k, k)."""
-        jacobian = theta_jacobian(self.optimum.theta, self.family.sizes)
-        return observed_inverse(np.moveaxis(self.optimum.hessian, -1, 0), np.moveaxis(jacobian, -1, 0))
+        jacobian = theta_jacobian(self.theta, self.family.sizes)
+        return observed_inverse(np.moveaxis(self.fit.hessian, -1, 0), np.moveaxis(jacobian, -1, 0))
 
 
 def fit_structure(
     X: np.ndarray, terms: Sequence[RandomTerm], Y: np.ndarray, *, reml: bool = True, weights: np.ndarray | None = None
 ) -> Fits:
     """Fit the responses Y (n_obs, m)."""
-    n, p = X.shape
     root_w = None if weights is None else np.sqrt(weights)
     Q, R = np.linalg.qr(X if root_w is None else root_w[:, None] * X)
     family = make_general(Q, root_w, terms)
-    stats, scaling = family.reduce(Y)
-    nu = float(n - p if reml else n)
-    optimum = minimise_several(Deviance(family, nu, reml), stats)
-    with float64_scope():
-        phi = phi_from_theta(jnp.asarray(optimum.theta), family.sizes)
-        moments = jax.jit(General.moments, static_argnames="reml")(family, phi, stats, reml=reml)
-        b = np.asarray(jax.jit(General.fixef)(family, phi, stats)) * scaling.scale
-        C = jax.jit(General.covariance)(family, phi, stats, jnp.linalg.inv(R)).value
-    moments = jax.tree.map(np.asarray, moments)
-    sigma2 = moments.s / nu * scaling.scale**2
-    logdet = 2 * np.sum(np.log(np.abs(np.diag(R)))) if reml else 0.0
-    log_w = 0.0 if weights is None else np.sum(np.log(weights))
-    constant = nu * (1 + np.log(2 * np.pi / nu) + 2 * np.log(scaling.scale)) + logdet - log_w
-    return Fits(
-        family, stats, scaling, optimum, R, np.asarray(phi), moments, nu, np.linalg.solve(R, b),
-        np.asarray(C) * sigma2, sigma2, -0.5 * (constant + optimum.value), family.modes(np.asarray(phi), b, Y),
-    )  # fmt: skip
+    fit = fit_general(family, Y, reml=reml)
+    phi = phi_from_theta(fit.theta, family.sizes)
+    loglik = fit.loglik - (np.sum(np.log(np.abs(np.diag(R)))) if reml else 0.0)
+    curves = family.curves(phi, np.linalg.inv(R))
+    information = family.information(phi, reml=reml)
+    modes = family.modes(phi, fit.fixef, Y)
+    return Fits(family, fit, R, reml, np.linalg.solve(R, fit.fixef), loglik, modes, *curves, *information)

@@ -189,11 +189,9 @@ def make_core(Q: np.ndarray, root_w: np.ndarray | None, terms: Sequence[RandomTe
     W_root = kept / singular[:rank]
     n_rest = n - int(np.sum(np.abs(R).sum(axis=1) > 0)) - rank
     null_pinv = np.linalg.pinv(C @ null, rcond=RANK_TOL)
-    arrays: Any = (R, C, W, _pair_products(C, r1, G), W_root)
-    core = Core(
-        *arrays, tuple(t.size for t in terms), tuple(t.n_levels for t in terms),
-        first, second, n, p, n_rest,
-    )  # fmt: skip
+    arrays: dict[str, Any] = dict(R=R, C=C, W=W, pairs=_pair_products(C, r1, G), W_root=W_root)
+    sizes, levels = tuple(t.size for t in terms), tuple(t.n_levels for t in terms)
+    core = Core(**arrays, sizes=sizes, levels=levels, first=first, second=second, n_obs=n, p=p, n_rest=n_rest)
     Q1t, Z2t = scipy.sparse.csr_array(Q1.T), scipy.sparse.csr_array(Z2.T)
     reducer = Reducer(Q, root_w, Q1, Q1t, Z2, Z2t, C, W_root @ W_root.T, null, null_pinv, n_rest)
     return core, reducer

@@ -29,7 +29,7 @@ from jaxlmm.families.general.dense import inverse_factor
 from jaxlmm.families.general.layout import Core, packed_pairs
 from jaxlmm.families.parameters import lower_triangle
 
-__all__ = ["Stats", "conditional", "covariance", "deviance_parts", "fixef", "moments", "solve"]
+__all__ = ["Stats", "conditional", "covariance", "deviance_parts", "estimates", "fixef", "information", "moments"]
 
 Entries = dict[tuple[int, int], jax.Array]
 
@@ -46,8 +46,8 @@ class Stats:
 
 
 @dataclass(frozen=True)
-class _Solved:
-    """The model at given phi: H, K by group (G, c); A, L^-1 of M, log of its pivots; the solution for y."""
+class _Factored:
+    """The model at given phi: H_g by entries (G, c); A; factors T of Phi2; L^-1 of M and the log of its pivots."""
 
     Phi1: Entries
     H: Entries
@@ -56,6 +56,12 @@ class _Solved:
     T: list[Entries]
     inverse: jax.Array
     log_pivots: jax.Array
+
+
+@dataclass(frozen=True)
+class _Solved:
+    """Of responses at given phi: pwrss ``s``, solution ``u`` (c, d) of M, D'V^-1 r ``w`` (c, d), Z1'V^-1 r ``z``."""
+
     s: jax.Array
     u: jax.Array
     w: jax.Array
@@ -64,21 +70,33 @@ class _Solved:
 
 def moments(core: Core, phi: jax.Array, stats: Stats, *, reml: bool) -> Moments:
     """See ``families.base.Family.moments``."""
-    at = solve(core, phi, stats)
+    at = factor(core, phi)
+    solved = solve(core, at, stats)
     l, l1, l2 = _logdet(core, at, reml)  # noqa: E741
-    s1, s2 = _pwrss_derivatives(core, at)
-    return Moments(at.s, s1, s2, l, l1, l2)
+    s1, s2 = _pwrss_derivatives(core, at, solved)
+    return Moments(solved.s, s1, s2, l, l1, l2)
 
 
 def deviance_parts(core: Core, phi: jax.Array, stats: Stats, *, reml: bool) -> tuple[jax.Array, jax.Array]:
     """pwrss and log-determinant (c,) alone; where all responses share phi (k, 1), at the price of their products."""
-    at = solve(core, phi, stats)
-    return at.s, _logdet_value(core, at, reml)
+    at = factor(core, phi)
+    return solve(core, at, stats).s, _logdet_value(core, at, reml)
+
+
+def estimates(core: Core, phi: jax.Array, stats: Stats) -> tuple[jax.Array, jax.Array]:
+    """pwrss (c,) and coefficients (p, c) of Q."""
+    solved = solve(core, factor(core, phi), stats)
+    return solved.s, stats.ols + solved.u[:, core.q2 :].T
 
 
 def fixef(core: Core, phi: jax.Array, stats: Stats) -> jax.Array:
     """Coefficients (p, c) of Q."""
-    return stats.ols + solve(core, phi, stats).u[:, core.q2 :].T
+    return estimates(core, phi, stats)[1]
+
+
+def information(core: Core, phi: jax.Array, *, reml: bool) -> tuple[jax.Array, jax.Array]:
+    """First and second derivatives (k, c), (k, k, c) in phi of the log-determinants."""
+    return _logdet(core, factor(core, phi), reml)[1:]
 
 
 # Parameters ----------------------------------------------------------------------------------------
@@ -286,9 +304,8 @@ def _matvec(A: jax.Array, x: jax.Array) -> jax.Array:
     return jnp.matmul(A, x[:, :, None])[:, :, 0]
 
 
-def solve(core: Core, phi: jax.Array, stats: Stats) -> _Solved:
+def factor(core: Core, phi: jax.Array) -> _Factored:
     """The model at phi (k, c), or (k, 1) where all responses share it."""
-    q2 = core.q2
     Phi1, H, logdet1 = _blocks(core, phi)
     A = core.W + _schur(core, H)
     T = []
@@ -296,40 +313,47 @@ def solve(core: Core, phi: jax.Array, stats: Stats) -> _Solved:
         pairs = list(zip(*lower_triangle(core.sizes[t]), strict=True))
         T.append(singular_cholesky({(int(i), int(j)): phi[core.offsets[t] + k] for k, (i, j) in enumerate(pairs)},
                                    core.sizes[t]))  # fmt: skip
-    unit = jnp.concatenate([jnp.ones(q2), jnp.zeros(core.p)]).astype(A.dtype)
+    unit = jnp.concatenate([jnp.ones(core.q2), jnp.zeros(core.p)]).astype(A.dtype)
     M = _both_sides(core, T, A, transpose=True) + jnp.diag(unit)
     inverse, log_pivots = inverse_factor(M)
+    return _Factored(Phi1, H, logdet1, A, T, inverse, log_pivots)
+
+
+def solve(core: Core, at: _Factored, stats: Stats) -> _Solved:
+    """The responses at the phi of ``at``."""
+    q2, A, H = core.q2, at.A, at.H
     b = _groups(core, stats.b)
     Hb = _times(H, b)
     base = stats.rest + add(_total(x * y) for x, y in zip(b, Hb, strict=True))
     v, a = _onto_d(core, Hb), stats.a.T
     right = v + _matvec(A[:, :, :q2], a) if q2 else v
-    right = _scale(core, T, right, transpose=True) if q2 else right
-    u = _matvec(jnp.swapaxes(inverse, 1, 2), _matvec(inverse, right))
+    right = _scale(core, at.T, right, transpose=True) if q2 else right
+    u = _matvec(jnp.swapaxes(at.inverse, 1, 2), _matvec(at.inverse, right))
     u2 = u[:, :q2]
-    delta = jnp.concatenate([a - _scale(core, T, u2, transpose=False), -u[:, q2:]], axis=1) if q2 else -u
+    delta = jnp.concatenate([a - _scale(core, at.T, u2, transpose=False), -u[:, q2:]], axis=1) if q2 else -u
     A_delta = _matvec(A, delta)
     s = base + jnp.sum((2 * v + A_delta) * delta, axis=1) + jnp.sum(u2 * u2, axis=1)
     residual = [x + y for x, y in zip(b, _groups(core, core.C @ delta.T), strict=True)]
     Hr = _times(H, residual)
     z = [add(core.R[k, j][:, None] * Hr[k] for k in range(core.r1)) for j in range(core.r1)]
-    return _Solved(Phi1, H, logdet1, A, T, inverse, log_pivots, s, u, v + A_delta, z)
+    return _Solved(s, u, v + A_delta, z)
 
 
-def _logdet_value(core: Core, at: _Solved, reml: bool) -> jax.Array:
+def _logdet_value(core: Core, at: _Factored, reml: bool) -> jax.Array:
     return at.logdet1 + (at.log_pivots if reml else at.log_pivots[:, : core.q2]).sum(1)
 
 
-def _quadratic(core: Core, at: _Solved, f: list[list[jax.Array]], moved: jax.Array) -> jax.Array:
+def _quadratic(core: Core, at: _Factored, f: list[jax.Array], moved: jax.Array) -> jax.Array:
     """x'P x for all pairs of vectors, (c, v, v): first those with coordinates Q1'x = f, then Z2 times ``moved``.
 
-    ``f`` has r1 arrays (G, c) for each vector; ``moved`` is (c, q2, others).
+    ``f`` has r1 arrays (G, vectors, c); ``moved`` is (c, q2, others).
     """
-    q2 = core.q2
-    F = jnp.stack([jnp.concatenate(x) for x in f])
-    HF = jnp.stack([jnp.concatenate(_times(at.H, x)) for x in f])
-    inner = jnp.einsum("vwc,uwc->cvu", F, HF)
-    onto = jnp.einsum("wd,vwc->cdv", core.C, HF)  # D'V1^-1 x
+    q2, G, vectors, c = core.q2, *f[0].shape
+    H = {pair: entry[:, None] for pair, entry in at.H.items()}
+    F, HF = (jnp.concatenate(x).reshape(core.r1 * G, vectors * c) for x in (f, _times(H, f)))
+    onto = jnp.moveaxis((core.C.T @ HF).reshape(core.d, vectors, c), 2, 0)  # D'V1^-1 x
+    F, HF = (jnp.moveaxis(x.reshape(core.r1 * G, vectors, c), 2, 0) for x in (F, HF))
+    inner = jnp.swapaxes(F, 1, 2) @ HF
     if q2:
         carried = at.A[:, :, :q2] @ moved
         across = jnp.swapaxes(onto[:, :q2], 1, 2) @ moved
@@ -342,9 +366,14 @@ def _quadratic(core: Core, at: _Solved, f: list[list[jax.Array]], moved: jax.Arr
 
 
 def _exchanged(core: Core, z: list[jax.Array], i: int, j: int) -> list[jax.Array]:
-    """R_g E_s z_g for parameter (i, j) of Phi1: E_s z has z_j in row i and z_i in row j."""
-    R = core.R
-    return [R[a, i][:, None] * z[j] + (0 if i == j else R[a, j][:, None] * z[i]) for a in range(core.r1)]
+    """R_g E_s z_g for parameter (i, j) of Phi1: E_s z has z_j in row i and z_i in row j; z holds (G, vectors, c)."""
+    R = core.R[:, :, :, None, None]
+    return [R[a, i] * z[j] + (0 if i == j else R[a, j] * z[i]) for a in range(core.r1)]
+
+
+def _stacked(coords: list[list[jax.Array]]) -> list[jax.Array]:
+    """Coordinates of several sets of vectors as one set."""
+    return [jnp.concatenate(parts, axis=1) for parts in zip(*coords, strict=True)]
 
 
 def _order(core: Core) -> np.ndarray:
@@ -353,23 +382,23 @@ def _order(core: Core) -> np.ndarray:
     return np.argsort(found)
 
 
-def _pwrss_derivatives(core: Core, at: _Solved) -> tuple[jax.Array, jax.Array]:
+def _pwrss_derivatives(core: Core, at: _Factored, solved: _Solved) -> tuple[jax.Array, jax.Array]:
     """s1 (k, c) and s2 (k, k, c): x_s = G_s P y, s1 = -y'P x_s, s2 = 2 x_s'P x_t."""
-    w2 = at.w[:, : core.q2]
+    w2, z = solved.w[:, : core.q2], [part[:, None] for part in solved.z]
     s1, coords, effects = [], [], []
     for _, i, j in _first_parameters(core):
-        s1.append(-_total(at.z[i] * at.z[j]) * (1 if i == j else 2))
-        coords.append(_exchanged(core, at.z, i, j))
+        s1.append(-_total(solved.z[i] * solved.z[j]) * (1 if i == j else 2))
+        coords.append(_exchanged(core, z, i, j))
     for _, number, i, j in _second_parameters(core):
         part = _levels(core, number, w2)
         s1.append(-jnp.sum(part[:, :, i] * part[:, :, j], axis=1) * (1 if i == j else 2))
         effects.append(_spread(core, number, i, j, w2))
     order = _order(core)
-    s2 = 2 * _quadratic(core, at, coords, jnp.stack(effects, axis=2) if effects else w2)
+    s2 = 2 * _quadratic(core, at, _stacked(coords), jnp.stack(effects, axis=2) if effects else w2)
     return jnp.stack(s1)[order], jnp.moveaxis(s2, 0, -1)[order][:, order]
 
 
-def _complement(core: Core, at: _Solved, reml: bool) -> jax.Array:
+def _complement(core: Core, at: _Factored, reml: bool) -> jax.Array:
     """X = Lam M^-1 Lam' (c, e, e): of all of D for REML, of Z2 alone for ML."""
     e = core.d if reml else core.q2
     inverse = at.inverse[:, :e, :e]
@@ -377,7 +406,26 @@ def _complement(core: Core, at: _Solved, reml: bool) -> jax.Array:
     return _both_sides(core, at.T, X, transpose=False) if e else X
 
 
-def _logdet(core: Core, at: _Solved, reml: bool) -> tuple[jax.Array, jax.Array, jax.Array]:
+@functools.cache
+def _pairings(r: int, parameters: tuple[tuple[int, int], ...]) -> np.ndarray:
+    """How tr(E_s B E_t B) for symmetric B (r, r) is made of products of B's entries, (k1, k1, pairs, pairs)."""
+    number = {pair: n for n, pair in enumerate(packed_pairs(r))}
+    k = len(parameters)
+    out = np.zeros((k, k, len(number), len(number)))
+    for m, n in np.ndindex(k, k):
+        for a, b in _orderings(*parameters[m]):
+            for f, g in _orderings(*parameters[n]):
+                out[m, n, number[min(b, f), max(b, f)], number[min(g, a), max(g, a)]] += 1
+    return out
+
+
+def _gram(B: Entries, r: int) -> jax.Array:
+    """Products of pairs of entries (G, c), summed over the groups: (c, pairs, pairs)."""
+    stacked = jnp.moveaxis(jnp.stack([B[pair] for pair in packed_pairs(r)]), 2, 0)
+    return stacked @ jnp.swapaxes(stacked, 1, 2)
+
+
+def _logdet(core: Core, at: _Factored, reml: bool) -> tuple[jax.Array, jax.Array, jax.Array]:
     """l (c,), l1 (k, c) = tr(P G_s) and l2 (k, k, c) = -tr(P G_s P G_t); with V^-1 in the place of P for ML."""
     r, q2, k = core.r1, core.q2, core.n_phi
     e = core.d if reml else q2
@@ -403,14 +451,13 @@ def _logdet(core: Core, at: _Solved, reml: bool) -> tuple[jax.Array, jax.Array, 
         XN = X[:, None] @ N
         flat = XN.reshape(*XN.shape[:2], e * e)
         twice = flat @ jnp.moveaxis(XN.swapaxes(2, 3).reshape(*XN.shape[:2], e * e), 1, 2)
+    gram = _gram(P1, r) - _gram(KB, r) if e else _gram(P1, r)
+    traces = jnp.einsum("mnuv,cuv->cmn", _pairings(r, tuple((i, j) for _, i, j in first)), gram)
+    traces = traces + twice if e else traces
     for m, (s, i, j) in enumerate(first):
         l1[s] = _total(_get(P1, i, j)) * (1 if i == j else 2)
-        for n, (t, x, y) in enumerate(first[: m + 1]):
-            pairs = [(a, b, f, g) for a, b in _orderings(i, j) for f, g in _orderings(x, y)]
-            total = add(_get(P1, b, f) * _get(P1, g, a) for a, b, f, g in pairs)
-            if e:
-                total = total - add(_get(KB, b, f) * _get(KB, g, a) for a, b, f, g in pairs)
-            l2[s, t] = l2[t, s] = -(_total(total) + twice[:, m, n] if e else _total(total))
+        for n, (t, _, _) in enumerate(first):
+            l2[s, t] = -traces[:, m, n]
     if q2:
         A2 = at.A[:, :e, :q2]
         J = jnp.eye(e, q2, dtype=X.dtype) - X @ A2
@@ -469,45 +516,37 @@ def _second_second(core: Core, W: jax.Array, l2: dict[tuple[int, int], jax.Array
 # Coefficients and modes ----------------------------------------------------------------------------
 
 
-def covariance(core: Core, phi: jax.Array, stats: Stats, L: jax.Array) -> Covariance:
+def covariance(core: Core, phi: jax.Array, L: jax.Array) -> Covariance:
     """See ``families.base.Family.covariance``.
 
     With B = V^-1 Q C L': C_s = B'G_s B, C_st = -B'(G_s P G_t + G_t P G_s)B.
     """
     r, q2, k, q = core.r1, core.q2, core.n_phi, len(L)
-    at = solve(core, phi, stats)
-    tail = at.inverse[:, :, q2:]  # L^-1, columns of Q
-    rows = jnp.swapaxes(tail, 1, 2) @ at.inverse  # rows of Q of M^-1
-    Y = jnp.swapaxes(L @ rows, 1, 2)  # M^-1 e_Q L', (c, d, q)
-    value = L @ Y[:, q2:]
+    at = factor(core, phi)
+    lowered = at.inverse[:, :, q2:] @ L.T  # L^-1 e_Q L', first of all: its products are sums of squares
+    value = jnp.swapaxes(lowered, 1, 2) @ lowered
+    Y = jnp.swapaxes(at.inverse, 1, 2) @ lowered  # M^-1 e_Q L', (c, d, q)
     Y = _scale(core, at.T, Y, transpose=False) if q2 else Y
     # Z'B by group and by level, for each contrast
-    CY = jnp.einsum("wd,cdq->wqc", core.C, Y).reshape(r, core.G, q, -1)
-    zB = [_group_products(core, at.H, [CY[a, :, m] for a in range(r)]) for m in range(q)]
+    flat = jnp.moveaxis(Y, 0, 2).reshape(core.d, -1)
+    HCY = _times({pair: entry[:, None] for pair, entry in at.H.items()},
+                 list((core.C @ flat).reshape(r, core.G, q, -1)))  # fmt: skip
+    zB = [add(core.R[a, j][:, None, None] * HCY[a] for a in range(r)) for j in range(r)]
+    by_response = [jnp.moveaxis(z, 2, 0) for z in zB]  # (c, G, q)
     wB = at.A[:, :q2] @ Y
     one, coords, effects = [], [], []
     for _, i, j in _first_parameters(core):
-        entries = {
-            (m, n): _total(add(zB[m][x] * zB[n][y] for x, y in _orderings(i, j)))
-            for m in range(q)
-            for n in range(m + 1)
-        }
-        one.append(jnp.stack([jnp.stack([entries[max(m, n), min(m, n)] for n in range(q)]) for m in range(q)]))
-        coords += [_exchanged(core, zB[m], i, j) for m in range(q)]
+        one.append(add(jnp.swapaxes(by_response[x], 1, 2) @ by_response[y] for x, y in _orderings(i, j)))
+        coords.append(_exchanged(core, zB, i, j))
     for _, number, i, j in _second_parameters(core):
         moved = _spread(core, number, i, j, wB)
-        one.append(jnp.moveaxis(jnp.swapaxes(wB, 1, 2) @ moved, 0, -1))
+        one.append(jnp.swapaxes(wB, 1, 2) @ moved)
         effects.append(moved)
     order = _order(core)
-    both = _quadratic(core, at, coords, jnp.concatenate(effects, axis=2) if effects else wB)
+    both = _quadratic(core, at, _stacked(coords), jnp.concatenate(effects, axis=2) if effects else wB[:, :, :0])
     both = both.reshape(-1, k, q, k, q)[:, order][:, :, :, order].transpose(1, 3, 2, 4, 0)  # (s, t, m, n)
-    return Covariance(jnp.moveaxis(value, 0, -1), jnp.stack(one)[order], -(both + jnp.swapaxes(both, 2, 3)))
-
-
-def _group_products(core: Core, H: Entries, x: list[jax.Array]) -> list[jax.Array]:
-    """R_g' H_g x_g."""
-    Hx = _times(H, x)
-    return [add(core.R[a, j][:, None] * Hx[a] for a in range(core.r1)) for j in range(core.r1)]
+    first = jnp.moveaxis(jnp.stack(one)[order], 1, -1)
+    return Covariance(jnp.moveaxis(value, 0, -1), first, -(both + jnp.swapaxes(both, 2, 3)))
 
 
 def conditional(core: Core, phi: jax.Array, stats: Stats) -> tuple[tuple[jax.Array, ...], tuple[jax.Array, ...]]:
@@ -517,7 +556,8 @@ def conditional(core: Core, phi: jax.Array, stats: Stats) -> tuple[tuple[jax.Arr
     singular Phi, and what the other effects add to it.
     """
     r, q2 = core.r1, core.q2
-    at = solve(core, phi, stats)
+    at = factor(core, phi)
+    solved = solve(core, at, stats)
     modes: dict[int, jax.Array] = {}
     spread: dict[int, jax.Array] = {}
     Phi, G, c = at.Phi1, core.G, phi.shape[1]
@@ -541,11 +581,11 @@ def conditional(core: Core, phi: jax.Array, stats: Stats) -> tuple[tuple[jax.Arr
     for t, start in zip(core.first, _first_columns(core), strict=True):
         size = range(start, start + core.sizes[t])
         modes[t] = jnp.stack(
-            [add(_get(full, max(i, j), min(i, j)) * at.z[j] for j in range(r)) for i in size], axis=1
+            [add(_get(full, max(i, j), min(i, j)) * solved.z[j] for j in range(r)) for i in size], axis=1
         )  # fmt: skip
         spread[t] = jnp.stack([jnp.stack([_get(own, min(i, j), max(i, j)) for j in size], 1) for i in size], 1)
     if q2:
-        b = _scale(core, at.T, at.u[:, :q2], transpose=False)
+        b = _scale(core, at.T, solved.u[:, :q2], transpose=False)
         for number, t in enumerate(core.second):
             modes[t] = jnp.moveaxis(_levels(core, number, b), 0, -1)
             block = _levels(core, number, jnp.moveaxis(_levels(core, number, X), 3, 1))  # (c, L, r, L, r)
