@@ -7,6 +7,7 @@ from typing import Any
 
 from jaxlmm.design.design import Design
 from jaxlmm.families.base import Family
+from jaxlmm.families.general.model import RandomTerms
 from jaxlmm.families.intercept.family import Intercept
 
 __all__ = ["Model", "make_family"]
@@ -32,4 +33,4 @@ def make_family(design: Design) -> Family:
     """The family of a design, with all the work that depends on the design alone."""
     if not design.random or design.has_one_intercept:
         return Intercept.make(design)
-    raise ValueError(f"random term {design.random[0].label} cannot be fitted yet; fit one random intercept.")
+    return RandomTerms.make(design)

@@ -121,6 +121,16 @@ class General:
         pwrss, fixef = in_batches(solved, c, self._width(c))
         return pwrss, fixef
 
+    def variances(self, theta: np.ndarray, L: np.ndarray) -> np.ndarray:
+        """diag L C L' (q, c) for contrasts L (q, p) of the coefficients of Q, at theta of the whitened columns."""
+
+        def variance(index: np.ndarray) -> Any:
+            with float64_scope():
+                return _variances(self.core, theta[:, index], L)
+
+        found: np.ndarray = in_batches(variance, theta.shape[1], self._width(theta.shape[1]))
+        return found
+
     def curves(self, phi: np.ndarray, L: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """L C L' and its derivatives in phi; needs no responses.
 
@@ -248,6 +258,12 @@ def _conditional(core: Core, phi: jax.Array, stats: Stats) -> Any:
 @jax.jit
 def _covariance(core: Core, phi: jax.Array, L: jax.Array) -> Covariance:
     return kernel.covariance(core, phi, L)
+
+
+@jax.jit
+def _variances(core: Core, theta: jax.Array, L: jax.Array) -> jax.Array:
+    at = kernel.covariance(core, phi_from_theta(theta, core.sizes), L)  # derivatives are left out by the compiler
+    return jnp.diagonal(at.value).T
 
 
 @functools.partial(jax.jit, static_argnames="reml")
