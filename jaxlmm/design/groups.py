@@ -20,7 +20,7 @@ __all__ = ["group_codes", "make_grouping", "random_term"]
 MISSING_TEXT = ("nan", "NaN", "<NA>", "NaT")
 
 
-def make_grouping(groups: Any, n: int) -> RandomTerm:
+def make_grouping(groups: Any, n: int, *, name: str | None = None) -> RandomTerm:
     """The random intercept of one grouping factor of a design with n rows.
 
     Levels are the distinct labels: sorted if they can be, else in order of appearance; a pandas categorical
@@ -31,7 +31,7 @@ def make_grouping(groups: Any, n: int) -> RandomTerm:
     ValueError
         Not one hashable label a row, missing labels, fewer than 2 groups, as many groups as rows.
     """
-    name = str(getattr(groups, "name", None) or "group")
+    name = str(name if name is not None else getattr(groups, "name", None) or "group")
     labels = _label_array(groups, "groups")
     if len(labels) != n:
         raise ValueError(f"groups has {len(labels)} labels, X has {n} rows; need one label a row.")

@@ -23,17 +23,14 @@ from jaxlmm.design.rows import check_rows
 from jaxlmm.fit import fit
 from jaxlmm.formula.arithmetic import compute_response
 from jaxlmm.formula.data import (
-    column_values,
     expression_columns,
     find_columns,
     formula_errors,
-    group_labels,
     no_missing,
     table_rows,
     table_weights,
-    used_columns,
 )
-from jaxlmm.formula.design import FormulaDesign, apply_fixed, read_formula, restore_formula
+from jaxlmm.formula.design import FormulaDesign, apply_formula, read_formula, restore_formula
 from jaxlmm.formula.text import match_columns
 from jaxlmm.results.results import Fit
 from jaxlmm.sources.table import as_frame, plain_column
@@ -92,9 +89,9 @@ def lmm(
     if made.response is None:
         raise ValueError(f"formula '{formula}' names no response; write 'y ~ ...' or give responses=.")
     found = fit(
-        made.X, made.response, column_values(made.groups), method=method, df=df, missing=missing,
+        made.X, made.response, random=made.random_terms, method=method, df=df, missing=missing,
         weights=table_weights(weights, data),
-        names=made.names, response_names=response_names, group_name=made.group_name, terms=made.structure,
+        names=made.names, response_names=response_names, terms=made.structure,
     )  # fmt: skip
     return dataclasses.replace(found, source=made)
 
@@ -120,13 +117,13 @@ def prepare_formula(
     find_columns(read.group_columns, frame, f"formula '{formula}' groups by")
     for name in read.group_columns:
         no_missing(frame[name], name)
-    used = used_columns(read.terms, frame, context, formula)
+    used = read.used(frame, context, formula)
     check_rows(data=table_rows(data, frame), responses=responses)
     taken = {*used, *read.group_columns, *reserved}
     response = _response(read.responses, responses, frame, context, formula, taken)
-    made = apply_fixed(formula, read.terms, used, frame, context)
-    groups = group_labels(frame, read.group_columns)
-    return dataclasses.replace(made, groups=groups, group_columns=read.group_columns, response=response)
+    made = apply_formula(formula, read, frame, context)
+    labels = frame[list(read.group_columns)] if read.group_columns else None
+    return dataclasses.replace(made, labels=labels, response=response)
 
 
 def _response(

@@ -412,10 +412,10 @@ class Fit(Exports):
             prediction.
         """
         table = None if self.source is None else self.source.table(X_new)
+        new_random = None
         if table is not None:
-            wanted = set(self.source.group_columns)
-            if groups_new is None and wanted and wanted <= set(table.columns):
-                groups_new = self.source.group_labels(table)
+            if groups_new is None:
+                new_random = self.source.random_rows(table, self.design)
             X_new = self.source.rows(table)
         columns = getattr(X_new, "columns", None)
         if columns is not None and [str(c) for c in columns] != list(self.names):
@@ -430,16 +430,45 @@ class Fit(Exports):
                 f"{', '.join(self.names)}; found {X.shape}."
             )
         values = self._fixed_part(X)
-        if groups_new is None:
-            return values
+        if groups_new is not None:
+            new_random = self._new_labels(groups_new, len(X))
+        for (codes, Z), part in zip(new_random or (), self._modes, strict=False):
+            known = codes >= 0
+            values[known] += random_part(part.values, codes[known], Z[known])
+        return values
+
+    def _new_labels(self, groups_new: Any, n: int) -> list[tuple[np.ndarray, np.ndarray]]:
+        """Codes and columns of the random terms for labels that the user gives."""
         if not self.design.random:
             raise ValueError("groups_new was given, but the model has no random effect; leave it out.")
-        codes = group_codes(self.design.random[0], groups_new)
-        if codes.shape != (len(X),):
-            raise ValueError(f"groups_new has {len(codes)} labels, X_new has {len(X)} rows; need one a row.")
-        known = codes >= 0
-        values[known] += self._modes[0].values[:, codes[known], 0].T
-        return values
+        given = groups_new if isinstance(groups_new, dict) else None
+        if given is None and not self.design.has_one_intercept:
+            terms = " + ".join(term.label for term in self.design.random)
+            raise ValueError(
+                f"the model has the random terms {terms}; give groups_new as a dict from the name of each "
+                "term to its labels, or to (labels, Z) for slopes."
+            )
+        keys = term_keys(self.design.random)
+        if given is not None and set(given) != set(keys):
+            raise ValueError(
+                f"groups_new has {', '.join(map(str, given))}, the model {', '.join(keys)}; give all of them."
+            )
+        out = []
+        for key, term in zip(keys, self.design.random, strict=True):
+            labels, Z = (groups_new, None) if given is None else (given[key], None)
+            if isinstance(labels, tuple) and len(labels) == 2 and np.ndim(labels[1]) == 2:
+                labels, Z = labels
+            codes = group_codes(term, labels)
+            if codes.shape != (n,):
+                raise ValueError(f"groups_new has {len(codes)} labels, X_new has {n} rows; need one a row.")
+            columns = np.ones((n, 1)) if Z is None else np.asarray(numeric(Z, "groups_new"), dtype=np.float64)
+            if columns.shape != (n, term.size):
+                raise ValueError(
+                    f"random term {term.label} needs its {term.size} columns for new rows: give (labels, Z) with Z "
+                    f"of shape {(n, term.size)}, found {columns.shape}."
+                )
+            out.append((codes, columns))
+        return out
 
     # -- variance explained -------------------------------------------------------------------
 

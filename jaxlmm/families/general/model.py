@@ -76,7 +76,7 @@ class RandomTerms(Family):
         variance = kernel.variances(optimum.theta, self.basis.contrast(np.eye(p)))
         found = Found(
             theta, pwrss, optimum.value, kernel.hessian_to_user(optimum.hessian), optimum.converged,
-            optimum.singular.any(axis=0), self.basis.coef(fixef).T, variance.T,
+            np.any(optimum.singular, axis=0), self.basis.coef(fixef).T, variance.T,
         )  # fmt: skip
         log_w = 0.0 if self.design.weights is None else float(np.sum(np.log(self.design.weights)))
         logdet = (self.basis.logdet if reml else 0.0) - log_w
