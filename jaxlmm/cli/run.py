@@ -103,7 +103,7 @@ def fit_file(
     if made.response is None:
         raise ValueError("the formula names no response; write 'y ~ ...', or give --responses or --array.")
     model = prepare(
-        made.X, made.groups, names=made.names, group_name=made.group_name, terms=made.structure,
+        made.X, random=made.random_terms, names=made.names, terms=made.structure,
         weights=table_weights(weights, data),
     )  # fmt: skip
     if save is not None:

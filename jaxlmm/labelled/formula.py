@@ -10,7 +10,7 @@ import pandas as pd
 import xarray as xr
 
 from jaxlmm.design.rows import check_rows, row_labels
-from jaxlmm.formula.data import column_values, table_rows, table_weights
+from jaxlmm.formula.data import table_rows, table_weights
 from jaxlmm.formula.formula import FormulaDesign, prepare_formula
 from jaxlmm.labelled.data import check_dims, coords_along
 from jaxlmm.labelled.labelled import LabelledFit, fit_dataarray
@@ -48,9 +48,9 @@ def lmm_dataarray(
         with the name of ``obs_dim``, that holds the labels of Y in another order; what ``lmm`` and
         ``fit_dataarray`` raise.
     """
-    made, groups, weights = labelled_formula(formula, Y, data, obs_dim, weights)
+    made, weights = labelled_formula(formula, Y, data, obs_dim, weights)
     found = fit_dataarray(
-        made.X, Y, groups, obs_dim=obs_dim, weights=weights, group_name=made.group_name, names=made.names,
+        made.X, Y, random=made.random_terms, obs_dim=obs_dim, weights=weights, names=made.names,
         terms=made.structure, **options,
     )  # fmt: skip
     return dataclasses.replace(found, fit=dataclasses.replace(found.fit, source=made))
@@ -58,13 +58,13 @@ def lmm_dataarray(
 
 def labelled_formula(
     formula: str, Y: xr.DataArray, data: Any, obs_dim: Hashable, weights: Any = None
-) -> tuple[FormulaDesign, Any, Any]:
+) -> tuple[FormulaDesign, Any]:
     """The formula applied to a table, or to Y's coordinates; Y's values are not read. Errors as above.
 
     Returns
     -------
     design : FormulaDesign
-    groups, weights : array-like (n_obs,), function, or None
+    weights : array-like (n_obs,), function, or None
         In Y's order, without labels of their own.
     """
     check_dims(Y, obs_dim, "jaxlmm.lmm")
@@ -81,7 +81,7 @@ def labelled_formula(
     if weights is not None and not callable(weights):
         check_rows(weights=weights, Y=row_labels(Y, obs_dim))
         weights = table_weights(weights, frame if data is not None else dict(frame))
-    return made, column_values(made.groups), weights
+    return made, weights
 
 
 def _check_order(frame: Any, rows: Any, Y: xr.DataArray, dim: Hashable) -> None:

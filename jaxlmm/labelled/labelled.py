@@ -129,6 +129,7 @@ def fit_dataarray(
     obs_dim: Hashable,
     weights: Any = None,
     group_name: str | None = None,
+    random: Sequence[Any] | None = None,
     **options: Any,
 ) -> LabelledFit:
     """Fit the same model to every cell of a labelled array; see :func:`jaxlmm.fit`.
@@ -147,6 +148,8 @@ def fit_dataarray(
         Dimension of the observations.
     group_name : str, optional
         Default: the name of the coordinate or of ``groups``, else "group".
+    random : sequence of random terms, optional
+        As in :func:`jaxlmm.fit`.
     **options
         Of :func:`jaxlmm.fit`: ``method``, ``df``, ``missing``, ``names``, ``terms``.
 
@@ -162,7 +165,7 @@ def fit_dataarray(
     if matrix is None:
         matrix = np.moveaxis(in_memory(Y.to_numpy()), problem.axis, 0).reshape(problem.n_obs, -1)
     found = fit_matrix(
-        problem.X, matrix, problem.groups, weights=problem.weights,
+        problem.X, matrix, problem.groups, random=random, weights=problem.weights,
         group_name=problem.group_name, response_names=_response_names(problem.dims, problem.shape, problem.coords),
         **options,
     )  # fmt: skip

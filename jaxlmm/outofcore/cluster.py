@@ -82,6 +82,7 @@ def fit_lazy(
     names: Sequence[str] | None = None,
     group_name: str | None = None,
     terms: Any = None,
+    random: Sequence[Any] | None = None,
     method: str = "REML",
     df: str = "satterthwaite",
     missing: str = "drop",
@@ -100,7 +101,7 @@ def fit_lazy(
         in several chunks they are joined first, so chunk the responses for this to fit.
     obs_dim : hashable
         Dimension of the observations; only for a DataArray.
-    names, terms, method, df, missing
+    names, terms, random, method, df, missing
         As in :func:`jaxlmm.fit`.
     level : float
         Of the Wald intervals ``conf_low`` to ``conf_high``.
@@ -123,7 +124,7 @@ def fit_lazy(
     obs_dim = array.dims[0] if obs_dim is None else obs_dim
     problem = labelled_problem(X, array, groups, obs_dim=obs_dim, weights=weights, group_name=group_name)
     options: Any = {"method": method, "df": df, "missing": missing, "level": level}
-    return _lazy_dataset(array.data, problem, names, terms, None, **options)
+    return _lazy_dataset(array.data, problem, names, terms, None, random, **options)
 
 
 def lmm_lazy(
@@ -154,12 +155,10 @@ def lmm_lazy(
 
     array = _labelled(Y, obs_dim)
     obs_dim = array.dims[0] if obs_dim is None else obs_dim
-    made, groups, weights = labelled_formula(formula, array, data, obs_dim, weights)
-    problem = labelled_problem(
-        made.X, array, groups, obs_dim=obs_dim, weights=weights, group_name=made.group_name
-    )  # fmt: skip
+    made, weights = labelled_formula(formula, array, data, obs_dim, weights)
+    problem = labelled_problem(made.X, array, obs_dim=obs_dim, weights=weights)
     options: Any = {"method": method, "df": df, "missing": missing, "level": level}
-    return _lazy_dataset(array.data, problem, made.names, made.structure, made.formula, **options)
+    return _lazy_dataset(array.data, problem, made.names, made.structure, made.formula, made.random_terms, **options)
 
 
 def _labelled(Y: Any, obs_dim: Hashable) -> xr.DataArray:
@@ -196,6 +195,7 @@ def _lazy_dataset(
     names: Sequence[str] | None,
     terms: Any,
     formula: str | None,
+    random: Sequence[Any] | None,
     *,
     method: str,
     df: str,
@@ -209,7 +209,13 @@ def _lazy_dataset(
     if 0 in problem.shape:
         raise ValueError("Y has no columns, so there is nothing to fit.")
     design = prepare(
-        problem.X, problem.groups, names=names, group_name=problem.group_name, weights=problem.weights, terms=terms
+        problem.X,
+        problem.groups,
+        random=random,
+        names=names,
+        group_name=problem.group_name,
+        weights=problem.weights,
+        terms=terms,
     ).design
     if len(values.chunks[problem.axis]) > 1:
         # By tasks: pieces of a chunk are joined where they are read, with no exchange among all workers.

@@ -20,7 +20,7 @@ from jaxlmm._types import Status
 from jaxlmm.engine.finish import empty_results
 from jaxlmm.families.registry import Model
 from jaxlmm.fit import check_options, fit_prepared, prepare
-from jaxlmm.formula.data import column_values, table_weights
+from jaxlmm.formula.data import table_weights
 from jaxlmm.formula.formula import prepare_formula
 from jaxlmm.inference.distributions import check_level
 from jaxlmm.labelled.data import (
@@ -69,6 +69,7 @@ def fit_to_store(
     names: Sequence[str] | None = None,
     group_name: str | None = None,
     terms: Any = None,
+    random: Sequence[Any] | None = None,
     dims: Sequence[Hashable] | None = None,
     coords: Mapping[Hashable, Any] | None = None,
     **options: Any,
@@ -77,7 +78,7 @@ def fit_to_store(
 
     Parameters
     ----------
-    X, groups, weights, names, group_name, terms
+    X, groups, weights, names, group_name, terms, random
         As in :func:`jaxlmm.fit`; for a DataArray as in :func:`jaxlmm.fit_dataarray`.
     Y : Zarr array, h5py dataset, dask array, memory map, array, path, or DataArray
         (n_obs, *dims): all axes but the first are responses; of a DataArray all but ``obs_dim``.
@@ -136,7 +137,7 @@ def fit_to_store(
             raise ValueError("obs_dim is given, but Y is no DataArray; its first axis holds the observations.")
         source, units = open_source(Y), None
         labels = _labels(source, dims, coords)
-    model = prepare(X, groups, names=names, group_name=group_name, weights=weights, terms=terms)
+    model = prepare(X, groups, random=random, names=names, group_name=group_name, weights=weights, terms=terms)
     if source.shape[0] != model.design.n_obs:
         raise ValueError(
             f"Y, {source.describe()}, has {source.shape[0]} rows, X has {model.design.n_obs}; observations must be "
@@ -172,17 +173,17 @@ def lmm_to_store(
     if isinstance(Y, (str, os.PathLike)):
         Y = open_path(Y)
     if isinstance(Y, xr.DataArray):
-        made, groups, weights = labelled_formula(formula, Y, data, obs_dim, weights)
+        made, weights = labelled_formula(formula, Y, data, obs_dim, weights)
     elif data is None:
         raise ValueError("data is missing: give the table of the variables, one row an observation.")
     else:
         made = prepare_formula(formula, data)
         if made.response is not None:
             raise ValueError(f"formula '{formula}' names a response, but the responses are Y; leave it out.")
-        groups, weights = column_values(made.groups), table_weights(weights, data)
+        weights = table_weights(weights, data)
     return fit_to_store(
-        made.X, Y, groups, out=out, obs_dim=obs_dim, weights=weights, names=made.names,
-        group_name=made.group_name, terms=made.structure, formula=made, **options,
+        made.X, Y, random=made.random_terms, out=out, obs_dim=obs_dim, weights=weights, names=made.names,
+        terms=made.structure, formula=made, **options,
     )  # fmt: skip
 
 
