@@ -27,6 +27,7 @@ from jaxlmm.results.results import Fit
 from jaxlmm.runtime.arguments import check_option
 from jaxlmm.runtime.device import DeviceMatrix
 from jaxlmm.sources.lazy import LazyMatrix
+from jaxlmm.tabular.labels import Labels
 
 __all__ = ["check_options", "enable_compile_cache", "fit", "fit_prepared", "prepare"]
 
@@ -145,7 +146,7 @@ def fit_prepared(
     out = _fit_matrix(model, matrix, method, missing)
     return Fit(
         design=model.design, method=method, df_method=df, **out,
-        Y=matrix, reducer=model.reducer, given_names=given_names,
+        Y=matrix, reducer=model.reducer, labels=Labels.of_matrix(matrix.shape[1], given_names),
     )  # fmt: skip
 
 

@@ -24,15 +24,8 @@ from jaxlmm.engine.block import Model
 from jaxlmm.families.intercept.reduce import design_reducer
 from jaxlmm.fit import check_options, fit_prepared, prepare
 from jaxlmm.inference.distributions import check_level
-from jaxlmm.labelled.data import (
-    PER_RESPONSE,
-    PER_TERM,
-    LabelledProblem,
-    labelled_problem,
-    result_arrays,
-    result_attrs,
-    results_dataset,
-)
+from jaxlmm.labelled.data import LabelledProblem, labelled_problem
+from jaxlmm.tabular.dataset import PER_RESPONSE, PER_TERM, result_arrays, result_attrs, results_dataset
 
 __all__ = ["fit_lazy", "lmm_lazy"]
 
