@@ -21,6 +21,7 @@ from jaxlmm.inference.hypotheses import check_df_method
 from jaxlmm.results.results import Fit
 from jaxlmm.runtime.arguments import check_option
 from jaxlmm.sources.lazy import LazyMatrix
+from jaxlmm.tabular.labels import Labels
 
 __all__ = ["check_options", "enable_compile_cache", "fit", "fit_prepared", "prepare"]
 
@@ -141,7 +142,7 @@ def fit_prepared(
     out = _fit_matrix(model, matrix, method, missing)
     return Fit(
         design=model.design, method=method, df_method=df, **out,
-        Y=matrix, model=model, given_names=given_names,
+        Y=matrix, model=model, labels=Labels.of_matrix(matrix.shape[1], given_names),
     )  # fmt: skip
 
 

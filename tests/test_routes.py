@@ -188,10 +188,10 @@ Route = Callable[[pd.DataFrame, Path], Answer]
 ROUTES: dict[str, Route] = {
     **{k: lambda f, d, make=make: from_fit(lmm(make(f), Y)) for k, make in TABLES.items()},
     "DataArray and a table": lambda f, d: from_dataset(lmm_dataarray(labelled(), f, obs_dim="trial").to_dataset()),
-    "DataArray and polars": lambda f, d: from_fit(lmm_dataarray(labelled(), as_polars(f), obs_dim="trial").fit),
-    "coordinates": lambda f, d: from_fit(lmm_dataarray(labelled(f), obs_dim="trial").fit),
-    "MNE": lambda f, d: from_fit(lmm_dataarray(epochs(f), obs_dim="trial").fit),
-    "MNE and netCDF": lambda f, d: from_fit(lmm_dataarray(netcdf(f, d), obs_dim="trial").fit),
+    "DataArray and polars": lambda f, d: from_fit(lmm_dataarray(labelled(), as_polars(f), obs_dim="trial")),
+    "coordinates": lambda f, d: from_fit(lmm_dataarray(labelled(f), obs_dim="trial")),
+    "MNE": lambda f, d: from_fit(lmm_dataarray(epochs(f), obs_dim="trial")),
+    "MNE and netCDF": lambda f, d: from_fit(lmm_dataarray(netcdf(f, d), obs_dim="trial")),
     "dask and a table": lambda f, d: from_dataset(lmm_lazy(labelled().chunk(time=1), f, obs_dim="trial").compute()),
     "dask and MNE": lambda f, d: from_dataset(lmm_lazy(epochs(f).chunk(time=1), obs_dim="trial").compute()),
     "store and a table": lambda f, d: stored(d, Y, f),
@@ -295,7 +295,7 @@ def test_groups(kind: str, route: str) -> None:
     else:
         data = frame
         array = labelled(frame) if route == "coordinates" else epochs(frame)
-        fit = jaxlmm.lmm_dataarray(formula, array, obs_dim="trial").fit
+        fit = jaxlmm.lmm_dataarray(formula, array, obs_dim="trial")
     expected = jaxlmm.lmm(formula, frame, Y)
     assert [str(v) for v in fit.design.random[0].levels] == [str(v) for v in expected.design.random[0].levels]
     np.testing.assert_allclose(blups(fit), blups(expected), rtol=1e-6, atol=1e-9)
@@ -345,9 +345,9 @@ def test_weights_are_a_column_of_the_table(route: str, tmp_path: Path) -> None:
     if route in TABLES:
         found = from_fit(lmm(TABLES[route](frame), Y, weights="w"))
     elif route == "coordinates":
-        found = from_fit(lmm_dataarray(labelled(frame), **options).fit)
+        found = from_fit(lmm_dataarray(labelled(frame), **options))
     elif route == "table":
-        found = from_fit(lmm_dataarray(labelled(), frame, **options).fit)
+        found = from_fit(lmm_dataarray(labelled(), frame, **options))
     elif route == "lazy":
         found = from_dataset(lmm_lazy(labelled().chunk(time=1), frame, **options).compute())
     elif route == "store":
@@ -374,7 +374,7 @@ IDS = np.arange(100, 100 + N)
 def by_labels(formula: str, data: Any, ids: Any = IDS, route: str = "dataarray") -> np.ndarray:
     array = xr.DataArray(Y, dims=("trial", "channel"), coords={"trial": ids})
     if route == "dataarray":
-        return jaxlmm.lmm_dataarray(formula, array, data, obs_dim="trial").fit.coef
+        return jaxlmm.lmm_dataarray(formula, array, data, obs_dim="trial").coef
     if route == "lazy":
         return jaxlmm.lmm_lazy(formula, array.chunk(channel=1), data, obs_dim="trial")["coef"].values.T
     if route == "lmm":
@@ -419,7 +419,7 @@ def test_labels_that_say_nothing_of_the_order() -> None:
     np.testing.assert_array_equal(by_labels(FORMULA, frame, np.arange(N) * 2), expected)
     # In the array's own coordinates rows are its own, whatever its labels.
     array = labelled(frame).assign_coords(trial=np.random.default_rng(3).permutation(N))
-    np.testing.assert_array_equal(jaxlmm.lmm_dataarray(FORMULA, array, obs_dim="trial").fit.coef, expected)
+    np.testing.assert_array_equal(jaxlmm.lmm_dataarray(FORMULA, array, obs_dim="trial").coef, expected)
     with pytest.raises(ValueError, match=r"in another order; .*Y.drop_vars\('trial'\) if they match by position"):
         by_labels(FORMULA, frame, np.random.default_rng(3).permutation(N))
 
@@ -448,9 +448,9 @@ def test_labels_of_matrices(what: str) -> None:
 def test_categories_as_an_attribute_of_a_coordinate() -> None:
     array = labelled(table(of(WORDS)))
     array["v"].attrs["categories"] = ORDER
-    assert jaxlmm.lmm_dataarray(FORMULA, array, obs_dim="trial").fit.names == ("Intercept", "v[T.mid]", "v[T.high]")
+    assert jaxlmm.lmm_dataarray(FORMULA, array, obs_dim="trial").names == ("Intercept", "v[T.mid]", "v[T.high]")
     part = array.isel(trial=slice(40)).sortby("trial", ascending=False)
-    assert jaxlmm.lmm_dataarray(FORMULA, part, obs_dim="trial").fit.names == ("Intercept", "v[T.mid]", "v[T.high]")
+    assert jaxlmm.lmm_dataarray(FORMULA, part, obs_dim="trial").names == ("Intercept", "v[T.mid]", "v[T.high]")
     array["v"].attrs["categories"] = ["low", "high"]
     with pytest.raises(ValueError, match=r"coordinate 'v' has the value 'mid' in row .*attribute categories"):
         jaxlmm.lmm_dataarray(FORMULA, array, obs_dim="trial")

@@ -6,6 +6,7 @@ covariance matrix (r, r) for all levels. A random intercept is Z = 1.
 
 from __future__ import annotations
 
+import collections
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,7 +14,9 @@ from typing import Any
 import numpy as np
 import scipy.linalg
 
-__all__ = ["RandomTerm", "check_random_terms", "intercept_term", "make_random_term"]
+__all__ = [
+    "RandomTerm", "check_random_terms", "intercept_term", "make_random_term", "parameter_labels", "term_keys",
+]  # fmt: skip
 
 # What a column of Z adds to those before it, relative to its norm, must be more than this.
 COLLINEAR = 1e-8
@@ -184,3 +187,22 @@ def check_random_terms(terms: Sequence[RandomTerm], n_obs: int) -> None:
 def _same_partition(a: np.ndarray, b: np.ndarray) -> bool:
     pairs = np.unique(np.stack([a, b]), axis=1).shape[1]
     return pairs == len(np.unique(a)) == len(np.unique(b))
+
+
+def term_keys(random: Sequence[RandomTerm]) -> tuple[str, ...]:
+    """A name for each term, as lme4 writes them: a factor's second term is "subject.1"."""
+    seen: collections.Counter[str] = collections.Counter()
+    keys = []
+    for term in random:
+        keys.append(term.name if not seen[term.name] else f"{term.name}.{seen[term.name]}")
+        seen[term.name] += 1
+    return tuple(keys)
+
+
+def parameter_labels(random: Sequence[RandomTerm]) -> tuple[str, ...]:
+    """Labels of the K standard deviations and correlations, as R's ``confint(fit, oldNames=FALSE)``."""
+    out: list[str] = []
+    for term in random:
+        for i, a in enumerate(term.columns):
+            out += [f"sd_{a}|{term.name}", *(f"cor_{b}.{a}|{term.name}" for b in term.columns[i + 1 :])]
+    return tuple(out)

@@ -13,7 +13,8 @@ from jaxlmm.design.rows import check_rows, row_labels
 from jaxlmm.formula.data import table_rows, table_weights
 from jaxlmm.formula.formula import FormulaDesign, prepare_formula
 from jaxlmm.labelled.data import check_dims, coords_along
-from jaxlmm.labelled.labelled import LabelledFit, fit_dataarray
+from jaxlmm.labelled.labelled import fit_dataarray
+from jaxlmm.results.results import Fit
 from jaxlmm.sources.table import as_frame
 
 __all__ = ["labelled_formula", "lmm_dataarray"]
@@ -21,7 +22,7 @@ __all__ = ["labelled_formula", "lmm_dataarray"]
 
 def lmm_dataarray(
     formula: str, Y: xr.DataArray, data: Any = None, *, obs_dim: Hashable, weights: Any = None, **options: Any
-) -> LabelledFit:
+) -> Fit:
     """Fit a formula to every cell of a labelled array; see :func:`jaxlmm.lmm`.
 
     Parameters
@@ -53,7 +54,7 @@ def lmm_dataarray(
         made.X, Y, random=made.random_terms, obs_dim=obs_dim, weights=weights, names=made.names,
         terms=made.structure, **options,
     )  # fmt: skip
-    return dataclasses.replace(found, fit=dataclasses.replace(found.fit, source=made))
+    return dataclasses.replace(found, source=made)
 
 
 def labelled_formula(

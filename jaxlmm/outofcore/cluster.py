@@ -20,19 +20,12 @@ except ImportError as error:
 
 from jaxlmm.design.arrays import numeric
 from jaxlmm.design.design import Design
+from jaxlmm.design.random import parameter_labels
 from jaxlmm.families.registry import Model, make_family
 from jaxlmm.fit import check_options, fit_prepared, prepare
 from jaxlmm.inference.distributions import check_level
-from jaxlmm.labelled.data import (
-    PER_TERM,
-    LabelledProblem,
-    labelled_problem,
-    per_response,
-    result_arrays,
-    result_attrs,
-    results_dataset,
-)
-from jaxlmm.results.varcorr import parameter_labels
+from jaxlmm.labelled.data import LabelledProblem, labelled_problem
+from jaxlmm.tabular.dataset import PER_TERM, per_response, result_arrays, result_attrs, results_dataset
 
 __all__ = ["fit_lazy", "lmm_lazy"]
 

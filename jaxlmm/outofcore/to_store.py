@@ -23,14 +23,7 @@ from jaxlmm.fit import check_options, fit_prepared, prepare
 from jaxlmm.formula.data import table_weights
 from jaxlmm.formula.formula import prepare_formula
 from jaxlmm.inference.distributions import check_level
-from jaxlmm.labelled.data import (
-    RESERVED,
-    check_no_multiindex,
-    labelled_problem,
-    result_attrs,
-    stored_arrays,
-    stored_dataset,
-)
+from jaxlmm.labelled.data import labelled_problem
 from jaxlmm.labelled.formula import labelled_formula
 from jaxlmm.outofcore.resumable import check_content, check_share, open_run, run_blocks
 from jaxlmm.outofcore.run_settings import digest, make_settings
@@ -42,6 +35,8 @@ from jaxlmm.storage.parts import design_parts
 from jaxlmm.storage.result_store import ResultStore, packed_missing
 from jaxlmm.storage.stored import stored_content
 from jaxlmm.storage.zip import packed_archive
+from jaxlmm.tabular.dataset import RESERVED, check_no_multiindex, result_attrs, stored_arrays, stored_dataset
+from jaxlmm.tabular.labels import Labels
 
 __all__ = ["fit_to_store", "lmm_to_store"]
 
@@ -86,7 +81,7 @@ def fit_to_store(
         a Zarr array, or of a dataset in an HDF5 file, ``"file.h5:/name"``.
     out : path
         Folder of the results, for ``xarray.open_zarr`` and ``jaxlmm.load``: the variables of
-        :meth:`jaxlmm.labelled.LabelledFit.to_dataset`, and a few more. It appears when all is done;
+        :meth:`jaxlmm.Fit.to_dataset`, and a few more. It appears when all is done;
         until then ``<out>.part`` holds what is.
     obs_dim : hashable
         Dimension of the observations, if Y is a DataArray.
@@ -205,7 +200,8 @@ def _run(
     check_level(level)
     design, source = task.model.design, task.source
     target, mine = Path(os.path.abspath(os.fspath(out))), check_share(share)
-    manifest, arrays = design_parts(design, method, df, task.formula)
+    labels = Labels.of_coords(task.dims, source.shape[1:], task.coords, task.units)
+    manifest, arrays = design_parts(design, method, df, task.formula, labels)
     options = {"method": method, "df": df, "missing": missing, "level": level}
     coords = xr.Dataset(coords=task.coords)
     fixed = {**manifest, "jaxlmm": None, "fields": manifest["fields"]["design"]}

@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 
+from jaxlmm.design.random import parameter_labels
 from jaxlmm.families.base import Modes
 from jaxlmm.inference import effects
 from jaxlmm.inference.estimates import Estimates
 from jaxlmm.inference.intervals import Profile, profile_intervals
-from jaxlmm.results.varcorr import parameter_labels
 
 __all__ = [
     "fit_estimates", "fit_modes", "fit_profile", "fixed_variance", "group_sizes", "mean_weight", "random_part",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import numbers
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,6 +16,7 @@ from jaxlmm.design.arrays import numeric
 from jaxlmm.design.contrasts import contrast_matrix
 from jaxlmm.design.design import Design
 from jaxlmm.design.groups import group_codes
+from jaxlmm.design.random import term_keys
 from jaxlmm.design.terms import make_terms_structure, type3_contrasts
 from jaxlmm.families.base import Modes, covariances
 from jaxlmm.families.parameters import lower_triangle
@@ -39,8 +40,9 @@ from jaxlmm.results.derived import (
 from jaxlmm.results.exports import Exports
 from jaxlmm.results.selection import position, positions
 from jaxlmm.results.summary import overview, summary_text
-from jaxlmm.results.varcorr import RandomEffects, RandomParameters, random_parameters, term_keys
+from jaxlmm.results.varcorr import RandomEffects, RandomParameters, random_parameters
 from jaxlmm.runtime.text import Text
+from jaxlmm.tabular.labels import NO_LABELS, Labels
 
 __all__ = ["Fit"]
 
@@ -76,6 +78,8 @@ class Fit(Exports):
         Values of :class:`jaxlmm.Status`.
     n_used : ndarray of int, (m,)
         Observations that the response was fitted to: all but its missing ones.
+    labels : Labels
+        Dimensions, coordinates and units of the responses; see ``dims``.
     source : FormulaDesign or None
         What ``jaxlmm.lmm`` made X with, to apply it to new data.
     """
@@ -93,13 +97,19 @@ class Fit(Exports):
     n_used: np.ndarray
     Y: np.ndarray = field(repr=False)
     model: Model = field(repr=False)
-    given_names: tuple[str, ...] = field(repr=False, default=())
+    labels: Labels = field(repr=False, default=NO_LABELS)
     source: Any = field(repr=False, default=None)
+
+    def __post_init__(self) -> None:
+        if self.labels is NO_LABELS:
+            object.__setattr__(self, "labels", Labels.of_matrix(self.n_responses))
+        if self.labels.size != self.n_responses:
+            raise ValueError(f"labels are of {self.labels.size} responses, the fit has {self.n_responses}.")
 
     def __repr__(self) -> str:
         counts = ", ".join(f"{n} {name.lower()}" for name, n in self.status_counts().items() if n)
         return (
-            f"Fit({self.n_responses} responses, {self.n_obs} observations, {self.n_groups} groups, "
+            f"Fit({self.n_responses} responses{self.labels}, {self.n_obs} observations, {self.n_groups} groups, "
             f"terms {list(self.design.names)}, {self.method}; {counts})"
         )
 
@@ -140,10 +150,25 @@ class Fit(Exports):
         """Names of the fixed effects, in the order of X's columns."""
         return self.design.names
 
-    @functools.cached_property
+    @property
     def response_names(self) -> tuple[str, ...]:
-        """Names of the responses: those given, or y0, y1, ..."""
-        return self.given_names or tuple(f"y{j}" for j in range(self.n_responses))
+        """Names of the responses: those given, their labels as "Fz, 0.1", or y0, y1, ..."""
+        return self.labels.names
+
+    @property
+    def dims(self) -> tuple[Hashable, ...]:
+        """Dimensions of the responses: "response" for the columns of a matrix, else those of a labelled array."""
+        return self.labels.dims
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Lengths of ``dims``; the last dimension varies fastest over the m responses."""
+        return self.labels.shape
+
+    @property
+    def coords(self) -> Any:
+        """xarray Coordinates of the responses. Needs xarray."""
+        return self.labels.to_coords()
 
     @property
     def singular(self) -> np.ndarray:
@@ -490,8 +515,7 @@ class Fit(Exports):
         """The fit of some responses only: positions, a slice, a mask, or names."""
         where = positions(responses, self.response_names)
         rows = {name: getattr(self, name)[where] for name in _ROW_FIELDS}
-        names = tuple(self.response_names[j] for j in where)
-        return dataclasses.replace(self, **rows, Y=self.Y[:, where], given_names=names)
+        return dataclasses.replace(self, **rows, Y=self.Y[:, where], labels=self.labels.take(where))
 
     def __len__(self) -> int:
         return self.n_responses

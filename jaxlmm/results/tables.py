@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -20,16 +20,13 @@ from jaxlmm.results.selection import position, positions
 from jaxlmm.runtime.arguments import name_list, shown
 from jaxlmm.sources.table import as_frame
 
-if TYPE_CHECKING:
-    from jaxlmm.labelled.labelled import LabelledFit
-
 __all__ = ["EFFECTS", "augment", "glance", "tidy"]
 
 EFFECTS = ("fixed", "ran_pars", "ran_vals")
 
 
 def tidy(
-    fit: Fit | LabelledFit,
+    fit: Fit,
     *,
     effects: str | Iterable[str] = ("fixed", "ran_pars"),
     conf_int: bool = True,
@@ -41,7 +38,7 @@ def tidy(
 
     Parameters
     ----------
-    fit : Fit or LabelledFit
+    fit : Fit
     effects : one or more of {"fixed", "ran_pars", "ran_vals"}
         Fixed effects; standard deviations (``sd__(Intercept)`` of the groups and
         ``sd__Observation``); conditional modes of the groups, which need Y.
@@ -58,7 +55,7 @@ def tidy(
     Returns
     -------
     DataFrame
-        ``response`` (of a LabelledFit: a column for each dimension), ``effect``, ``group``,
+        ``response`` (of labelled responses: a column for each dimension), ``effect``, ``group``,
         ``level`` (if there are modes), ``term``, ``estimate``, ``std.error``, ``statistic``,
         ``df``, ``p.value``, ``p.adjusted``, ``conf.low``, ``conf.high``.
 
@@ -99,13 +96,13 @@ def tidy(
     return _with_keys(keys, frame, np.repeat(where, k))
 
 
-def glance(fit: Fit | LabelledFit) -> pd.DataFrame:
+def glance(fit: Fit) -> pd.DataFrame:
     """One row a response: sizes, criteria, variance explained, and whether the fit can be used.
 
     Returns
     -------
     DataFrame
-        ``response`` (of a LabelledFit: a column for each dimension), ``nobs``, ``ngroups``,
+        ``response`` (of labelled responses: a column for each dimension), ``nobs``, ``ngroups``,
         ``sigma``, ``logLik``, ``AIC``, ``BIC``, ``REMLcrit`` (``deviance`` after ML: -2 logLik),
         ``df.residual`` (observations less all parameters, as lme4's; less fixed effects without a
         random effect, as R's ``lm``), ``icc``, ``r2.marginal``, ``r2.conditional``, ``singular``,
@@ -136,12 +133,12 @@ def glance(fit: Fit | LabelledFit) -> pd.DataFrame:
     return _with_keys(keys, frame, np.arange(m))
 
 
-def augment(fit: Fit | LabelledFit, response: int | str = 0, *, data: Any = None) -> pd.DataFrame:
+def augment(fit: Fit, response: int | str = 0, *, data: Any = None) -> pd.DataFrame:
     """One row an observation of one response: data, fitted values and residuals.
 
     Parameters
     ----------
-    fit : Fit or LabelledFit
+    fit : Fit
     response : int or str
         Position or name.
     data : DataFrame, or what makes one, optional
@@ -265,9 +262,7 @@ def _pattern(blocks: list[dict[str, Any]], with_level: bool) -> pd.DataFrame:
 def _parts(fit: Any) -> tuple[Fit, Mapping[str, Any]]:
     """The fit itself, and what tells its responses apart: columns of m labels."""
     if isinstance(fit, Fit):
-        return fit, {"response": list(fit.response_names)}
-    if isinstance(getattr(fit, "fit", None), Fit):
-        return fit.fit, fit.response_keys()
+        return fit, fit.labels.keys
     raise ValueError(f"a table is made of what jaxlmm.fit returns, found {type(fit).__name__}.")
 
 

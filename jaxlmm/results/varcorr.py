@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import collections
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,17 +11,7 @@ import numpy as np
 from jaxlmm.design.random import RandomTerm
 from jaxlmm.families.parameters import lower_triangle
 
-__all__ = ["RandomEffects", "RandomParameters", "parameter_labels", "random_parameters", "term_keys"]
-
-
-def term_keys(random: Sequence[RandomTerm]) -> tuple[str, ...]:
-    """A name for each term, as lme4 writes them: a factor's second term is "subject.1"."""
-    seen: collections.Counter[str] = collections.Counter()
-    keys = []
-    for term in random:
-        keys.append(term.name if not seen[term.name] else f"{term.name}.{seen[term.name]}")
-        seen[term.name] += 1
-    return tuple(keys)
+__all__ = ["RandomEffects", "RandomParameters", "random_parameters"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,15 +61,6 @@ class RandomParameters:
     terms: tuple[str, ...]
     values: np.ndarray
     se: np.ndarray
-
-
-def parameter_labels(random: Sequence[RandomTerm]) -> tuple[str, ...]:
-    """Labels of the K standard deviations and correlations, as R's ``confint(fit, oldNames=FALSE)``."""
-    out: list[str] = []
-    for term in random:
-        for i, a in enumerate(term.columns):
-            out += [f"sd_{a}|{term.name}", *(f"cor_{b}.{a}|{term.name}" for b in term.columns[i + 1 :])]
-    return tuple(out)
 
 
 def random_parameters(

@@ -14,7 +14,7 @@ import json
 import struct
 import zipfile
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -30,13 +30,15 @@ from jaxlmm.storage.absent import AbsentY, FitWithoutY, checksums, missing_cells
 from jaxlmm.storage.check import check_responses
 from jaxlmm.storage.codec import decode, encode
 from jaxlmm.storage.formula import formula_parts, restore_source
+from jaxlmm.storage.labels import decode_labels, encode_labels
+from jaxlmm.tabular.labels import Labels
 
 __all__ = ["ROWS", "check_manifest", "design_parts", "from_design_parts", "from_parts", "reading", "to_parts"]
 
 FORMAT, MAJOR, MINOR = "jaxlmm fit", 1, 1
 SHARED = ("design", "method", "df_method")
 # Fields of Fit that are made anew, or stored in a way of their own.
-SPECIAL = ("Y", "model", "source", "given_names")
+SPECIAL = ("Y", "model", "source", "labels")
 # Dimensions of a field beside that of the responses, and its kind of numbers, where these are not () and floats.
 DIMS: dict[str, tuple[str, ...]] = {
     "coef": ("term",), "se_gls": ("term",), "theta": ("theta",), "hessian": ("theta", "theta"),
@@ -63,8 +65,8 @@ def to_parts(fit: Fit, include_Y: bool = False) -> tuple[dict[str, Any], dict[st
     ValueError
         Labels of a type that cannot be stored; ``include_Y`` for a fit loaded without Y.
     """
-    manifest, arrays = design_parts(fit.design, fit.method, fit.df_method, fit.source)
-    for name in (*ROWS, "given_names"):
+    manifest, arrays = design_parts(fit.design, fit.method, fit.df_method, fit.source, fit.labels)
+    for name in ROWS:
         manifest["fields"][name] = encode(getattr(fit, name), arrays, name)
     arrays |= {"Y": np.asarray(fit.Y)} if include_Y else {"missing": missing_cells(fit)}
     known = checksums(fit.Y)
@@ -72,9 +74,9 @@ def to_parts(fit: Fit, include_Y: bool = False) -> tuple[dict[str, Any], dict[st
 
 
 def design_parts(
-    design: Design, method: str, df_method: str, source: Any = None
+    design: Design, method: str, df_method: str, source: Any = None, labels: Labels | None = None
 ) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    """The part of a fit that does not depend on its responses, as :func:`to_parts` gives the whole.
+    """The part of a fit that does not depend on the values of its responses, as :func:`to_parts` gives the whole.
 
     Parameters
     ----------
@@ -82,6 +84,8 @@ def design_parts(
     method, df_method : str
     source : FormulaDesign, optional
         With its data, if the fit is by formula.
+    labels : Labels, optional
+        Of all responses, where these are known. Default: those of the columns of a matrix.
 
     Raises
     ------
@@ -91,6 +95,8 @@ def design_parts(
     arrays: dict[str, np.ndarray] = {}
     values = (design, method, df_method)
     fields = {name: encode(value, arrays, name) for name, value in zip(SHARED, values, strict=True)}
+    if labels is not None:
+        fields["labels"] = encode_labels(labels, arrays)
     formula, more = formula_parts(source)
     manifest = {
         "format": FORMAT,
@@ -118,8 +124,8 @@ def from_parts(
     Parameters
     ----------
     manifest, arrays
-        Where ``manifest["fields"]`` does not have one of :data:`ROWS` or "given_names", the array of
-        that name is taken. Without "missing", no response is incomplete. Without "checksums", a
+        Where ``manifest["fields"]`` does not have one of :data:`ROWS`, the array of that name is
+        taken. Without "missing", no response is incomplete. Without "checksums", a
         ``Y`` is what was fitted if it gives the same fit; see
         :func:`jaxlmm.storage.check.check_responses`.
     path : str
@@ -136,7 +142,8 @@ def from_parts(
     with reading(path):
         stated = manifest["fields"]
         fields |= {name: decode(stated[name], arrays) if name in stated else arrays[name] for name in ROWS}
-        fields["given_names"] = _names(stated, arrays)
+        if "labels" in stated:
+            fields["labels"] = decode_labels(stated["labels"], arrays)
         found = Fit(**fields, Y=arrays.get("Y"))  # type: ignore[arg-type]
         bits = arrays.get("missing", np.zeros((-(-found.n_obs // 8), 0), dtype=np.uint8))
         known = arrays.get("checksums")
@@ -201,13 +208,6 @@ def reading(path: str) -> Iterator[None]:
         raise ValueError(f"{path} is no file that jaxlmm.save wrote, or it is damaged: {error}.") from error
 
 
-def _names(stated: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> tuple[str, ...]:
-    if "given_names" in stated:
-        return decode(stated["given_names"], arrays)
-    names: Sequence[Any] = arrays.get("given_names", np.zeros(0, dtype=str)).tolist()
-    return tuple(map(str, names))
-
-
 def _check_rows(fit: Fit, bits: np.ndarray, known: np.ndarray | None) -> None:
     """All arrays must speak of the same responses: a file that was cut short may hold more of one than of another."""
     m, lengths = fit.n_responses, {"term": fit.design.n_fixef, "theta": fit.model.family.n_theta}
@@ -216,10 +216,6 @@ def _check_rows(fit: Fit, bits: np.ndarray, known: np.ndarray | None) -> None:
         _check_shape(name, array, (m, *(lengths[dim] for dim in dims)))
         if array.dtype.kind not in KIND.get(name, "f"):
             raise ValueError(f"{name} holds {array.dtype}")
-    if fit.given_names:
-        _check_shape("given_names", np.array(fit.given_names), (m,))
-        if len(set(fit.given_names)) < m or not all(isinstance(name, str) for name in fit.given_names):
-            raise ValueError("given_names are not distinct texts")
     if known is not None:
         _check_shape("checksums", known, (m,))
     unknown = set(np.unique(fit.status).tolist()) - set(Status)

@@ -136,7 +136,7 @@ def test_variables_of_a_labelled_array() -> None:
         jaxlmm.lmm_dataarray("x * cond + (1 | group)", array, data, obs_dim="trial")
         for data in (frame, frame.to_pandas())
     )
-    same(ours.fit, theirs.fit)
+    same(ours, theirs)
 
 
 def test_a_lazy_frame_is_refused() -> None:

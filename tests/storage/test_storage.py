@@ -20,9 +20,7 @@ import pytest
 from conftest import blup_sd, blups, simulate
 
 import jaxlmm
-from jaxlmm.labelled.labelled import LabelledFit
 from jaxlmm.results.results import Fit
-from jaxlmm.storage import storage
 from jaxlmm.storage.storage import load, save
 
 SIZES = [3, 5, 4, 6, 3, 5]
@@ -459,16 +457,6 @@ def test_only_fits_are_saved(value: Any, message: str, tmp_path: Path) -> None:
     assert str(error.value) == f"save takes what jaxlmm.fit returns, {message}"
 
 
-def test_a_labelled_fit_says_what_to_save(tmp_path: Path) -> None:
-    xr = pytest.importorskip("xarray")
-    from jaxlmm.labelled.labelled import fit_dataarray
-
-    X, Y = data()
-    found = fit_dataarray(X, xr.DataArray(Y, dims=("obs", "cell")), CODES, obs_dim="obs")
-    with pytest.raises(ValueError, match="found LabelledFit; call its own method save"):
-        save(found, tmp_path / "a")
-
-
 def test_numpy_opens_the_file(tmp_path: Path) -> None:
     fit = fitted()
     save(fit, tmp_path / "a.npz")
@@ -592,7 +580,7 @@ def test_a_zarr_store_is_lossless_too(tmp_path: Path, include_Y: bool) -> None:
     assert again.response_names == fit.response_names and again.design.random[0].levels == fit.design.random[0].levels
     assert sorted(p.name for p in tmp_path.iterdir()) == ["fit.zarr"]
     opened = xr.open_zarr(tmp_path / "fit.zarr", chunks=None)
-    xr.testing.assert_equal(opened.drop_vars(["se_gls", "theta", "hessian"]).load(), fit.to_xarray())
+    xr.testing.assert_equal(opened.drop_vars(["se_gls", "theta", "hessian"]).load(), fit.to_dataset())
     if include_Y:
         np.testing.assert_array_equal(again.Y, Y)
         np.testing.assert_array_equal(blups(again), blups(fit))
@@ -635,14 +623,10 @@ def test_labels_survive_in_a_zarr_store(tmp_path: Path) -> None:
     )  # fmt: skip
     found = jaxlmm.fit_dataarray(np.ones((40, 1)), Y, np.repeat(list("abcd"), 10), obs_dim="trial")
     found.save(tmp_path / "maps.zarr")
-    again = LabelledFit.load(tmp_path / "maps.zarr")
+    again = jaxlmm.load(tmp_path / "maps.zarr")
     xr.testing.assert_identical(again.to_dataset(), found.to_dataset())
-    assert again.fit.response_names == found.fit.response_names and again.units == "uV"
+    assert again.response_names == found.response_names and again.labels.units == "uV"
     assert again.tidy().equals(found.tidy())
-    with pytest.raises(ValueError, match="call its own method save"):
-        storage.save(found, tmp_path / "x.npz")
-    renamed = found.__class__(
-        found.fit, ("lam", "time"), found.shape, Y.rename(channel="lam").coords.to_dataset()[["lam", "time"]].coords
-    )
+    renamed = jaxlmm.fit_dataarray(np.ones((40, 1)), Y.rename(channel="lam"), obs_dim="trial")
     with pytest.raises(ValueError, match="dimension or coordinate 'lam', which stores use; rename it"):
         renamed.save(tmp_path / "lam.zarr")

@@ -60,13 +60,6 @@ def test_responses_piece_by_piece(options: dict[str, Any]) -> None:
     assert_same(whole, fit, DERIVED + FROM_Y)
 
 
-def test_names_as_an_array() -> None:
-    fit = fitted()
-    manifest, arrays = pieces(fit)
-    for names in (np.array(list("stuvwxyz")), np.array(list("stuvwxyz"), dtype=object)):
-        assert from_parts(manifest, arrays | {"given_names": names}, "p").response_names == tuple("stuvwxyz")
-
-
 def test_no_response_is_incomplete() -> None:
     fit = fitted(missing=False)
     manifest, arrays = pieces(fit)
@@ -115,11 +108,18 @@ def test_pieces_that_do_not_match(name: str, change: str) -> None:
         from_parts(manifest, arrays, "p")
 
 
-def test_names_and_checksums_of_other_lengths() -> None:
+def test_labels_and_checksums_of_other_lengths() -> None:
     manifest, arrays = pieces(fitted())
-    for name, value in {"given_names": np.array(["a"]), "checksums": np.zeros(3, dtype=np.uint32)}.items():
-        with pytest.raises(ValueError, match=f"damaged: {name} has shape"):
-            from_parts(manifest, arrays | {name: value}, "p")
+    with pytest.raises(ValueError, match="damaged: checksums has shape"):
+        from_parts(manifest, arrays | {"checksums": np.zeros(3, dtype=np.uint32)}, "p")
+    whole, more = to_parts(fitted(response_names=list("stuvwxyz")))
+    with pytest.raises(
+        ValueError, match=r"damaged: coordinate 'response' has the shape \(1,\), and \(8,\) is needed"
+    ):
+        from_parts(whole, more | {"labels.0": np.array(["a"])}, "p")
+    whole["fields"]["labels"] = to_parts(fitted().select([0, 1]))[0]["fields"]["labels"]
+    with pytest.raises(ValueError, match="damaged: labels are of 2 responses, the fit has 8"):
+        from_parts(whole, more | {"labels.0": np.array(["a", "b"])}, "p")
     with pytest.raises(ValueError, match=r"damaged: Y has shape \(26, 7\), and \(26, 8\) is needed"):
         from_parts(manifest, arrays | {"Y": data()[1][:, 1:]}, "p")
 
