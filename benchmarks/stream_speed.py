@@ -47,7 +47,7 @@ from jaxlmm.sources.sources import open_source
 design = np.load({design!r})
 X, groups = design["X"], design["groups"]
 # Compile and warm up on a small store.
-jaxlmm.fit_to_store(X, np.random.default_rng(0).normal(size=(len(X), 4096)), groups, out={out!r} + ".warm")
+jaxlmm.fit(X, np.random.default_rng(0).normal(size=(len(X), 4096)), groups, out={out!r} + ".warm")
 forget({path!r})
 Y, obs_dim = opened({path!r}, {kind!r})
 matrix = LazyMatrix.make(open_source(Y, obs_dim))
@@ -59,7 +59,7 @@ forget({path!r})
 Y, obs_dim = opened({path!r}, {kind!r})
 before = high_water(reset=True)
 start = time.perf_counter()
-ds = jaxlmm.fit_to_store(X, Y, groups, out={out!r}, obs_dim=obs_dim)
+ds = jaxlmm.fit(X, Y, groups, out={out!r}, obs_dim=obs_dim)
 took = time.perf_counter() - start
 peak = high_water()
 bad = int((ds["status"].values > 1).sum())

@@ -16,8 +16,8 @@ import scipy.special
 from jaxlmm.comparison.rlrt import mixture_pvalue
 from jaxlmm.design.columns import make_columns
 from jaxlmm.design.identifiability import RANK_TOL
-from jaxlmm.families.registry import Model
-from jaxlmm.fit import fit_prepared
+from jaxlmm.results.fitting import fit_model
+from jaxlmm.results.options import FitOptions
 from jaxlmm.results.results import Fit
 from jaxlmm.runtime.arguments import shown
 from jaxlmm.runtime.device import DeviceMatrix
@@ -146,7 +146,7 @@ def compare(*fits: Fit, refit: str | None = None) -> Comparison:
 def _by_ml(fit: Fit) -> Fit:
     if fit.method == "ML":
         return fit
-    return fit_prepared(Model(fit.model.family), fit.Y, method="ML")
+    return fit_model(fit.model, fit.Y, FitOptions(method="ML"))
 
 
 def _weights(criterion: np.ndarray) -> np.ndarray:

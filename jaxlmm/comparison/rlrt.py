@@ -17,7 +17,8 @@ from dataclasses import dataclass, field
 import numpy as np
 import scipy.special
 
-from jaxlmm.fit import fit_prepared, prepare
+from jaxlmm.results.fitting import fit_model, make_model
+from jaxlmm.results.options import FitOptions
 from jaxlmm.results.results import Fit
 from jaxlmm.runtime.arguments import check_integer
 
@@ -106,8 +107,8 @@ def rlrt(fit: Fit, *, n_sim: int = 10_000, seed: int = 0) -> RandomEffectTest:
         )
     n_sim = check_integer("n_sim", n_sim, 1, MOST_SIM, ", which would take hours; pvalue_mixture needs no simulation")
     null = fit.model.family.null_distribution(n_sim, check_integer("seed", seed, 0), fit.method)
-    without = fit_prepared(
-        prepare(fit.design.X, names=fit.names, weights=fit.design.weights), fit.Y, method=fit.method
+    without = fit_model(
+        make_model(fit.design.X, names=fit.names, weights=fit.design.weights), fit.Y, FitOptions(fit.method)
     )
     stat = np.maximum(2 * (fit.loglik - without.loglik), 0.0)
     stat[fit.singular] *= 0  # the fits are one and the same; keeps NaN

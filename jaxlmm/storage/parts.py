@@ -24,7 +24,7 @@ from jaxlmm.design.design import Design, checked_design
 from jaxlmm.design.random import RandomTerm
 from jaxlmm.design.terms import TermStructure
 from jaxlmm.families.registry import Model, make_family
-from jaxlmm.fit import check_options
+from jaxlmm.results.options import FitOptions
 from jaxlmm.results.results import Fit
 from jaxlmm.storage.absent import AbsentY, FitWithoutY, checksums, missing_cells
 from jaxlmm.storage.check import check_responses
@@ -246,7 +246,7 @@ def _check_design(design: Any, method: Any, df: Any) -> None:
     """That these are what a fit is made of."""
     if not (isinstance(method, str) and isinstance(df, str)):
         raise ValueError("method or df is no text")
-    check_options(method, df, "drop")
+    FitOptions(method, df)
     if not isinstance(design, Design):
         raise ValueError(f"its design is one {type(design).__name__}")
     whole = isinstance(design.X, np.ndarray) and design.X.ndim == 2 and design.X.dtype == np.float64

@@ -81,7 +81,7 @@ def load(
     context: Mapping[str, Any] | None = None,
     trust_formula: bool = False,
 ) -> Fit:
-    """Read a fit that :func:`save` wrote, or :func:`jaxlmm.fit_to_store`.
+    """Read a fit that :func:`save` wrote, or :func:`jaxlmm.fit` with ``out``.
 
     Parameters
     ----------

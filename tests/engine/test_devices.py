@@ -330,7 +330,7 @@ def test_everything_else_of_a_fit(stays: list[int], tmp_path: Path) -> None:
     np.testing.assert_array_equal(part.Y, Y[:, [3, 5]])
     storage.save(found, tmp_path / "fit")
     np.testing.assert_array_equal(storage.load(tmp_path / "fit", Y=Y).Y, Y)
-    again = jaxlmm.fit_prepared(jaxlmm.prepare(X, codes), found.Y)
+    again = jaxlmm.prepare(X, codes).fit(found.Y)
     assert again.Y.array is y
 
 

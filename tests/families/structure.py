@@ -34,12 +34,12 @@ class Fits:
     @property
     def theta(self) -> np.ndarray:
         """lme4's theta, (k, m)."""
-        return self.fit.theta
+        return self.theta
 
     @property
     def sigma2(self) -> np.ndarray:
         """(m,)."""
-        return self.fit.sigma2
+        return self.sigma2
 
     @property
     def se(self) -> np.ndarray:
@@ -63,7 +63,7 @@ class Fits:
     def observed(self) -> np.ndarray:
         """J H^-1 J', (m, k, k)."""
         jacobian = theta_jacobian(self.theta, self.family.sizes)
-        return observed_inverse(np.moveaxis(self.fit.hessian, -1, 0), np.moveaxis(jacobian, -1, 0))
+        return observed_inverse(np.moveaxis(self.hessian, -1, 0), np.moveaxis(jacobian, -1, 0))
 
 
 def fit_structure(

@@ -123,7 +123,7 @@ def test_estimates(name: str, reml: bool) -> None:
     expected = load(name)[0]
     part = expected["reml" if reml else "ml"]
     fit, rtol = fitted(name, reml), tolerance(part)
-    assert fit.fit.converged.all()
+    assert fit.converged.all()
     np.testing.assert_allclose(fit.loglik[0], part["loglik"], rtol=1e-9)
     np.testing.assert_allclose(fit.sigma2[0], part["sigma2"], rtol=rtol)
     np.testing.assert_allclose(fit.se[:, 0], listed(part["se"]), rtol=rtol)

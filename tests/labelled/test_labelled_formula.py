@@ -27,8 +27,8 @@ def epochs() -> xr.DataArray:
 def test_coordinates_and_a_table_give_the_fit_of_the_cells() -> None:
     Y = epochs()
     table = pd.DataFrame({name: Y[name].values for name in ("subject", "cond", "age")})
-    found = jaxlmm.lmm_dataarray("cond * age + (1 | subject)", Y, obs_dim="trial", df="kenward-roger")
-    same = jaxlmm.lmm_dataarray("cond * age + (1 | subject)", Y, table, obs_dim="trial", df="kenward-roger")
+    found = jaxlmm.lmm("cond * age + (1 | subject)", Y=Y, obs_dim="trial", df="kenward-roger")
+    same = jaxlmm.lmm("cond * age + (1 | subject)", table, Y, obs_dim="trial", df="kenward-roger")
     matrix = Y.transpose("trial", "channel", "time").values.reshape(60, -1)
     cells = jaxlmm.lmm("cond * age + (1 | subject)", table, matrix, df="kenward-roger")
     for fit in (found, same):
@@ -57,5 +57,5 @@ def test_coordinates_and_a_table_give_the_fit_of_the_cells() -> None:
 def test_errors(change: dict, message: str) -> None:
     options = {"formula": "cond + (1 | subject)", "Y": epochs(), "obs_dim": "trial"} | change
     with pytest.raises(ValueError) as caught:
-        jaxlmm.lmm_dataarray(**options)
+        jaxlmm.lmm(**options)
     assert message in str(caught.value)

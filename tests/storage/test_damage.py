@@ -236,6 +236,6 @@ def test_a_damaged_unfinished_run_is_said_and_replaced(content: str, tmp_path: P
     (tmp_path / "o.zarr.part" / "store").mkdir(parents=True)
     (tmp_path / "o.zarr.part" / "settings.json").write_text(content)
     with pytest.raises(ValueError, match=r"holds an unfinished run that is damaged .* overwrite=True starts anew"):
-        jaxlmm.fit_to_store(X, Y, CODES, out=out, resume=True, progress=False)
-    jaxlmm.fit_to_store(X, Y, CODES, out=out, overwrite=True, progress=False)
+        jaxlmm.fit(X, Y, CODES, out=out, resume=True, progress=False)
+    jaxlmm.fit(X, Y, CODES, out=out, overwrite=True, progress=False)
     assert os.listdir(tmp_path) == ["o.zarr"]

@@ -621,12 +621,12 @@ def test_labels_survive_in_a_zarr_store(tmp_path: Path) -> None:
         rng.normal(size=(40, 3, 2)), dims=("trial", "channel", "time"), attrs={"units": "uV"},
         coords={"channel": ["Fz", "Cz", "Pz"], "time": [0.1, 0.2], "x": ("channel", [1.0, 2.0, 3.0])},
     )  # fmt: skip
-    found = jaxlmm.fit_dataarray(np.ones((40, 1)), Y, np.repeat(list("abcd"), 10), obs_dim="trial")
+    found = jaxlmm.fit(np.ones((40, 1)), Y, np.repeat(list("abcd"), 10), obs_dim="trial")
     found.save(tmp_path / "maps.zarr")
     again = jaxlmm.load(tmp_path / "maps.zarr")
     xr.testing.assert_identical(again.to_dataset(), found.to_dataset())
     assert again.response_names == found.response_names and again.labels.units == "uV"
     assert again.tidy().equals(found.tidy())
-    renamed = jaxlmm.fit_dataarray(np.ones((40, 1)), Y.rename(channel="lam"), obs_dim="trial")
+    renamed = jaxlmm.fit(np.ones((40, 1)), Y.rename(channel="theta"), obs_dim="trial")
     with pytest.raises(ValueError, match="dimension or coordinate 'lam', which stores use; rename it"):
         renamed.save(tmp_path / "lam.zarr")
