@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 from jaxlmm._types import Status
 from jaxlmm.comparison.compare import Comparison, compare
 from jaxlmm.comparison.rlrt import rlrt
+from jaxlmm.design.groups import random_term
 from jaxlmm.doors.fit import fit, lmm, prepare
 from jaxlmm.doors.model import Model
 from jaxlmm.inference.multiplicity import adjust_pvalues
@@ -28,6 +29,7 @@ __all__ = [
     "lmm",
     "load",
     "prepare",
+    "random_term",
     "rlrt",
 ]
 # Public modules, which need matplotlib, pandas or xarray.

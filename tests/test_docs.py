@@ -70,13 +70,13 @@ def run(name: str, names: dict[str, Any]) -> int:
 
 
 def usage(names: dict[str, Any], folder: Path) -> None:
-    assert names["fit"].n_responses == 64 and names["labelled"].fit.n_responses == 400
+    assert names["fit"].n_responses == 64 and names["labelled"].n_responses == 400
     assert len(names["table"]) == 64 * 6 and np.array_equal(names["again"].coef, names["fit"].coef)
     assert names["ax"].get_xlabel() and (folder / "effects.csv").exists()
 
 
 def mne(names: dict[str, Any], folder: Path) -> None:
-    assert names["fit"].fit.status_counts()["OK"] == 32 * 61
+    assert names["fit"].status_counts()["OK"] == 32 * 61
     assert names["evoked"].ch_names == names["info"].ch_names
     np.testing.assert_array_equal(names["evoked"].data, names["t"].values)
 

@@ -16,7 +16,6 @@ import scipy.special
 from jaxlmm.comparison.rlrt import mixture_pvalue
 from jaxlmm.design.columns import make_columns
 from jaxlmm.design.identifiability import RANK_TOL
-from jaxlmm.engine.block import Model
 from jaxlmm.results.fitting import fit_model
 from jaxlmm.results.options import FitOptions
 from jaxlmm.results.results import Fit
@@ -147,7 +146,7 @@ def compare(*fits: Fit, refit: str | None = None) -> Comparison:
 def _by_ml(fit: Fit) -> Fit:
     if fit.method == "ML":
         return fit
-    return fit_model(Model(fit.design, fit.reducer), fit.Y, FitOptions(method="ML"))
+    return fit_model(fit.model, fit.Y, FitOptions(method="ML"))
 
 
 def _weights(criterion: np.ndarray) -> np.ndarray:
@@ -159,7 +158,7 @@ def _logdet_xtx(fit: Fit, first: Fit) -> float:
     """log|X'X| relative to the first fit's, where X is another basis of the same columns."""
     if fit is first or np.array_equal(fit.design.X, first.design.X):
         return 0.0
-    return fit.reducer.spectrum.basis.logdet - first.reducer.spectrum.basis.logdet
+    return fit.model.family.basis.logdet - first.model.family.basis.logdet
 
 
 def _check_same_data(fits: tuple[Fit, ...], refit: str | None) -> None:

@@ -25,7 +25,7 @@ def fit(
     Y: Any,
     groups: Any = None,
     *,
-    random: Any = None,
+    random: Sequence[Any] | None = None,
     method: str = "REML",
     df: str = "satterthwaite",
     weights: Any = None,
@@ -45,7 +45,7 @@ def fit(
     level: float | None = None,
     progress: bool | None = None,
 ) -> Any:
-    """Fit ``y = X b + group intercept + noise`` to every response in Y.
+    """Fit a linear mixed model, ``y = X b + random effects + noise``, to every response in Y.
 
     Parameters
     ----------
@@ -64,8 +64,9 @@ def fit(
     groups : array-like, (n_obs,), optional
         Hashable labels. None: ordinary least squares, in the same result object. If Y is a DataArray
         it may be the name of a coordinate along the observations, or a function of them as for X.
-    random : None
-        Reserved for random terms other than one intercept, which are not fitted yet.
+    random : sequence of random terms, optional
+        Any random terms, instead of ``groups``: slopes, nested and crossed factors. Each is made by
+        :func:`jaxlmm.random_term`; labels alone are a random intercept.
     method : {"REML", "ML"}
     df : {"satterthwaite", "kenward-roger", "residual", "normal"}
         Degrees of freedom of tests and intervals: as R's lmerTest; as pbkrtest, with its adjusted
@@ -176,8 +177,9 @@ def lmm(
     formula : str
         ``"y ~ age * Sex + (1 | Subject)"``, read as R reads it. Left of "~": one response, which may
         be computed, ``post - pre`` or ``log(y)``; several as ``cbind(y1, log(y2))``; nothing, and then
-        no "~" either, if ``responses`` or ``Y`` is given. The random term groups by a column or by
-        combinations of two, ``(1 | a:b)``; without one it is ordinary least squares. Columns of text,
+        no "~" either, if ``responses`` or ``Y`` is given. Random terms are lme4's: ``(1 | g)``,
+        ``(1 + x | g)``, ``(x || g)``, ``(0 + x | g)``, ``(1 | a/b)``, ``(1 | a:b)``, any number of them;
+        without one it is ordinary least squares. Columns of text,
         categories or bools are factors, in treatment coding unless ``C(x, contr.sum)`` or the like
         says otherwise (also those of ordered categories), with levels in the order of the
         categories, those of text sorted as R does in a language's locale ("control" before
@@ -239,7 +241,7 @@ def prepare(
     X: Any,
     groups: Any = None,
     *,
-    random: Any = None,
+    random: Sequence[Any] | None = None,
     weights: Any = None,
     names: Sequence[str] | None = None,
     group_name: str | None = None,
@@ -296,7 +298,7 @@ def _formula_model(
     formula: str, data: Any, frame: Any, opened: Responses | None, weights: Any, context: Mapping[str, Any] | None
 ) -> Model:
     """The model of a formula, for ``frame``, made of ``data``, or for the coordinates of the responses."""
-    from jaxlmm.formula.data import column_values, table_rows
+    from jaxlmm.formula.data import table_rows
     from jaxlmm.formula.formula import prepare_formula
 
     along = _along(opened) if opened is not None and opened.labelled else None
@@ -314,7 +316,7 @@ def _formula_model(
     table = along if frame is None else frame
     made = prepare_formula(formula, table, context=context)
     prepared = make_model(
-        made.X, column_values(made.groups), names=made.names, group_name=made.group_name, terms=made.structure,
+        made.X, random=made.random_terms, names=made.names, terms=made.structure,
         weights=_formula_weights(weights, table, rows, along, opened),
     )  # fmt: skip
     reserved = (weights,) if isinstance(weights, str) else ()

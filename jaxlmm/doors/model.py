@@ -11,11 +11,13 @@ from typing import TYPE_CHECKING, Any
 from jaxlmm.design.design import Design
 from jaxlmm.design.rows import RowLabels, check_rows
 from jaxlmm.doors.responses import Responses, open_responses
-from jaxlmm.engine.block import Model as PreparedModel
+from jaxlmm.families.registry import Model as PreparedModel
 from jaxlmm.outofcore.place import LEVEL, Place
 from jaxlmm.results.fitting import fit_model
 from jaxlmm.results.options import FitOptions
+from jaxlmm.results.results import Fit
 from jaxlmm.runtime.arguments import shown
+from jaxlmm.tabular.labels import Labels
 
 if TYPE_CHECKING:
     from jaxlmm.formula.formula import FormulaDesign
@@ -29,7 +31,7 @@ class Model:
 
     Attributes
     ----------
-    prepared : engine.block.Model
+    prepared : families.registry.Model
         The design, and what is computed from it once.
     formula : FormulaDesign or None
         What X was made with.
@@ -175,19 +177,13 @@ def fit_responses(model: Model, opened: Responses, options: FitOptions, place: P
     return _in_memory(model, opened, options)
 
 
-def _in_memory(model: Model, opened: Responses, options: FitOptions) -> Any:
-    """A fit, with the labels of its responses if they have some."""
-    names = opened.names
-    if opened.labels is not None:
-        from jaxlmm.labelled.labelled import LabelledFit, response_names
-
-        names = response_names(opened.labels)
-        if opened.labelled and not opened.labels.dims and opened.values.name is not None:
-            names = [str(opened.values.name)]
+def _in_memory(model: Model, opened: Responses, options: FitOptions) -> Fit:
+    """A fit, with the labels of its responses."""
     # Responses and labels of groups are in the fit already.
-    source = None if model.formula is None else dataclasses.replace(model.formula, response=None, groups=None)
-    found = fit_model(model.prepared, opened.columns(), options, response_names=names, source=source)
-    if opened.labels is None:
-        return found
+    source = None if model.formula is None else dataclasses.replace(model.formula, response=None, labels=None)
     labels = opened.labels
-    return LabelledFit(found, labels.dims, labels.shape, labels.coords, labels.units)
+    if labels is not None and opened.labelled and not labels.dims and opened.values.name is not None:
+        labels = Labels.of_matrix(1, [str(opened.values.name)])
+    return fit_model(
+        model.prepared, opened.columns(), options, response_names=opened.names, labels=labels, source=source
+    )

@@ -21,7 +21,7 @@ from jaxlmm.sources.opening import open_path
 from jaxlmm.sources.sources import Source, is_dask, is_dataarray, is_store, open_source
 
 if TYPE_CHECKING:
-    from jaxlmm.labelled.responses import Labels
+    from jaxlmm.tabular.labels import Labels
 
 __all__ = ["Responses", "open_responses"]
 

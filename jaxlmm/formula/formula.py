@@ -1,7 +1,7 @@
 """Formulas as in R, ``"y ~ age * Sex + (1 | Subject)"``, applied to data: design and responses; needs formulaic.
 
 The fixed part is formulaic's: see https://matthewwardrop.github.io/formulaic for its grammar. The
-random part is lme4's, ``(1 | group)`` alone so far.
+random part is lme4's: any terms, ``(1 + x | group)``, ``(x || group)``, ``(1 | a/b)``.
 """
 
 from __future__ import annotations
@@ -22,11 +22,9 @@ from jaxlmm.formula.data import (
     expression_columns,
     find_columns,
     formula_errors,
-    group_labels,
     no_missing,
-    used_columns,
 )
-from jaxlmm.formula.design import FormulaDesign, apply_fixed, read_formula, restore_formula
+from jaxlmm.formula.design import FormulaDesign, apply_formula, read_formula, restore_formula
 from jaxlmm.formula.text import match_columns
 from jaxlmm.runtime.arguments import name_list
 from jaxlmm.sources.table import as_frame, plain_column
@@ -49,11 +47,10 @@ def prepare_formula(formula: str, data: Any, *, context: Mapping[str, Any] | Non
     find_columns(read.group_columns, frame, f"formula '{formula}' groups by")
     for name in read.group_columns:
         no_missing(frame[name], name)
-    used = used_columns(read.terms, frame, context, formula)
     response = None if read.responses is None else _response(read.responses, frame, context, formula)
-    made = apply_fixed(formula, read.terms, used, frame, context)
-    groups = group_labels(frame, read.group_columns)
-    return dataclasses.replace(made, groups=groups, group_columns=read.group_columns, response=response)
+    made = apply_formula(formula, read, frame, context)
+    labels = frame[list(read.group_columns)] if read.group_columns else None
+    return dataclasses.replace(made, labels=labels, response=response)
 
 
 def named_responses(made: FormulaDesign, data: Any, responses: Any, reserved: Collection[str] = ()) -> Any:
@@ -63,7 +60,8 @@ def named_responses(made: FormulaDesign, data: Any, responses: Any, reserved: Co
     """
     frame = as_frame(data)
     columns = [str(c) for c in frame.columns]
-    taken = {*(variable.name for variable in made.variables), *made.group_columns, *reserved}
+    used = [*made.variables, *made.random_variables]
+    taken = {*(variable.name for variable in used), *made.group_columns, *reserved}
     at = match_columns(name_list(responses, "responses"), columns, taken)
     return frame.iloc[:, at].set_axis([columns[j] for j in at], axis=1)
 

@@ -1,9 +1,8 @@
-"""The labels around a fit: what a labelled array says without its values, and results with its labels."""
+"""Coordinates of labelled arrays as columns of a table, and back."""
 
 from __future__ import annotations
 
-import importlib.metadata
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable
 from typing import Any
 
 import numpy as np
@@ -14,57 +13,9 @@ try:
 except ImportError as error:
     raise ImportError('labelled responses need xarray: pip install "jaxlmm[xarray]"') from error
 
-from jaxlmm._types import Status
-from jaxlmm.design.design import Design
-from jaxlmm.results.results import Fit
 from jaxlmm.sources.table import plain_column
 
-__all__ = [
-    "PER_RESPONSE",
-    "PER_TERM",
-    "check_no_multiindex",
-    "coordinate",
-    "coords_along",
-    "result_arrays",
-    "result_attrs",
-    "results_dataset",
-    "stored_arrays",
-    "stored_dataset",
-    "variable",
-]
-
-# Variables with dimensions (term, *dims), and those with (*dims): what they are, and the power of
-# the response's units that they are in.
-PER_TERM = {
-    "coef": ("fixed effect", 1),
-    "se": ("standard error of coef", 1),
-    "statistic": ("coef / se", 0),
-    "df": ("degrees of freedom", 0),
-    "pvalue": ("two-sided p-value of coef = 0", 0),
-    "conf_low": ("lower limit of coef", 1),
-    "conf_high": ("upper limit of coef", 1),
-}
-PER_RESPONSE = {
-    "sigma2": ("residual variance", 2),
-    "group_var": ("variance of the group intercepts", 2),
-    "icc": ("intraclass correlation", 0),
-    "loglik": ("maximised log-likelihood", 0),
-    "aic": ("Akaike's criterion", 0),
-    "bic": ("Bayesian criterion", 0),
-    "rsquared_marginal": ("share of variance explained by the fixed effects", 0),
-    "rsquared_conditional": ("share of variance explained by fixed and random effects", 0),
-    "n_used": ("observations that the response was fitted to", 0),
-    "singular": ("whether the group variance is estimated as 0", 0),
-    "converged": ("whether the response has a fit to rely on", 0),
-    "status": ("what became of the response", 0),
-}
-# What ``Fit`` needs beside these, in stores: text, power of the response's units, by term.
-STORED = {
-    "se_gls": ("standard error of coef by generalised least squares", 1, True),
-    "lam": ("variance ratio group_var / sigma2", 0, False),
-    "curvature": ("second derivative of the deviance in lam", 0, False),
-}
-RESERVED = {"term", "group", "ranef", *PER_TERM, *PER_RESPONSE}
+__all__ = ["coordinate", "coords_along"]
 
 
 def coords_along(Y: xr.DataArray, dim: Hashable) -> pd.DataFrame:
@@ -121,94 +72,3 @@ def _column(coord: xr.DataArray) -> Any:
             f"attribute categories, {', '.join(map(repr, categories[:8]))}; mend the attribute, or drop it."
         )
     return pd.Categorical(values, categories=categories, ordered=bool(coord.attrs.get("ordered", False)))
-
-
-def result_arrays(fit: Fit, shape: tuple[int, ...], level: float) -> dict[str, np.ndarray]:
-    """The results of a fit by the names of the dataset's variables, (p, *shape) or (*shape); copies."""
-    low, high = np.moveaxis(fit.conf_int(level), -1, 0)
-    arrays = (fit.coef, fit.se, fit.stat, fit.df, fit.pvalue, low, high)
-    made = {name: np.array(a.T, order="C").reshape(-1, *shape) for name, a in zip(PER_TERM, arrays, strict=True)}
-    return made | {name: np.array(getattr(fit, name)).reshape(shape) for name in PER_RESPONSE}
-
-
-def stored_arrays(fit: Fit, shape: tuple[int, ...], level: float) -> dict[str, np.ndarray]:
-    """:func:`result_arrays` and those of ``STORED``: all from which the fit is made again."""
-    extra = {name: getattr(fit, name).T.reshape(*[-1] * by_term, *shape) for name, (*_, by_term) in STORED.items()}
-    return result_arrays(fit, shape, level) | extra
-
-
-def result_attrs(design: Design, formula: str | None, method: str, df: str, level: float) -> dict[str, Any]:
-    """Attributes of the dataset; without a formula the columns of X make one."""
-    columns = " + ".join(["~ 0", *design.names, *(f"(1 | {g.name})" for g in design.random)])
-    return {
-        "formula": columns if formula is None else formula,
-        "method": method,
-        "df": df,
-        "level": level,
-        "n_obs": design.n_obs,
-        "n_groups": design.n_groups,
-        "jaxlmm_version": importlib.metadata.version("jaxlmm"),
-    }
-
-
-def results_dataset(
-    arrays: Mapping[str, Any],
-    names: Sequence[str],
-    dims: tuple[Hashable, ...],
-    coords: Any,
-    units: str | None,
-    attrs: Mapping[str, Any],
-) -> xr.Dataset:
-    """The dataset of the results, of :func:`result_arrays` or of arrays of other kinds with its names and shapes."""
-    made = {name: variable(arrays[name], *what, units, "term", *dims) for name, what in PER_TERM.items()}
-    made |= {name: variable(arrays[name], *what, units, *dims) for name, what in PER_RESPONSE.items()}
-    made["status"].attrs |= {
-        "flag_values": np.array([s.value for s in Status], dtype=np.int8),
-        "flag_meanings": " ".join(s.name.lower() for s in Status),
-    }
-    return xr.Dataset(made, coords=coords, attrs=attrs).assign_coords({"term": list(names)})
-
-
-def stored_dataset(
-    arrays: Mapping[str, Any],
-    names: Sequence[str],
-    dims: tuple[Hashable, ...],
-    coords: Any,
-    units: str | None,
-    attrs: Mapping[str, Any],
-) -> xr.Dataset:
-    """:func:`results_dataset` of :func:`stored_arrays`; ValueError for labels that a store cannot hold."""
-    check_no_multiindex(coords)
-    names_of = [str(name) for name in (*dims, *coords)]
-    slashes = [name for name in names_of if "/" in name or name.startswith("_jaxlmm")]
-    if slashes:
-        raise ValueError(
-            f"the responses have a dimension or coordinate {slashes[0]!r}, which stores cannot hold; rename it."
-        )
-    taken = [name for name in names_of if name in STORED]
-    if taken:
-        raise ValueError(f"the responses have a dimension or coordinate {taken[0]!r}, which stores use; rename it.")
-    made = results_dataset(arrays, names, dims, coords, units, attrs)
-    for name, (text, power, by_term) in STORED.items():
-        made[name] = variable(arrays[name], text, power, units, *["term"] * by_term, *dims)
-    return made
-
-
-def check_no_multiindex(coords: Any) -> None:
-    """ValueError for a dimension with several levels of labels, which no store holds."""
-    for name in coords:
-        index = coords[name].to_index() if coords[name].dims == (name,) else None
-        if isinstance(index, pd.MultiIndex):
-            levels = ", ".join(map(str, index.names))
-            raise ValueError(
-                f"dimension {name!r} has a MultiIndex of {levels}, which a Zarr store cannot hold; fit "
-                f"Y.reset_index({name!r}), which keeps {levels} as coordinates, or Y.unstack({name!r})."
-            )
-
-
-def variable(values: Any, text: str, power: int, units: str | None, *dims: Hashable) -> xr.Variable:
-    """A variable that says what it is, with the responses' units to this power."""
-    attrs = {"long_name": text}
-    if units is not None and power:
-        attrs["units"] = units if power == 1 else f"{units}^2" if units.isalnum() else f"({units})^2"
-    return xr.Variable(dims, values, attrs)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Hashable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -11,31 +10,13 @@ import pandas as pd
 import xarray as xr
 
 from jaxlmm.design.rows import RowLabels, check_rows, row_labels
-from jaxlmm.labelled.data import RESERVED
 from jaxlmm.runtime.arguments import shown
 from jaxlmm.sources.lazy import lazy_matrix
 from jaxlmm.sources.maps import in_memory
+from jaxlmm.tabular.dataset import RESERVED
+from jaxlmm.tabular.labels import Labels
 
-__all__ = ["Labels", "array_labels", "axis_labels", "check_order", "coordinate_values", "find_obs_dim", "obs_first"]
-
-
-@dataclass(frozen=True, eq=False)
-class Labels:
-    """Names and coordinates of the responses.
-
-    Attributes
-    ----------
-    dims, shape : tuple
-        Dimensions of the responses and their lengths.
-    coords : xarray Coordinates
-    units : str or None
-        Of the responses.
-    """
-
-    dims: tuple[Hashable, ...]
-    shape: tuple[int, ...]
-    coords: Any
-    units: str | None = None
+__all__ = ["array_labels", "axis_labels", "check_order", "coordinate_values", "find_obs_dim", "obs_first"]
 
 
 def find_obs_dim(
@@ -89,7 +70,7 @@ def array_labels(Y: xr.DataArray, obs_dim: Hashable) -> Labels:
         raise ValueError(f"Y has a dimension or coordinate {taken[0]!r}, which the results use; rename it.")
     units = Y.attrs.get("units")
     shape = tuple(Y.sizes[dim] for dim in dims)
-    return Labels(dims, shape, kept.coords, None if units is None else str(units))
+    return Labels.of_coords(dims, shape, kept.coords, None if units is None else str(units))
 
 
 def axis_labels(
@@ -127,7 +108,7 @@ def axis_labels(
     taken = [name for name in (*dims, *made) if name in RESERVED]
     if taken:
         raise ValueError(f"dims or coords have {taken[0]!r}, which the results use; rename it.")
-    return Labels(dims, shape, made)
+    return Labels.of_coords(dims, shape, made)
 
 
 def coordinate_values(value: Any, what: str, along: pd.DataFrame, dim: Hashable) -> Any:

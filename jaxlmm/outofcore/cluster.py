@@ -20,12 +20,12 @@ except ImportError as error:
 
 from jaxlmm.design.arrays import numeric
 from jaxlmm.design.design import Design
-from jaxlmm.engine.block import Model
-from jaxlmm.families.intercept.reduce import design_reducer
-from jaxlmm.labelled.data import PER_RESPONSE, PER_TERM, result_arrays, result_attrs, results_dataset
-from jaxlmm.labelled.responses import Labels
+from jaxlmm.design.random import parameter_labels
+from jaxlmm.families.registry import Model, make_family
 from jaxlmm.results.fitting import fit_model
 from jaxlmm.results.options import FitOptions
+from jaxlmm.tabular.dataset import PER_TERM, per_response, result_arrays, result_attrs, results_dataset
+from jaxlmm.tabular.labels import Labels
 
 __all__ = ["lazy_fit"]
 
@@ -90,7 +90,7 @@ def lazy_fit(
     Returns
     -------
     Dataset
-        That of ``LabelledFit.to_dataset``, but lazy, in the chunks of ``values``, of which no value is
+        That of ``Fit.to_dataset``, but lazy, in the chunks of ``values``, of which no value is
         read. What is computed in one call is fitted once; a ValueError about values comes from the
         chunk's task, which it names.
     """
@@ -102,9 +102,9 @@ def lazy_fit(
         values = values.rechunk({axis: -1}, method="tasks")
     chunks = tuple(sizes for k, sizes in enumerate(values.chunks) if k != axis)
     plan = Plan(_for_travel(design), axis, labels.dims, chunks, options, level)
-    arrays = _lazy_arrays(values, plan, design.n_fixef)
+    arrays = _lazy_arrays(values, plan, design)
     attrs = result_attrs(design, formula, options.method, options.df, level)
-    return results_dataset(arrays, design.names, labels.dims, labels.coords, labels.units, attrs)
+    return results_dataset(arrays, design.names, labels.dims, labels.to_coords(), labels.units, attrs)
 
 
 def _for_travel(design: Design) -> Design:
@@ -113,26 +113,31 @@ def _for_travel(design: Design) -> Design:
     return dataclasses.replace(design, random=random, terms=None)
 
 
-def _lazy_arrays(values: da.Array, plan: Plan, p: int) -> dict[str, da.Array]:
+def _lazy_arrays(values: da.Array, plan: Plan, design: Design) -> dict[str, da.Array]:
     """The results by name, as :func:`result_arrays` gives them, a task a chunk and one more a variable."""
     token = tokenize(
-        plan.model.X, plan.model.weights, [g.codes for g in plan.model.random], plan.axis, plan.dims, plan.chunks,
+        plan.model.X, plan.model.weights, [(g.codes, g.Z) for g in plan.model.random],
+        plan.axis, plan.dims, plan.chunks,
         dataclasses.astuple(plan.options), plan.level, importlib.metadata.version("jaxlmm"),
     )  # fmt: skip
     # One node of the graph, not an argument of every task.
     prepared = delayed(_prepare_plan, pure=True)(plan, dask_key_name=f"jaxlmm-design-{token}")
-    rows = len(PER_TERM) * p + len(PER_RESPONSE)
+    p, single, K = design.n_fixef, per_response(design), len(parameter_labels(design.random))
+    rows = len(PER_TERM) * p + len(single) + K
     fitted = da.map_blocks(
         fit_chunk, values, prepared, drop_axis=plan.axis, new_axis=0,
         chunks=((rows,), *plan.chunks), dtype=np.float64, meta=np.empty((0,) * (1 + len(plan.dims))),
     )  # fmt: skip
     made = {}
-    for k, name in enumerate(PER_TERM):
+    several = {name: (k * p, p) for k, name in enumerate(PER_TERM)}
+    if K:
+        several["ran_pars"] = (rows - K, K)
+    for name, (start, size) in several.items():
         made[name] = da.map_blocks(
-            result_rows, fitted, k * p, (k + 1) * p, np.dtype(float), chunks=((p,), *plan.chunks),
+            result_rows, fitted, start, start + size, np.dtype(float), chunks=((size,), *plan.chunks),
             dtype=np.float64, meta=np.empty((0,) * (1 + len(plan.dims))),
         )  # fmt: skip
-    for k, name in enumerate(PER_RESPONSE, len(PER_TERM) * p):
+    for k, name in enumerate(single, len(PER_TERM) * p):
         dtype = DTYPES.get(name, np.dtype(float))
         made[name] = da.map_blocks(
             result_rows, fitted, k, None, dtype, drop_axis=0, chunks=plan.chunks,
@@ -145,7 +150,7 @@ def _lazy_arrays(values: da.Array, plan: Plan, p: int) -> dict[str, da.Array]:
 
 
 def _prepare_plan(plan: Plan) -> Plan:
-    return dataclasses.replace(plan, model=Model(plan.model, design_reducer(plan.model)))
+    return dataclasses.replace(plan, model=Model(make_family(plan.model)))
 
 
 def fit_chunk(values: Any, plan: Plan, block_id: tuple[int, ...]) -> np.ndarray:

@@ -17,9 +17,8 @@ except ImportError as error:
     raise ImportError('results on disk need zarr and xarray: pip install "jaxlmm[stream]"') from error
 
 from jaxlmm._types import Status
-from jaxlmm.engine.block import Model, empty_results
-from jaxlmm.labelled.data import check_no_multiindex, result_attrs, stored_arrays, stored_dataset
-from jaxlmm.labelled.responses import Labels
+from jaxlmm.engine.finish import empty_results
+from jaxlmm.families.registry import Model
 from jaxlmm.outofcore.place import LEVEL, Place
 from jaxlmm.outofcore.resumable import check_content, check_share, open_run, run_blocks
 from jaxlmm.outofcore.run_settings import digest, make_settings
@@ -32,6 +31,8 @@ from jaxlmm.storage.parts import design_parts
 from jaxlmm.storage.result_store import ResultStore, packed_missing
 from jaxlmm.storage.stored import stored_content
 from jaxlmm.storage.zip import packed_archive
+from jaxlmm.tabular.dataset import check_no_multiindex, result_attrs, stored_arrays, stored_dataset
+from jaxlmm.tabular.labels import Labels
 
 __all__ = ["Task", "fit_to_disk"]
 
@@ -50,7 +51,7 @@ def fit_to_disk(task: Task, options: FitOptions, place: Place) -> xr.Dataset | N
     """Fit responses that need not fit in memory; results go to a Zarr store as they come.
 
     The store at ``place.out``, for ``xarray.open_zarr`` and ``jaxlmm.load``, holds the variables of
-    ``LabelledFit.to_dataset``, and a few more. It appears when all is done; until then ``<out>.part``
+    ``Fit.to_dataset``, and a few more. It appears when all is done; until then ``<out>.part``
     holds what is.
 
     Returns
@@ -74,7 +75,7 @@ def fit_to_disk(task: Task, options: FitOptions, place: Place) -> xr.Dataset | N
     level, resume = LEVEL if place.level is None else place.level, place.resume
     target, mine = Path(os.path.abspath(os.fspath(place.out))), check_share(place.share)
     manifest, arrays = design_parts(design, options.method, options.df, task.formula)
-    coords = xr.Dataset(coords=labels.coords)
+    coords = xr.Dataset(coords=labels.to_coords())
     fixed = {**manifest, "jaxlmm": None, "fields": manifest["fields"]["design"]}
     asked = dataclasses.asdict(options) | {"level": level}
     settings = make_settings(asked, digest(fixed, arrays), _label_digest(labels, coords), source)
@@ -88,7 +89,7 @@ def fit_to_disk(task: Task, options: FitOptions, place: Place) -> xr.Dataset | N
         whole = {k: np.broadcast_to(v, (*v.shape[: v.ndim - len(dims)], *dims)) for k, v in one.items()}
         formula = None if task.formula is None else task.formula.formula
         attrs = result_attrs(design, formula, options.method, options.df, level)
-        template = stored_dataset(whole, design.names, labels.dims, labels.coords, labels.units, attrs)
+        template = stored_dataset(whole, design.names, labels.dims, labels.to_coords(), labels.units, attrs)
         return ResultStore.create(target, settings, plan, template, inside)
 
     def compute(Y: np.ndarray, shape: tuple[int, ...]) -> dict[str, np.ndarray]:
@@ -112,13 +113,12 @@ def fit_to_disk(task: Task, options: FitOptions, place: Place) -> xr.Dataset | N
 def _nothing(model: Model, options: FitOptions) -> Fit:
     """A fit of one response that could not be fitted, which has the types and shapes of all."""
     n, p = model.design.n_obs, model.design.n_fixef
-    none: dict[str, Any] = {
-        name: np.full_like(a, np.nan) for name, a in empty_results(1, p).items() if name != "status"
-    }
+    empty = empty_results(1, p, model.family.n_theta)
+    none: dict[str, Any] = {name: np.full_like(a, np.nan) for name, a in empty.items() if a.dtype.kind == "f"}
     return Fit(
         design=model.design, method=options.method, df_method=options.df, **none,
         status=np.full(1, Status.NONFINITE, dtype=np.int8),
-        n_used=np.full(1, n), Y=np.full((n, 1), np.nan), reducer=model.reducer,
+        n_used=np.full(1, n), Y=np.full((n, 1), np.nan), model=model,
     )  # fmt: skip
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -20,16 +20,13 @@ from jaxlmm.results.selection import position, positions
 from jaxlmm.runtime.arguments import name_list, shown
 from jaxlmm.sources.table import as_frame
 
-if TYPE_CHECKING:
-    from jaxlmm.labelled.labelled import LabelledFit
-
 __all__ = ["EFFECTS", "augment", "glance", "tidy"]
 
 EFFECTS = ("fixed", "ran_pars", "ran_vals")
 
 
 def tidy(
-    fit: Fit | LabelledFit,
+    fit: Fit,
     *,
     effects: str | Iterable[str] = ("fixed", "ran_pars"),
     conf_int: bool = True,
@@ -41,7 +38,7 @@ def tidy(
 
     Parameters
     ----------
-    fit : Fit or LabelledFit
+    fit : Fit
     effects : one or more of {"fixed", "ran_pars", "ran_vals"}
         Fixed effects; standard deviations (``sd__(Intercept)`` of the groups and
         ``sd__Observation``); conditional modes of the groups, which need Y.
@@ -58,7 +55,7 @@ def tidy(
     Returns
     -------
     DataFrame
-        ``response`` (of a LabelledFit: a column for each dimension), ``effect``, ``group``,
+        ``response`` (of labelled responses: a column for each dimension), ``effect``, ``group``,
         ``level`` (if there are modes), ``term``, ``estimate``, ``std.error``, ``statistic``,
         ``df``, ``p.value``, ``p.adjusted``, ``conf.low``, ``conf.high``.
 
@@ -99,13 +96,13 @@ def tidy(
     return _with_keys(keys, frame, np.repeat(where, k))
 
 
-def glance(fit: Fit | LabelledFit) -> pd.DataFrame:
+def glance(fit: Fit) -> pd.DataFrame:
     """One row a response: sizes, criteria, variance explained, and whether the fit can be used.
 
     Returns
     -------
     DataFrame
-        ``response`` (of a LabelledFit: a column for each dimension), ``nobs``, ``ngroups``,
+        ``response`` (of labelled responses: a column for each dimension), ``nobs``, ``ngroups``,
         ``sigma``, ``logLik``, ``AIC``, ``BIC``, ``REMLcrit`` (``deviance`` after ML: -2 logLik),
         ``df.residual`` (observations less all parameters, as lme4's; less fixed effects without a
         random effect, as R's ``lm``), ``icc``, ``r2.marginal``, ``r2.conditional``, ``singular``,
@@ -124,7 +121,7 @@ def glance(fit: Fit | LabelledFit) -> pd.DataFrame:
             "BIC": inner.bic,
             "REMLcrit" if inner.method == "REML" else "deviance": -2 * inner.loglik,
             "df.residual": inner.n_used - taken,
-            "icc": inner.icc,
+            **({} if inner.design.random and not inner.design.has_one_intercept else {"icc": inner.icc}),
             "r2.marginal": inner.rsquared_marginal,
             "r2.conditional": inner.rsquared_conditional,
             "singular": inner.singular,
@@ -136,12 +133,12 @@ def glance(fit: Fit | LabelledFit) -> pd.DataFrame:
     return _with_keys(keys, frame, np.arange(m))
 
 
-def augment(fit: Fit | LabelledFit, response: int | str = 0, *, data: Any = None) -> pd.DataFrame:
+def augment(fit: Fit, response: int | str = 0, *, data: Any = None) -> pd.DataFrame:
     """One row an observation of one response: data, fitted values and residuals.
 
     Parameters
     ----------
-    fit : Fit or LabelledFit
+    fit : Fit
     response : int or str
         Position or name.
     data : DataFrame, or what makes one, optional
@@ -177,7 +174,7 @@ def augment(fit: Fit | LabelledFit, response: int | str = 0, *, data: Any = None
     frame[".resid"] = one.resid()[:, 0]
     frame[".fixed"] = one.fitted(random=False)[:, 0]
     if random is not None:
-        frame[".group"] = one.ranef[0][random.codes]
+        frame[".group"] = one.fitted()[:, 0] - one.fitted(random=False)[:, 0]
     return frame
 
 
@@ -199,25 +196,38 @@ def _fixed(fit: Fit, level: float) -> dict[str, Any]:
 
 
 def _ran_pars(fit: Fit, level: float) -> dict[str, Any]:
-    se = fit.variance_se()
-    variances, errors = [fit.sigma2], [se["sigma2"]]
-    groups, terms = ["Residual"], ["sd__Observation"]
-    if fit.design.random:
-        variances, errors = [fit.group_var, *variances], [se["group_var"], *errors]
-        groups, terms = [fit.design.random[0].name, *groups], ["sd__(Intercept)", *terms]
-    sd = np.sqrt(np.column_stack(variances))
-    with np.errstate(divide="ignore", invalid="ignore"):  # an sd of 0 has no standard error
-        error = np.where(sd > 0, np.column_stack(errors) / (2 * sd), np.nan)
-    return {**_labels("ran_pars", groups, terms), "estimate": sd, "std.error": error}
+    found, sigma = fit.random_parameters, np.sqrt(fit.sigma2)
+    error = fit.variance_se()["sigma2"] / (2 * sigma)
+    return {
+        **_labels("ran_pars", [*found.groups, "Residual"], [*found.terms, "sd__Observation"]),
+        "estimate": np.column_stack([found.values, sigma]),
+        "std.error": np.column_stack([found.se, error]),
+    }
 
 
 def _ran_vals(fit: Fit, level: float) -> dict[str, Any]:
-    levels = list(fit.design.random[0].levels) if fit.design.random else []
-    groups = [random.name for random in fit.design.random for _ in random.levels]
-    modes, sd = fit.ranef, fit.ranef_sd
+    groups: list[str] = []
+    terms: list[str] = []
+    levels: list[Any] = []
+    m = fit.n_responses
+    modes, sd = [np.zeros((m, 0))], [np.zeros((m, 0))]
+    for part in fit.ranef().values():
+        # One effect after another, as broom.mixed.
+        for j, name in enumerate(part.columns):
+            groups += [part.name] * len(part.levels)
+            terms += [name] * len(part.levels)
+            levels += part.levels
+            modes.append(part.modes[:, :, j])
+            sd.append(part.sd[:, :, j])
+    return _ran_vals_block(groups, terms, levels, np.concatenate(modes, 1), np.concatenate(sd, 1), level)
+
+
+def _ran_vals_block(
+    groups: list[str], terms: list[str], levels: list[Any], modes: np.ndarray, sd: np.ndarray, level: float
+) -> dict[str, Any]:
     half = halfwidth(level, np.array([np.inf])) * sd
     return {
-        **_labels("ran_vals", groups, ["(Intercept)"] * len(levels), levels),
+        **_labels("ran_vals", groups, terms, levels),
         "estimate": modes,
         "std.error": sd,
         "conf.low": modes - half,
@@ -252,9 +262,7 @@ def _pattern(blocks: list[dict[str, Any]], with_level: bool) -> pd.DataFrame:
 def _parts(fit: Any) -> tuple[Fit, Mapping[str, Any]]:
     """The fit itself, and what tells its responses apart: columns of m labels."""
     if isinstance(fit, Fit):
-        return fit, {"response": list(fit.response_names)}
-    if isinstance(getattr(fit, "fit", None), Fit):
-        return fit.fit, fit.response_keys()
+        return fit, fit.labels.keys
     raise ValueError(f"a table is made of what jaxlmm.fit returns, found {type(fit).__name__}.")
 
 

@@ -14,32 +14,35 @@ import json
 import struct
 import zipfile
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
 
 from jaxlmm._types import Status
-from jaxlmm.design.design import Design
-from jaxlmm.design.groups import Grouping
+from jaxlmm.design.design import Design, checked_design
+from jaxlmm.design.random import RandomTerm
 from jaxlmm.design.terms import TermStructure
-from jaxlmm.families.intercept.reduce import Reducer
-from jaxlmm.results.fitting import make_model
+from jaxlmm.families.registry import Model, make_family
 from jaxlmm.results.options import FitOptions
 from jaxlmm.results.results import Fit
 from jaxlmm.storage.absent import AbsentY, FitWithoutY, checksums, missing_cells
 from jaxlmm.storage.check import check_responses
 from jaxlmm.storage.codec import decode, encode
 from jaxlmm.storage.formula import formula_parts, restore_source
+from jaxlmm.storage.labels import decode_labels, encode_labels
+from jaxlmm.tabular.labels import Labels
 
 __all__ = ["ROWS", "check_manifest", "design_parts", "from_design_parts", "from_parts", "reading", "to_parts"]
 
 FORMAT, MAJOR, MINOR = "jaxlmm fit", 1, 1
 SHARED = ("design", "method", "df_method")
 # Fields of Fit that are made anew, or stored in a way of their own.
-SPECIAL = ("Y", "reducer", "source", "given_names")
+SPECIAL = ("Y", "model", "source", "labels")
 # Dimensions of a field beside that of the responses, and its kind of numbers, where these are not () and floats.
-DIMS: dict[str, tuple[str, ...]] = {"coef": ("term",), "se_gls": ("term",)}
+DIMS: dict[str, tuple[str, ...]] = {
+    "coef": ("term",), "se_gls": ("term",), "theta": ("theta",), "hessian": ("theta", "theta"),
+}  # fmt: skip
 KIND = {"status": "i", "n_used": "iu"}
 # Fields with one row per response: their other dimensions. All that reads and writes them goes by this table.
 ROWS = {f.name: DIMS.get(f.name, ()) for f in dataclasses.fields(Fit) if f.name not in (*SHARED, *SPECIAL)}
@@ -62,8 +65,8 @@ def to_parts(fit: Fit, include_Y: bool = False) -> tuple[dict[str, Any], dict[st
     ValueError
         Labels of a type that cannot be stored; ``include_Y`` for a fit loaded without Y.
     """
-    manifest, arrays = design_parts(fit.design, fit.method, fit.df_method, fit.source)
-    for name in (*ROWS, "given_names"):
+    manifest, arrays = design_parts(fit.design, fit.method, fit.df_method, fit.source, fit.labels)
+    for name in ROWS:
         manifest["fields"][name] = encode(getattr(fit, name), arrays, name)
     arrays |= {"Y": np.asarray(fit.Y)} if include_Y else {"missing": missing_cells(fit)}
     known = checksums(fit.Y)
@@ -71,9 +74,9 @@ def to_parts(fit: Fit, include_Y: bool = False) -> tuple[dict[str, Any], dict[st
 
 
 def design_parts(
-    design: Design, method: str, df_method: str, source: Any = None
+    design: Design, method: str, df_method: str, source: Any = None, labels: Labels | None = None
 ) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    """The part of a fit that does not depend on its responses, as :func:`to_parts` gives the whole.
+    """The part of a fit that does not depend on the values of its responses, as :func:`to_parts` gives the whole.
 
     Parameters
     ----------
@@ -81,6 +84,8 @@ def design_parts(
     method, df_method : str
     source : FormulaDesign, optional
         With its data, if the fit is by formula.
+    labels : Labels, optional
+        Of all responses, where these are known. Default: those of the columns of a matrix.
 
     Raises
     ------
@@ -90,6 +95,8 @@ def design_parts(
     arrays: dict[str, np.ndarray] = {}
     values = (design, method, df_method)
     fields = {name: encode(value, arrays, name) for name, value in zip(SHARED, values, strict=True)}
+    if labels is not None:
+        fields["labels"] = encode_labels(labels, arrays)
     formula, more = formula_parts(source)
     manifest = {
         "format": FORMAT,
@@ -117,8 +124,8 @@ def from_parts(
     Parameters
     ----------
     manifest, arrays
-        Where ``manifest["fields"]`` does not have one of :data:`ROWS` or "given_names", the array of
-        that name is taken. Without "missing", no response is incomplete. Without "checksums", a
+        Where ``manifest["fields"]`` does not have one of :data:`ROWS`, the array of that name is
+        taken. Without "missing", no response is incomplete. Without "checksums", a
         ``Y`` is what was fitted if it gives the same fit; see
         :func:`jaxlmm.storage.check.check_responses`.
     path : str
@@ -135,7 +142,8 @@ def from_parts(
     with reading(path):
         stated = manifest["fields"]
         fields |= {name: decode(stated[name], arrays) if name in stated else arrays[name] for name in ROWS}
-        fields["given_names"] = _names(stated, arrays)
+        if "labels" in stated:
+            fields["labels"] = decode_labels(stated["labels"], arrays)
         found = Fit(**fields, Y=arrays.get("Y"))  # type: ignore[arg-type]
         bits = arrays.get("missing", np.zeros((-(-found.n_obs // 8), 0), dtype=np.uint8))
         known = arrays.get("checksums")
@@ -154,12 +162,12 @@ def from_design_parts(
     context: Mapping[str, Any] | None = None,
     trust_formula: bool = False,
 ) -> dict[str, Any]:
-    """The inverse of :func:`design_parts`: fields of ``Fit``, with its reducer; parameters and errors as there."""
+    """The inverse of :func:`design_parts`: fields of ``Fit``, with its model; parameters and errors as there."""
     with reading(path):
         check_manifest(manifest)
         fields = {name: decode(manifest["fields"][name], arrays) for name in SHARED}
         _check_design(*fields.values())
-        fields["reducer"] = _rebuild(fields["design"], manifest["design"])
+        fields["model"] = _rebuild(fields["design"], manifest["design"])
         formula = manifest["formula"]
         texts = isinstance(formula, list) and formula and all(isinstance(text, str) for text in formula)
         if not (formula is None or texts):
@@ -200,25 +208,14 @@ def reading(path: str) -> Iterator[None]:
         raise ValueError(f"{path} is no file that jaxlmm.save wrote, or it is damaged: {error}.") from error
 
 
-def _names(stated: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> tuple[str, ...]:
-    if "given_names" in stated:
-        return decode(stated["given_names"], arrays)
-    names: Sequence[Any] = arrays.get("given_names", np.zeros(0, dtype=str)).tolist()
-    return tuple(map(str, names))
-
-
 def _check_rows(fit: Fit, bits: np.ndarray, known: np.ndarray | None) -> None:
     """All arrays must speak of the same responses: a file that was cut short may hold more of one than of another."""
-    m, lengths = fit.n_responses, {"term": fit.design.n_fixef}
+    m, lengths = fit.n_responses, {"term": fit.design.n_fixef, "theta": fit.model.family.n_theta}
     for name, dims in ROWS.items():
         array = getattr(fit, name)
         _check_shape(name, array, (m, *(lengths[dim] for dim in dims)))
         if array.dtype.kind not in KIND.get(name, "f"):
             raise ValueError(f"{name} holds {array.dtype}")
-    if fit.given_names:
-        _check_shape("given_names", np.array(fit.given_names), (m,))
-        if len(set(fit.given_names)) < m or not all(isinstance(name, str) for name in fit.given_names):
-            raise ValueError("given_names are not distinct texts")
     if known is not None:
         _check_shape("checksums", known, (m,))
     unknown = set(np.unique(fit.status).tolist()) - set(Status)
@@ -254,30 +251,39 @@ def _check_design(design: Any, method: Any, df: Any) -> None:
         raise ValueError(f"its design is one {type(design).__name__}")
     whole = isinstance(design.X, np.ndarray) and design.X.ndim == 2 and design.X.dtype == np.float64
     names = isinstance(design.names, tuple) and all(isinstance(name, str) for name in design.names)
-    random = isinstance(design.random, tuple) and len(design.random) <= 1
+    random = isinstance(design.random, tuple)
     terms = design.terms is None or isinstance(design.terms, TermStructure)
     if not (whole and names and random and terms):
         raise ValueError("its design is not one")
-    for grouping in design.random:
-        codes = grouping.codes if isinstance(grouping, Grouping) else None
-        if not (isinstance(codes, np.ndarray) and codes.dtype.kind in "iu" and isinstance(grouping.levels, tuple)):
+    for term in design.random:
+        codes = term.codes if isinstance(term, RandomTerm) else None
+        if not (isinstance(codes, np.ndarray) and codes.dtype.kind in "iu" and isinstance(term.levels, tuple)):
             raise ValueError("its groups are not groups")
-        if not isinstance(grouping.name, str) or len(set(grouping.levels)) != len(np.unique(codes)):
+        if not isinstance(term.name, str) or len(set(term.levels)) != len(np.unique(codes)):
             raise ValueError("its groups have other levels than labels")
+        Z, columns = term.Z, term.columns
+        if not (isinstance(Z, np.ndarray) and Z.ndim == 2 and Z.dtype == np.float64 and isinstance(columns, tuple)):
+            raise ValueError("its random effects have no columns")
+        if len(Z) != len(codes) or len(columns) != Z.shape[1] or codes.min() < 0 or codes.max() >= len(term.levels):
+            raise ValueError("its random effects do not match their groups")
 
 
-def _rebuild(design: Design, digest: str) -> Reducer:
-    """The reducer of a design, if it is the one that was saved."""
-    codes = design.random[0].codes if design.random else None
-    model = make_model(design.X, codes, names=design.names, weights=design.weights)
-    if not _digest(model.design) == _digest(design) == digest:
+def _rebuild(design: Design, digest: str) -> Model:
+    """The model of a design, if it is the one that was saved."""
+    checked = checked_design(design.X, design.names, design.random, design.weights, design.terms)
+    if not _digest(checked) == digest:
         raise ValueError("the design does not match its checksum")
-    return model.reducer
+    return Model(make_family(checked))
 
 
 def _digest(design: Design) -> str:
     """Checksum of X, groups, weights and names."""
-    parts = [design.X, *(g.codes.astype(np.int64) for g in design.random), design.weights]
+    parts = [
+        design.X,
+        *(g.codes.astype(np.int64) for g in design.random),
+        *(g.Z for g in design.random),
+        design.weights,
+    ]
     found = hashlib.sha256(json.dumps(design.names).encode())
     for part in parts:
         found.update(b"none" if part is None else repr(part.shape).encode() + part.tobytes())

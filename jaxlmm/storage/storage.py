@@ -3,7 +3,7 @@
 The file is a zip archive that ``numpy.load`` opens too: every array as ``.npy``, bit by bit, and
 all else as JSON in ``manifest.json``. There is no pickle in it, and of a formula only what
 :mod:`jaxlmm.formula.guard` knows is evaluated. What follows from X, groups and weights alone
-(``Fit.reducer``), and from a formula and its data, is computed anew. For exchange, write tables or
+(``Fit.model``), and from a formula and its data, is computed anew. For exchange, write tables or
 datasets instead: these formats would lose labels that are neither numbers nor text.
 """
 
@@ -34,7 +34,7 @@ def save(fit: Fit, path: Any, *, include_Y: bool = False, overwrite: bool = Fals
     fit : Fit
     path : str or path-like
         ".npz", or any other suffix, is one file; ".zarr" a Zarr store that ``xarray.open_zarr`` opens,
-        with the variables of ``to_xarray`` (needs zarr).
+        with the variables of ``Fit.to_dataset`` (needs zarr).
     include_Y : bool
         Whether to store the responses. Without them the file is small, and the loaded fit can do
         all but random effects, residuals, profiles and refits.
@@ -53,15 +53,13 @@ def save(fit: Fit, path: Any, *, include_Y: bool = False, overwrite: bool = Fals
         A column of the formula's data is of a type that cannot be stored, so the data is not.
     """
     if not isinstance(fit, Fit):
-        hint = "; call its own method save" if isinstance(getattr(fit, "fit", None), Fit) else ""
-        raise ValueError(f"save takes what jaxlmm.fit returns, found {type(fit).__name__}{hint}.")
+        raise ValueError(f"save takes what jaxlmm.fit returns, found {type(fit).__name__}.")
     text = os.fspath(path)
     check_name(text)
     if text.rstrip("/").endswith(".zarr"):
-        from jaxlmm.labelled.labelled import as_labelled  # needs xarray
         from jaxlmm.storage.store import write_fit  # needs zarr
 
-        write_fit(as_labelled(fit), text, include_Y, overwrite)
+        write_fit(fit, text, include_Y, overwrite)
         return
     target = Path(os.path.realpath(text))
     _check_free(target, overwrite)

@@ -14,23 +14,22 @@ from typing import Any
 import numpy as np
 
 try:
-    import xarray as xr
+    import xarray as xr  # noqa: F401
     import zarr  # noqa: F401
 except ImportError as error:
     raise ImportError('results on disk need zarr and xarray: pip install "jaxlmm[stream]"') from error
 
-from jaxlmm.labelled.data import result_attrs, stored_arrays, stored_dataset
-from jaxlmm.labelled.labelled import LabelledFit
 from jaxlmm.results.results import Fit
 from jaxlmm.sources.plan import Plan
 from jaxlmm.storage.absent import checksums
-from jaxlmm.storage.parts import ROWS, check_manifest, design_parts, from_parts, reading
+from jaxlmm.storage.parts import ROWS, check_manifest, design_parts, reading
 from jaxlmm.storage.places import at_work, check_name, scratch_folder, sweep
 from jaxlmm.storage.result_store import ResultStore, build, clean_up, packed_missing
 from jaxlmm.storage.stored import INSIDE, MISSING, check_replaceable, is_result_store, part_of, stored_results
 from jaxlmm.storage.zip import packed_archive, read_archive
+from jaxlmm.tabular.dataset import result_attrs, stored_arrays, stored_dataset
 
-__all__ = ["load_labelled", "read_result_store", "write_fit"]
+__all__ = ["read_result_store", "write_fit"]
 
 # Columns of the packed bits that are read at once.
 CHUNK = 2**16
@@ -40,7 +39,7 @@ TRIES, PAUSE = 250, 0.02
 FORMAT = "jaxlmm fit"
 
 
-def write_fit(labelled: LabelledFit, path: str, include_Y: bool, overwrite: bool) -> None:
+def write_fit(fit: Fit, path: str, include_Y: bool, overwrite: bool) -> None:
     """Write a fit as a Zarr store; see :func:`jaxlmm.storage.save`.
 
     Raises
@@ -49,7 +48,7 @@ def write_fit(labelled: LabelledFit, path: str, include_Y: bool, overwrite: bool
     ValueError
         Something else is at ``path``; labels of a type that cannot be stored.
     """
-    fit, out = labelled.fit, Path(os.path.abspath(path))
+    labels, out = fit.labels, Path(os.path.abspath(path))
     check_name(str(out))
     clean_up(out)
     if os.path.lexists(part_of(out)):
@@ -61,25 +60,23 @@ def write_fit(labelled: LabelledFit, path: str, include_Y: bool, overwrite: bool
         if not overwrite:
             raise FileExistsError(f"{out} exists; give another path, or overwrite=True.")
         check_replaceable(out)
-    manifest, arrays = design_parts(fit.design, fit.method, fit.df_method, fit.source)
+    manifest, arrays = design_parts(fit.design, fit.method, fit.df_method, fit.source, labels)
     known = checksums(fit.Y)
     if known is not None:
         arrays["checksums"] = known
-    if fit.given_names:
-        arrays["given_names"] = np.array(fit.given_names)
     inside = {"design": packed_archive(manifest, arrays)}
     if include_Y:
         inside["Y"] = np.asarray(fit.Y)
-    values = stored_arrays(fit, labelled.shape, LEVEL)
+    values = stored_arrays(fit, labels.shape, LEVEL)
     formula = None if fit.source is None else fit.source.formula
     attrs = result_attrs(fit.design, formula, fit.method, fit.df_method, LEVEL)
-    template = stored_dataset(values, fit.names, labelled.dims, labelled.coords, labelled.units, attrs)
-    settings = {"format": FORMAT, "Y": {"shape": [fit.n_obs, *labelled.shape]}}
+    template = stored_dataset(values, fit.names, labels.dims, labels.to_coords(), labels.units, attrs)
+    settings = {"format": FORMAT, "Y": {"shape": [fit.n_obs, *labels.shape]}}
     with scratch_folder(out) as made:
-        build(made, settings, Plan(labelled.shape, labelled.shape), template, inside)
+        build(made, settings, Plan(labels.shape, labels.shape), template, inside)
         store = ResultStore(out, "save", made)
         with contextlib.closing(store):
-            store.write(0, values if include_Y else values | packed_missing(fit, labelled.shape))
+            store.write(0, values if include_Y else values | packed_missing(fit, labels.shape))
             store.complete(overwrite=overwrite)
 
 
@@ -92,15 +89,6 @@ def read_result_store(path: str) -> tuple[dict[str, Any], dict[str, np.ndarray]]
         No finished results there, or not as they were written.
     """
     return _steady(path, _read_fit)
-
-
-def load_labelled(path: Any, **options: Any) -> LabelledFit:
-    """What :func:`write_fit` or :func:`jaxlmm.fit` wrote to ``out``, with its labels; see ``LabelledFit.load``."""
-    path = os.fspath(path)
-    check_name(path)
-    (manifest, arrays), (dims, shape, coords, units) = _steady(path, lambda p: (_read_fit(p), _read_labels(p)))
-    fit: Fit = from_parts(manifest, arrays, path, **options)
-    return LabelledFit(fit, dims, shape, coords, units)
 
 
 def _steady(path: str, read: Callable[[str], Any]) -> Any:
@@ -144,6 +132,9 @@ def _read_fit(path: str) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     content = np.asarray(group[f"{INSIDE}/design"]).tobytes()
     manifest, arrays = read_archive(io.BytesIO(content), check_manifest)
     for name, dims in ROWS.items():
+        if name not in found and dims[:1] == ("theta",):  # without a random effect
+            arrays[name] = np.zeros((len(arrays["coef"]), *[0] * len(dims)))
+            continue
         array = found[name]
         arrays[name] = np.moveaxis(array.reshape(*array.shape[: len(dims)], -1), -1, 0).copy()
     if f"{INSIDE}/Y" in group:
@@ -152,13 +143,6 @@ def _read_fit(path: str) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
         incomplete = (arrays["n_used"] < group.attrs["n_obs"]) & found["converged"].ravel()
         arrays["missing"] = _columns(group[MISSING], incomplete)
     return manifest, arrays
-
-
-def _read_labels(path: str) -> tuple[Any, ...]:
-    """Dimensions of the responses, their lengths, coordinates and units."""
-    with xr.open_zarr(path, chunks=None) as stored:
-        one = stored["sigma2"].load()
-        return one.dims, one.shape, one.coords, stored["coef"].attrs.get("units")
 
 
 def _columns(missing: Any, wanted: np.ndarray) -> np.ndarray:

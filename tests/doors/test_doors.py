@@ -178,7 +178,7 @@ ERRORS: dict[str, tuple[Callable[[], Any], str]] = {
     "no rows": (lambda: jaxlmm.lmm(FORMULA, TABLE[1:], array()), "no dimension of Y has length 59, .* of data"),
     "dims": (lambda: jaxlmm.fit(X, array(), dims=("a", "b")), "dims is given, but Y is a DataArray"),
     "names": (lambda: jaxlmm.fit(X, CUBE, response_names=["a"]), "response_names is given, but Y has 3 axes"),
-    "Dataset": (lambda: jaxlmm.fit(X, array().to_dataset(name="y")), "Y is an xarray Dataset; give one of its variables"),
+    "Dataset": (lambda: jaxlmm.fit(X, array().to_dataset(name="y")), "Y is an xarray Dataset; give one of its"),
     "path": (lambda: jaxlmm.fit(X, "nothing.npy"), "Y is a path, and 'nothing.npy' does not exist"),
     "no data": (lambda: jaxlmm.lmm(FORMULA, Y=Y), "data is missing"),
     "rows": (lambda: jaxlmm.lmm(FORMULA, TABLE, CUBE[1:]), "Y has 59 rows, data has 60; observations must be"),

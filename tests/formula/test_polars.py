@@ -135,7 +135,7 @@ def test_variables_of_a_labelled_array() -> None:
     ours, theirs = (
         jaxlmm.lmm("x * cond + (1 | group)", data, array, obs_dim="trial") for data in (frame, frame.to_pandas())
     )
-    same(ours.fit, theirs.fit)
+    same(ours, theirs)
 
 
 def test_a_lazy_frame_is_refused() -> None:

@@ -8,13 +8,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from conftest import blups
 
 import jaxlmm
 
 pd = pytest.importorskip("pandas")
 xr = pytest.importorskip("xarray")
-labelled = pytest.importorskip("jaxlmm.labelled.labelled")
-to_xarray = labelled.to_xarray
 
 N, C, T, G = 30, 3, 4, 6
 CHANNELS, TIMES = ["Fz", "Cz", "Pz"], [-0.1, 0.0, 0.1, 0.2]
@@ -115,12 +114,12 @@ def test_responses_are_not_copied_where_they_need_not_be(order: tuple[str, ...],
 )
 def test_ways_to_give_X(X: Any) -> None:
     found = jaxlmm.fit(X, responses(), "subject", obs_dim="trial", names=["one", "age"])
-    np.testing.assert_array_equal(found.fit.design.X, np.column_stack([np.ones(N), responses()["age"]]))
-    assert found.fit.names == ("one", "age")
+    np.testing.assert_array_equal(found.design.X, np.column_stack([np.ones(N), responses()["age"]]))
+    assert found.names == ("one", "age")
 
 
 def test_names_are_those_of_the_frame() -> None:
-    assert jaxlmm.fit(design, responses(), obs_dim="trial").fit.names == ("one", "age")
+    assert jaxlmm.fit(design, responses(), obs_dim="trial").names == ("one", "age")
 
 
 def test_a_function_gets_the_coordinates_of_the_observations() -> None:
@@ -133,19 +132,19 @@ def test_a_function_gets_the_coordinates_of_the_observations() -> None:
 def test_ways_to_give_groups() -> None:
     Y = responses()
     by_name = jaxlmm.fit(design, Y, "subject", obs_dim="trial")
-    assert by_name.fit.design.random[0].name == "subject"
-    assert by_name.fit.design.random[0].levels == tuple("abcdef")
+    assert by_name.design.random[0].name == "subject"
+    assert by_name.design.random[0].levels == tuple("abcdef")
     renamed = jaxlmm.fit(design, Y, "subject", obs_dim="trial", group_name="person")
-    assert renamed.fit.design.random[0].name == "person"
+    assert renamed.design.random[0].name == "person"
     by_array = jaxlmm.fit(design, Y, Y["subject"].values, obs_dim="trial")
-    assert by_array.fit.design.random[0].name == "group"
+    assert by_array.design.random[0].name == "group"
     by_coordinate = jaxlmm.fit(design, Y, Y["subject"], obs_dim="trial")
-    assert by_coordinate.fit.design.random[0].name == "subject"
+    assert by_coordinate.design.random[0].name == "subject"
     pairs = [(s, "x") for s in Y["subject"].values]
     by_tuples = jaxlmm.fit(design, Y, pairs, obs_dim="trial")
     for other in (renamed, by_array, by_coordinate, by_tuples):
-        np.testing.assert_allclose(other.fit.coef, by_name.fit.coef, rtol=1e-9)
-    assert jaxlmm.fit(design, Y, obs_dim="trial").fit.n_groups == 0
+        np.testing.assert_allclose(other.coef, by_name.coef, rtol=1e-9)
+    assert jaxlmm.fit(design, Y, obs_dim="trial").n_groups == 0
 
 
 def test_options_reach_the_fit() -> None:
@@ -154,15 +153,15 @@ def test_options_reach_the_fit() -> None:
         design, Y, "subject", obs_dim="trial", weights="precision", method="ML", df="residual", missing="refuse"
     )
     expected = plain(Y, weights=Y["precision"].values, method="ML", df="residual", missing="refuse")
-    np.testing.assert_allclose(found.fit.coef, expected.coef, rtol=1e-9)
-    np.testing.assert_array_equal(found.fit.df, expected.df)
-    assert found.fit.method == "ML" and not found.fit.converged[1]
+    np.testing.assert_allclose(found.coef, expected.coef, rtol=1e-9)
+    np.testing.assert_array_equal(found.df, expected.df)
+    assert found.method == "ML" and not found.converged[1]
 
 
 def test_a_multiindex_of_observations_and_groups_from_its_level() -> None:
     Y = responses().drop_vars("trial").set_index(trial=["subject", "precision"])
     found = jaxlmm.fit(design, Y, "subject", obs_dim="trial")
-    np.testing.assert_allclose(found.fit.coef, plain(responses()).coef, rtol=1e-9)
+    np.testing.assert_allclose(found.coef, plain(responses()).coef, rtol=1e-9)
     with pytest.raises(ValueError, match="these are: 'age', 'subject', 'precision'"):
         jaxlmm.fit(design, Y, "trial", obs_dim="trial")
 
@@ -208,7 +207,7 @@ def test_units_that_are_not_one_word() -> None:
 def test_level_and_df_of_the_dataset() -> None:
     found = jaxlmm.fit(design, responses(), "subject", obs_dim="trial")
     data = found.to_dataset(0.5, df="kenward-roger")
-    expected = found.fit.with_df("kenward-roger")
+    expected = found.with_df("kenward-roger")
     np.testing.assert_array_equal(data["se"].values.reshape(2, -1).T, expected.se)
     np.testing.assert_array_equal(data["conf_low"].values.reshape(2, -1).T, expected.conf_int(0.5)[..., 0])
     with pytest.raises(ValueError, match="level must lie between"):
@@ -229,7 +228,7 @@ def test_random_effects() -> None:
     found = jaxlmm.fit(design, responses(), "subject", obs_dim="trial")
     data = found.to_dataset(ranef=True)
     assert data["ranef"].dims == ("group", "channel", "time") and list(data["group"].values) == list("abcdef")
-    np.testing.assert_array_equal(data["ranef"].values.reshape(G, -1).T, found.fit.ranef)
+    np.testing.assert_array_equal(data["ranef"].values.reshape(G, -1).T, blups(found))
     assert "ranef" not in found.to_dataset() and "group" not in found.to_dataset().dims
 
 
@@ -255,21 +254,21 @@ def test_labels_of_groups(labels: list[Any], expected: list[Any], tmp_path: Any)
 
 def test_results_do_not_share_memory_with_the_fit() -> None:
     found = jaxlmm.fit(design, responses(), "subject", obs_dim="trial")
-    before = found.fit.coef.copy()
+    before = found.coef.copy()
     data = found.to_dataset()
     data["coef"][:] = 0
     data["sigma2"][:] = 0
-    np.testing.assert_array_equal(found.fit.coef, before)
-    assert np.nanmin(found.fit.sigma2) > 0
+    np.testing.assert_array_equal(found.coef, before)
+    assert np.nanmin(found.sigma2) > 0
 
 
 def test_names_of_responses() -> None:
     Y = responses()
     found = jaxlmm.fit(design, Y, obs_dim="trial")
-    assert found.fit.response_names[:5] == ("Fz, -0.1", "Fz, 0.0", "Fz, 0.1", "Fz, 0.2", "Cz, -0.1")
-    assert jaxlmm.fit(design, Y.drop_vars("time"), obs_dim="trial").fit.response_names[1] == "Fz, time1"
+    assert found.response_names[:5] == ("Fz, -0.1", "Fz, 0.0", "Fz, 0.1", "Fz, 0.2", "Cz, -0.1")
+    assert jaxlmm.fit(design, Y.drop_vars("time"), obs_dim="trial").response_names[1] == "Fz, time1"
     twice = Y.assign_coords(channel=["Fz", "Fz", "Pz"])
-    assert jaxlmm.fit(design, twice, obs_dim="trial").fit.response_names[0] == "y0"
+    assert jaxlmm.fit(design, twice, obs_dim="trial").response_names[0] == "y0"
     assert "channel: 3, time: 4" in repr(found) and "12 responses" in repr(found)
 
 
@@ -385,59 +384,23 @@ def test_rows_in_another_order_are_refused() -> None:
     jaxlmm.fit(design, shuffled, "subject", obs_dim="trial")
 
 
-def test_a_multiindex_is_fitted_and_tabled_and_refused_by_files(tmp_path: Path) -> None:
-    stacked = responses().stack(cell=("channel", "time"))
-    found = jaxlmm.fit(design, stacked, "subject", obs_dim="trial")
-    with pytest.raises(
-        ValueError, match=r"dimension 'cell' has a MultiIndex of channel, time, .* Y.unstack\('cell'\)"
-    ):
-        found.save(tmp_path / "a.zarr")
-    assert not list(tmp_path.iterdir())
-    again = jaxlmm.fit(design, stacked.reset_index("cell"), "subject", obs_dim="trial")  # what the message says
-    again.save(tmp_path / "b.zarr")
-    loaded = labelled.LabelledFit.load(tmp_path / "b.zarr")
-    np.testing.assert_array_equal(loaded.fit.coef, found.fit.coef)
-    assert {"channel", "time"} <= set(loaded.to_dataset().coords)
+def test_a_multiindex_survives_a_file(tmp_path: Path) -> None:
+    found = jaxlmm.fit(design, responses().stack(cell=("channel", "time")), "subject", obs_dim="trial")
+    found.save(tmp_path / "a.npz")
+    xr.testing.assert_identical(jaxlmm.load(tmp_path / "a.npz").to_dataset(), found.to_dataset())
 
 
-# -- to_xarray -------------------------------------------------------------------------------------
+# -- fits of a matrix --------------------------------------------------------------------------------
 
 
-def test_a_plain_fit_as_dataset() -> None:
+def test_a_fit_of_a_matrix_as_dataset() -> None:
     fit = plain(responses(), response_names=[f"r{j}" for j in range(C * T)])
-    data = to_xarray(fit, level=0.5, ranef=True)
+    data = fit.to_dataset(level=0.5, ranef=True)
     assert data["coef"].dims == ("term", "response") and list(data["response"].values) == list(fit.response_names)
     np.testing.assert_array_equal(data["conf_high"].values.T, fit.conf_int(0.5)[..., 1])
-    np.testing.assert_array_equal(data["ranef"].values.T, fit.ranef)
-
-
-def test_dimensions_for_a_plain_fit() -> None:
-    Y = responses()
-    fit = plain(Y)
-    coords = {"channel": CHANNELS, "time": TIMES, "region": ("channel", ["x", "y", "z"])}
-    data = to_xarray(fit, ("channel", "time"), coords)
-    xr.testing.assert_allclose(
-        data[["coef", "df"]].drop_vars("region"),
-        jaxlmm.fit(design, Y.drop_vars(["region", "latency", "session"]), "subject", obs_dim="trial")
-        .to_dataset()[["coef", "df"]],
-    )  # fmt: skip
-    assert list(data["region"].values) == ["x", "y", "z"]
-    assert to_xarray(fit, "cell", {"cell": range(C * T)})["coef"].dims == ("term", "cell")
-
-
-@pytest.mark.parametrize(
-    ("dims", "coords", "message"),
-    [
-        (("a", "b"), {"a": range(3), "b": range(5)}, "dims and coords make 15 cells, but there are 12 responses."),
-        (("a",), {"a": range(3)}, "dims and coords make 3 cells, but there are 12 responses."),
-        (("a", "b"), {"a": range(3)}, "coords has no labels of the dimension 'b'"),
-        (("a",), None, "coords has no labels of the dimension 'a'"),
-    ],
-)
-def test_dimensions_that_do_not_fit(dims: Any, coords: Any, message: str) -> None:
-    with pytest.raises(ValueError) as error:
-        to_xarray(plain(responses()), dims, coords)
-    assert message in str(error.value)
+    np.testing.assert_array_equal(data["ranef"].values.T, blups(fit))
+    assert list(plain(responses()).to_dataset()["response"].values[:2]) == ["y0", "y1"]
+    assert (fit.dims, fit.shape) == (("response",), (C * T,))
 
 
 # -- files -----------------------------------------------------------------------------------------

@@ -31,7 +31,7 @@ def test_coordinates_and_a_table_give_the_fit_of_the_cells() -> None:
     same = jaxlmm.lmm("cond * age + (1 | subject)", table, Y, obs_dim="trial", df="kenward-roger")
     matrix = Y.transpose("trial", "channel", "time").values.reshape(60, -1)
     cells = jaxlmm.lmm("cond * age + (1 | subject)", table, matrix, df="kenward-roger")
-    for fit in (found.fit, same.fit):
+    for fit in (found, same):
         np.testing.assert_allclose(fit.pvalue, cells.pvalue, rtol=1e-9)
     maps = found.to_dataset()
     assert maps["pvalue"].dims == ("term", "channel", "time")
@@ -39,8 +39,8 @@ def test_coordinates_and_a_table_give_the_fit_of_the_cells() -> None:
         maps["coef"].sel(term="age", channel="c", time=0.2).item(), cells.coef[2 * 3 + 1, cells.names.index("age")]
     )
     assert maps["n_used"].sel(channel="b", time=0.3).item() == 59
-    np.testing.assert_allclose(found.fit.anova().pvalue, cells.anova().pvalue, rtol=1e-9)
-    np.testing.assert_allclose(found.fit.emmeans("cond").estimate, cells.emmeans("cond").estimate, rtol=1e-9)
+    np.testing.assert_allclose(found.anova().pvalue, cells.anova().pvalue, rtol=1e-9)
+    np.testing.assert_allclose(found.emmeans("cond").estimate, cells.emmeans("cond").estimate, rtol=1e-9)
 
 
 @pytest.mark.parametrize(

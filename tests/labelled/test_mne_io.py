@@ -42,10 +42,10 @@ def test_epochs_that_are_not_read_yet() -> None:
     again = make(preload=False)
     again.drop_bad(verbose=False)
     xr.testing.assert_identical(jaxlmm.mne_io.epochs_to_dataarray(again), loaded)
-    fit = jaxlmm.lmm("cond + (1 | subject)", Y=found, obs_dim="trial").fit
+    fit = jaxlmm.lmm("cond + (1 | subject)", Y=found, obs_dim="trial")
     assert fit.names == ("Intercept", "cond[T.deviant]")
     # A table that follows the epochs, and one of all of them, two too many.
-    same = jaxlmm.lmm("cond + (1 | subject)", again.metadata, found, obs_dim="trial").fit
+    same = jaxlmm.lmm("cond + (1 | subject)", again.metadata, found, obs_dim="trial")
     np.testing.assert_array_equal(same.coef, fit.coef)
     with pytest.raises(ValueError, match="data has 49 rows, Y has 47 along 'trial'"):
         jaxlmm.lmm("cond", make(preload=False).metadata, found, obs_dim="trial")

@@ -115,7 +115,7 @@ CUT: dict[str, tuple[str, str]] = {
     "weights": ("z = saved(np.ones(60)); cut()\nos.truncate(path, 200); jaxlmm.fit(X, Y, g, weights=z)", "OSError"),
     "predict": ("z = saved(rng.normal(size=(60, 2))); cut(); jaxlmm.fit(X, Y, g).predict(z)", "OSError"),
     "after the fit": (
-        "z = saved(wide); f = jaxlmm.fit(X, z, g); cut(); f.ranef, f.resid(), f.select([3]).profile()", "no error"),
+        "z = saved(wide); f = jaxlmm.fit(X, z, g); cut(); f.ranef(), f.resid(), f.select([3]).profile()", "no error"),
     "store": ("z = saved(wide); cut(); jaxlmm.fit(X, z, g, out='o.zarr')", "OSError"),
     "store, backwards": ("z = saved(wide)[:, ::-1]; cut(); jaxlmm.fit(X, z, g, out='o.zarr')", "OSError"),
     "store, private map": ("z = saved(wide, 'c'); cut(); jaxlmm.fit(X, z, g, out='o.zarr')", "OSError"),

@@ -107,7 +107,7 @@ def test_any_value_of_the_manifest(stores: tuple[Any, Path], draw: st.DataObject
     holder[key] = draw.draw(st.sampled_from(
         [None, -1, 10**30, 1e308, "x", "", [], {}, [1, 2], {"tuple": 3}, {"array": "coef"}, {"array": []}, nested,
          {"Fraction": "1e999999999"}, {"Decimal": "1e999999999999"}, {"datetime": ["x", 0, "America"]},
-         {"Period": [10**30, "D"]}, {"Grouping": {}}, {"scalar": "coef"}])
+         {"Period": [10**30, "D"]}, {"RandomTerm": {}}, {"scalar": "coef"}])
     )  # fmt: skip
     with zipfile.ZipFile(folder / "odd.npz", "w") as archive:
         for name, content in parts.items():

@@ -17,17 +17,15 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import simulate
+from conftest import blup_sd, blups, simulate
 
 import jaxlmm
-from jaxlmm.labelled.labelled import LabelledFit
 from jaxlmm.results.results import Fit
-from jaxlmm.storage import storage
 from jaxlmm.storage.storage import load, save
 
 SIZES = [3, 5, 4, 6, 3, 5]
 CODES = np.random.default_rng(5).permutation(np.repeat(np.arange(6), SIZES))
-ROWS = ("coef", "se_gls", "lam", "sigma2", "loglik", "curvature", "status", "n_used")
+ROWS = ("coef", "se_gls", "theta", "sigma2", "loglik", "hessian", "status", "n_used")
 DERIVED = ("se", "df", "stat", "pvalue", "vcov", "icc", "aic", "bic", "rsquared_marginal", "rsquared_conditional")
 FROM_Y = ("ranef", "ranef_sd", "fitted", "resid")
 
@@ -311,8 +309,8 @@ def test_data_for_a_fit_without_formula(tmp_path: Path) -> None:
 # -- without Y -------------------------------------------------------------------------------------
 
 NEEDS_Y = {
-    "ranef": lambda fit: fit.ranef,
-    "ranef_sd": lambda fit: fit.ranef_sd,
+    "ranef": lambda fit: blups(fit),
+    "ranef_sd": lambda fit: blup_sd(fit),
     "fitted": lambda fit: fit.fitted(),
     "resid": lambda fit: fit.resid(),
     "resid without random": lambda fit: fit.resid(random=False),
@@ -459,15 +457,6 @@ def test_only_fits_are_saved(value: Any, message: str, tmp_path: Path) -> None:
     assert str(error.value) == f"save takes what jaxlmm.fit returns, {message}"
 
 
-def test_a_labelled_fit_says_what_to_save(tmp_path: Path) -> None:
-    xr = pytest.importorskip("xarray")
-
-    X, Y = data()
-    found = jaxlmm.fit(X, xr.DataArray(Y, dims=("obs", "cell")), CODES, obs_dim="obs")
-    with pytest.raises(ValueError, match="found LabelledFit; call its own method save"):
-        save(found, tmp_path / "a")
-
-
 def test_numpy_opens_the_file(tmp_path: Path) -> None:
     fit = fitted()
     save(fit, tmp_path / "a.npz")
@@ -586,17 +575,17 @@ def test_a_zarr_store_is_lossless_too(tmp_path: Path, include_Y: bool) -> None:
     fit = jaxlmm.fit(X, Y, groups, df="kenward-roger", response_names=[f"e{j}" for j in range(7)])
     fit.save(tmp_path / "fit.zarr", include_Y=include_Y)
     again = jaxlmm.load(tmp_path / "fit.zarr")
-    for name in ("coef", "se_gls", "lam", "sigma2", "loglik", "curvature", "status", "n_used", "se", "df", "vcov"):
+    for name in ("coef", "se_gls", "theta", "sigma2", "loglik", "hessian", "status", "n_used", "se", "df", "vcov"):
         np.testing.assert_array_equal(getattr(again, name), getattr(fit, name), err_msg=name)
     assert again.response_names == fit.response_names and again.design.random[0].levels == fit.design.random[0].levels
     assert sorted(p.name for p in tmp_path.iterdir()) == ["fit.zarr"]
     opened = xr.open_zarr(tmp_path / "fit.zarr", chunks=None)
-    xr.testing.assert_equal(opened.drop_vars(["se_gls", "lam", "curvature"]).load(), fit.to_xarray())
+    xr.testing.assert_equal(opened.drop_vars(["se_gls", "theta", "hessian"]).load(), fit.to_dataset())
     if include_Y:
         np.testing.assert_array_equal(again.Y, Y)
-        np.testing.assert_array_equal(again.ranef, fit.ranef)
+        np.testing.assert_array_equal(blups(again), blups(fit))
     else:
-        np.testing.assert_array_equal(jaxlmm.load(tmp_path / "fit.zarr", Y=Y).ranef, fit.ranef)
+        np.testing.assert_array_equal(blups(jaxlmm.load(tmp_path / "fit.zarr", Y=Y)), blups(fit))
         with pytest.raises(ValueError, match="is not what was fitted: 1 responses, the first 'e6'"):
             jaxlmm.load(tmp_path / "fit.zarr", Y=np.where(np.arange(7) == 6, Y + 1, Y))
     again.save(tmp_path / "twice.zarr")
@@ -634,14 +623,10 @@ def test_labels_survive_in_a_zarr_store(tmp_path: Path) -> None:
     )  # fmt: skip
     found = jaxlmm.fit(np.ones((40, 1)), Y, np.repeat(list("abcd"), 10), obs_dim="trial")
     found.save(tmp_path / "maps.zarr")
-    again = LabelledFit.load(tmp_path / "maps.zarr")
+    again = jaxlmm.load(tmp_path / "maps.zarr")
     xr.testing.assert_identical(again.to_dataset(), found.to_dataset())
-    assert again.fit.response_names == found.fit.response_names and again.units == "uV"
+    assert again.response_names == found.response_names and again.labels.units == "uV"
     assert again.tidy().equals(found.tidy())
-    with pytest.raises(ValueError, match="call its own method save"):
-        storage.save(found, tmp_path / "x.npz")
-    renamed = found.__class__(
-        found.fit, ("lam", "time"), found.shape, Y.rename(channel="lam").coords.to_dataset()[["lam", "time"]].coords
-    )
+    renamed = jaxlmm.fit(np.ones((40, 1)), Y.rename(channel="theta"), obs_dim="trial")
     with pytest.raises(ValueError, match="dimension or coordinate 'lam', which stores use; rename it"):
         renamed.save(tmp_path / "lam.zarr")

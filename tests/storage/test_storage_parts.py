@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from conftest import blups
 from test_storage import CODES, DERIVED, FROM_Y, assert_same, assert_same_bits, data, fitted
 
 import jaxlmm
@@ -43,7 +44,7 @@ def test_the_design_alone() -> None:
     assert (fields["method"], fields["df_method"], fields["source"]) == ("REML", "kenward-roger", None)
     assert_same_bits(fields["design"].X, fit.design.X)
     assert_same_bits(fields["design"].weights, fit.design.weights)
-    assert_same_bits(fields["reducer"].spectrum.d, fit.reducer.spectrum.d)
+    assert_same_bits(fields["model"].family.reducer.spectrum.d, fit.model.family.reducer.spectrum.d)
 
 
 @pytest.mark.parametrize("options", [{}, {"method": "ML"}, {"groups": None}, {"missing": "refuse"}], ids=str)
@@ -57,13 +58,6 @@ def test_responses_piece_by_piece(options: dict[str, Any]) -> None:
         found.resid()
     whole = from_parts(manifest, arrays, "p", Y=data()[1])
     assert_same(whole, fit, DERIVED + FROM_Y)
-
-
-def test_names_as_an_array() -> None:
-    fit = fitted()
-    manifest, arrays = pieces(fit)
-    for names in (np.array(list("stuvwxyz")), np.array(list("stuvwxyz"), dtype=object)):
-        assert from_parts(manifest, arrays | {"given_names": names}, "p").response_names == tuple("stuvwxyz")
 
 
 def test_no_response_is_incomplete() -> None:
@@ -114,11 +108,18 @@ def test_pieces_that_do_not_match(name: str, change: str) -> None:
         from_parts(manifest, arrays, "p")
 
 
-def test_names_and_checksums_of_other_lengths() -> None:
+def test_labels_and_checksums_of_other_lengths() -> None:
     manifest, arrays = pieces(fitted())
-    for name, value in {"given_names": np.array(["a"]), "checksums": np.zeros(3, dtype=np.uint32)}.items():
-        with pytest.raises(ValueError, match=f"damaged: {name} has shape"):
-            from_parts(manifest, arrays | {name: value}, "p")
+    with pytest.raises(ValueError, match="damaged: checksums has shape"):
+        from_parts(manifest, arrays | {"checksums": np.zeros(3, dtype=np.uint32)}, "p")
+    whole, more = to_parts(fitted(response_names=list("stuvwxyz")))
+    with pytest.raises(
+        ValueError, match=r"damaged: coordinate 'response' has the shape \(1,\), and \(8,\) is needed"
+    ):
+        from_parts(whole, more | {"labels.0": np.array(["a"])}, "p")
+    whole["fields"]["labels"] = to_parts(fitted().select([0, 1]))[0]["fields"]["labels"]
+    with pytest.raises(ValueError, match="damaged: labels are of 2 responses, the fit has 8"):
+        from_parts(whole, more | {"labels.0": np.array(["a", "b"])}, "p")
     with pytest.raises(ValueError, match=r"damaged: Y has shape \(26, 7\), and \(26, 8\) is needed"):
         from_parts(manifest, arrays | {"Y": data()[1][:, 1:]}, "p")
 
@@ -206,7 +207,7 @@ def test_what_the_check_cannot_see() -> None:
     fit = jaxlmm.fit(X, Y, groups)
     manifest, arrays = pieces(fit)
     exchanged = Y[[1, 0, *range(2, 12)]]
-    np.testing.assert_allclose(from_parts(manifest, arrays, "p", Y=exchanged).ranef, fit.ranef, rtol=1e-10)
+    np.testing.assert_allclose(blups(from_parts(manifest, arrays, "p", Y=exchanged)), blups(fit), rtol=1e-10)
     with pytest.raises(ValueError, match="Y is not what was fitted"):
         from_parts(*to_parts(fit), "p", Y=exchanged)  # the checksums tell
 

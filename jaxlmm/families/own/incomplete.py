@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxlmm._types import float64_scope
-from jaxlmm.families.finish import Scaling, finish
+from jaxlmm.engine.finish import Found, Scaling, empty_results, finish
 from jaxlmm.families.own import crosslik
 from jaxlmm.families.own.crosslik import CrossFit, CrossProducts, cross_curves, fit_cross_block
 from jaxlmm.families.own.reduce import OwnDesign, OwnStats, reduce_own
@@ -39,9 +39,7 @@ def fit_incomplete(design: OwnDesign, Y: np.ndarray, where: np.ndarray, reml: bo
         The arrays of ``Fit``, one row per response.
     """
     m, p = len(where), design.n_fixef
-    out: dict[str, np.ndarray] = {name: np.full((m, p), np.nan) for name in ("coef", "se_gls")}
-    out |= {name: np.full(m, np.nan) for name in ("lam", "sigma2", "loglik", "curvature")}
-    out |= {"status": np.zeros(m, dtype=np.int8), "n_used": np.zeros(m, dtype=np.int64)}
+    out = empty_results(m, p, int(design.n_groups > 0))
     with float64_scope():
         points = grid(design)
     waiting: collections.deque[tuple[slice, OwnStats, CrossFit]] = collections.deque()
@@ -71,10 +69,13 @@ def _store(
         coef -= np.einsum("cij,cj->ci", stats.centring, coef)
         rows = stats.unit - stats.centring @ stats.unit
         variance = np.sum((rows @ found.C[:, :p, :p]) * rows, axis=2)
-    finish(
-        out, cols, found, scaling, coef=coef, variance=variance, intercept=stats.constant, nu=nu,
-        logdet=(stats.logdet if reml else 0.0) - stats.log_w, random=bool(design.n_groups),
+    k = int(design.n_groups > 0)
+    at = Found(
+        np.sqrt(found.lam)[None][:k], found.pwrss, found.deviance, found.hessian[None, None][:k, :k],
+        found.converged, (found.lam == 0) & bool(k), coef, variance,
     )  # fmt: skip
+    logdet = (stats.logdet if reml else 0.0) - stats.log_w
+    finish(out, cols, at, scaling, intercept=stats.constant, nu=nu, logdet=logdet)
     out["n_used"][cols] = stats.n_used
 
 

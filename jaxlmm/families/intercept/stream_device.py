@@ -14,8 +14,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxlmm._types import float64_scope
-from jaxlmm.engine.block import BLOCK_WIDTHS, GPU_BYTES, BlockFitter, Constants, Model, Raw, block_width, fit_block
-from jaxlmm.families.intercept.reduce import Stats
+from jaxlmm.engine.blocks import BLOCK_WIDTHS, GPU_BYTES, block_width
+from jaxlmm.families.intercept.block import BlockFitter, Constants, Raw, fit_block
+from jaxlmm.families.intercept.reduce import Reducer, Stats
 from jaxlmm.families.intercept.reduce_device import DeviceReducer, DeviceStats, make_device_reducer, reduce_block
 from jaxlmm.optimize.search import Optimum
 from jaxlmm.runtime.device import DeviceMatrix, take_block
@@ -31,7 +32,7 @@ MOST_CHUNKS = 64
 IN_FLIGHT = 4
 
 
-def fit_on_device(model: Model, Y: DeviceMatrix, method: str, out: dict[str, np.ndarray]) -> np.ndarray:
+def fit_on_device(reducer: Reducer, Y: DeviceMatrix, method: str, out: dict[str, np.ndarray]) -> np.ndarray:
     """Fit the columns of Y (n_obs, m) into ``out``.
 
     Returns
@@ -46,7 +47,7 @@ def fit_on_device(model: Model, Y: DeviceMatrix, method: str, out: dict[str, np.
     with float64_scope(), concurrent.futures.ThreadPoolExecutor(1) as pool:
         blocks = []
         for first, part in Y.parts:
-            fitter = DeviceFitter.make(model, method, part)
+            fitter = DeviceFitter.make(reducer, method, part)
             blocks.append([(fitter, first, part, k) for k in range(0, part.shape[1], fitter.width)])
         # One block of every device in turn.
         for turn in range(max(map(len, blocks))):
@@ -62,22 +63,22 @@ def fit_on_device(model: Model, Y: DeviceMatrix, method: str, out: dict[str, np.
 
 @dataclass(frozen=True)
 class DeviceFitter:
-    """A model ready to take blocks of ``width`` responses of an array on one device, in chunks of ``chunk``."""
+    """A design ready to take blocks of ``width`` responses of an array on one device, in chunks of ``chunk``."""
 
     fitter: BlockFitter
-    reducer: DeviceReducer
+    device_reducer: DeviceReducer
     width: int
     chunk: int
 
     @classmethod
-    def make(cls, model: Model, method: str, part: jax.Array) -> DeviceFitter:
+    def make(cls, reducer: Reducer, method: str, part: jax.Array) -> DeviceFitter:
         """For an array (n_obs, c) on one device; in a float64 scope."""
         device, (n, m) = part.device, part.shape
         chunk = 2 ** int(np.log2(np.clip(CHUNK_BYTES // (8 * n), 8, WIDTHS[-1])))
-        most = min(max(GPU_BYTES // (8 * len(model.reducer.spectrum.d)), BLOCK_WIDTHS[1]), MOST_CHUNKS * chunk)
+        most = min(max(GPU_BYTES // (8 * len(reducer.spectrum.d)), BLOCK_WIDTHS[1]), MOST_CHUNKS * chunk)
         width = block_width(m, [w for w in WIDTHS if w <= most])
-        fitter = BlockFitter.make(model, method, 1, [device])
-        return cls(fitter, make_device_reducer(model.reducer, device), width, min(chunk, width))
+        fitter = BlockFitter.make(reducer, method, 1, [device])
+        return cls(fitter, make_device_reducer(reducer, device), width, min(chunk, width))
 
     def starts(self, first: int, m: int) -> list[int]:
         """Where the chunks begin of the block at ``first``, of m responses; the last may overlap another."""
@@ -87,7 +88,7 @@ class DeviceFitter:
     def start(self, part: jax.Array, first: int) -> jax.Array:
         """Send a block on its way: statistics, fit, and one array of results, which is a promise."""
         starts = self.starts(first, part.shape[1])
-        chunks = [reduce_block(self.reducer, take_block(part, k, self.chunk)) for k in starts]
+        chunks = [reduce_block(self.device_reducer, take_block(part, k, self.chunk)) for k in starts]
         # A block that is not full is filled with its last chunk: the shape is what is compiled.
         chunks += chunks[-1:] * (self.width // self.chunk - len(chunks))
         packed: jax.Array = fit_packed(self.fitter.constants, tuple(chunks))
@@ -104,8 +105,8 @@ class DeviceFitter:
         for j, k in enumerate(self.starts(first, m)):
             c = min(self.chunk, m)
             at, cols = slice(j * self.chunk, j * self.chunk + c), slice(offset + k, offset + k + c)
-            lam, pwrss, deviance, curvature, converged = (a[at] for a in optimum)
-            found = Optimum(lam, pwrss, deviance, curvature, converged > 0)
+            lam, pwrss, deviance, hessian, converged = (a[at] for a in optimum)
+            found = Optimum(lam, pwrss, deviance, hessian, converged > 0)
             raw = Raw(found, values[7 : 7 + p, at], values[7 + p :, at])  # type: ignore[arg-type]
             none, no = np.empty((0, c)), np.zeros(c, dtype=bool)
             stats = Stats(none, none, none[:0], shift[at], np.ones(c), ~no, no, no)
@@ -121,5 +122,5 @@ def fit_packed(constants: Constants, chunks: tuple[DeviceStats, ...]) -> jax.Arr
     ols, u = (jnp.where(stats.safe, a, 0.0) for a in (stats.ols, stats.u))
     raw = fit_block(constants, ols, u, jnp.where(stats.safe, stats.rest, 1.0))
     found = raw.optimum
-    rows = [stats.safe, stats.shift, found.lam, found.pwrss, found.deviance, found.curvature, found.converged]
+    rows = [stats.safe, stats.shift, found.lam, found.pwrss, found.deviance, found.hessian, found.converged]
     return jnp.concatenate([jnp.stack([a.astype(jnp.float64) for a in rows]), raw.coef, raw.variance])
