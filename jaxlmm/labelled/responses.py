@@ -42,7 +42,7 @@ def find_obs_dim(
     lengths = ", ".join(f"{dim!r} ({size})" for dim, size in Y.sizes.items()) or "none"
     if obs_dim is not None:
         if obs_dim not in Y.dims:
-            raise ValueError(f"Y has no dimension {shown(obs_dim)}, obs_dim; its dimensions are {lengths}.")
+            raise ValueError(f"obs_dim is {shown(obs_dim)}, which is no dimension of Y; these are {lengths}.")
         return obs_dim
     along = {Y[name].dims[0] for name in named if name in Y.coords and Y[name].ndim == 1}
     if len(along) == 1:

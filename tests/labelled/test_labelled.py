@@ -335,8 +335,8 @@ def test_a_dimension_by_the_name_of_a_column_of_the_table() -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"obs_dim": "epoch"}, "Y has no dimension 'epoch'; its dimensions are 'trial', 'channel', 'time'."),
-        ({"Y": matrix(responses())}, "Y must be an xarray DataArray, found ndarray; arrays go to jaxlmm.fit."),
+        ({"obs_dim": "epoch"}, "obs_dim is 'epoch', which is no dimension of Y; these are 'trial' (30), 'channel' (3), 'time' (4)."),
+        ({"Y": matrix(responses())}, "obs_dim is 'trial', but Y is no DataArray: its first axis holds the observations."),
         ({"X": np.ones((7, 1))}, "X has 7 rows, Y has 30 along 'trial'; they must have the same rows."),
         ({"X": lambda coords: np.ones((7, 1))}, "X has 7 rows, Y has 30 along 'trial'"),
         ({"groups": ["a", "b"]}, "groups has 2 rows, Y has 30 along 'trial'"),
