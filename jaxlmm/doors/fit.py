@@ -352,7 +352,7 @@ def _by_coordinates(opened: Responses, **given: Any) -> list[Any]:
     found, along = [], _along(opened)
     for what, value in given.items():
         check_rows(**{what: value, "Y": opened.rows})
-        value = coordinate_values(value, what, along, opened.obs_dim)
+        value = coordinate_values(value, what, along, opened.values, opened.obs_dim)
         n = _rows_of(value)
         if n is not None:
             opened.check_length(n, what)

@@ -173,7 +173,7 @@ ERRORS: dict[str, tuple[Callable[[], Any], str]] = {
         }.items()
     },
     "obs_dim": (lambda: jaxlmm.fit(X, Y, GROUPS, obs_dim="trial"), "obs_dim is 'trial', but Y is no DataArray"),
-    "another obs_dim": (lambda: jaxlmm.fit(X, array(), obs_dim="t"), "obs_dim is 't', which is no dimension of Y; these are"),
+    "another obs_dim": (lambda: jaxlmm.fit(X, array(), obs_dim="t"), "obs_dim is 't', which is no dimension of Y"),
     "no obs_dim": (lambda: jaxlmm.fit(X[1:], array()), "no dimension of Y has length 59, the number of rows of X"),
     "no rows": (lambda: jaxlmm.lmm(FORMULA, TABLE[1:], array()), "no dimension of Y has length 59, .* of data"),
     "dims": (lambda: jaxlmm.fit(X, array(), dims=("a", "b")), "dims is given, but Y is a DataArray"),

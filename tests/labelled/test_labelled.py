@@ -335,8 +335,8 @@ def test_a_dimension_by_the_name_of_a_column_of_the_table() -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"obs_dim": "epoch"}, "obs_dim is 'epoch', which is no dimension of Y; these are 'trial' (30), 'channel' (3), 'time' (4)."),
-        ({"Y": matrix(responses())}, "obs_dim is 'trial', but Y is no DataArray: its first axis holds the observations."),
+        ({"obs_dim": "epoch"}, "obs_dim is 'epoch', which is no dimension of Y; these are 'trial' (30)"),
+        ({"Y": matrix(responses())}, "obs_dim is 'trial', but Y is no DataArray: its first axis holds"),
         ({"X": np.ones((7, 1))}, "X has 7 rows, Y has 30 along 'trial'; they must have the same rows."),
         ({"X": lambda coords: np.ones((7, 1))}, "X has 7 rows, Y has 30 along 'trial'"),
         ({"groups": ["a", "b"]}, "groups has 2 rows, Y has 30 along 'trial'"),
@@ -382,6 +382,8 @@ def test_rows_in_another_order_are_refused() -> None:
     jaxlmm.fit(frame.reset_index(drop=True), Y, obs_dim="trial")
     shuffled = Y.assign_coords(trial=np.random.default_rng(0).permutation(N))
     jaxlmm.fit(design, shuffled, "subject", obs_dim="trial")
+    with pytest.raises(ValueError, match="X, as the function makes it, has the rows in another order than Y"):
+        jaxlmm.fit(lambda coords: design(coords.sort_values("age")), Y, "subject", obs_dim="trial")
 
 
 def test_a_multiindex_survives_a_file(tmp_path: Path) -> None:
