@@ -15,7 +15,8 @@ import numpy as np
 import scipy.linalg
 
 __all__ = [
-    "RandomTerm", "check_random_terms", "intercept_term", "make_random_term", "parameter_labels", "term_keys",
+    "RandomTerm", "check_random_terms", "intercept_term", "make_random_term", "parameter_labels", "same_partition",
+    "term_keys", "terms_outside",
 ]  # fmt: skip
 
 # What a column of Z adds to those before it, relative to its norm, must be more than this.
@@ -173,7 +174,7 @@ def check_random_terms(terms: Sequence[RandomTerm], n_obs: int) -> None:
             )
     for k, term in enumerate(terms):
         for other in terms[:k]:
-            if term.n_levels != other.n_levels or not _same_partition(term.codes, other.codes):
+            if term.n_levels != other.n_levels or not same_partition(term.codes, other.codes):
                 continue
             both = np.column_stack([other.Z, term.Z])
             unit = both / np.linalg.norm(both, axis=0)
@@ -184,7 +185,21 @@ def check_random_terms(terms: Sequence[RandomTerm], n_obs: int) -> None:
                 )
 
 
-def _same_partition(a: np.ndarray, b: np.ndarray) -> bool:
+def terms_outside(inner: Sequence[RandomTerm], outer: Sequence[RandomTerm]) -> list[RandomTerm]:
+    """Terms of ``inner`` that no term of ``outer`` holds: same levels, and columns that its columns span."""
+    return [term for term in inner if not any(_holds(other, term) for other in outer)]
+
+
+def _holds(outer: RandomTerm, inner: RandomTerm) -> bool:
+    if not same_partition(outer.codes, inner.codes):
+        return False
+    Q = np.linalg.qr(outer.Z / np.linalg.norm(outer.Z, axis=0)).Q
+    unit = inner.Z / np.linalg.norm(inner.Z, axis=0)
+    return bool(np.all(np.linalg.norm(unit - Q @ (Q.T @ unit), axis=0) <= COLLINEAR))
+
+
+def same_partition(a: np.ndarray, b: np.ndarray) -> bool:
+    """Whether two vectors of codes divide the rows alike."""
     pairs = np.unique(np.stack([a, b]), axis=1).shape[1]
     return pairs == len(np.unique(a)) == len(np.unique(b))
 

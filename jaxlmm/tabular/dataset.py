@@ -64,11 +64,11 @@ OF_INTERCEPT = ("group_var", "icc")
 # What ``Fit`` needs beside these, in stores: text, power of the response's units, dimensions before the responses'.
 STORED: dict[str, tuple[str, int, tuple[str, ...]]] = {
     "se_gls": ("standard error of coef by generalised least squares", 1, ("term",)),
-    "theta": ("relative covariance factors of the random effects, as lme4's theta", 0, ("theta",)),
-    "hessian": ("second derivatives of the deviance in theta", 0, ("theta", "theta_")),
+    "theta": ("relative covariance factors of the random effects, as lme4's theta", 0, ("theta_1",)),
+    "hessian": ("second derivatives of the deviance in theta", 0, ("theta_1", "theta_2")),
 }
 RAN_PARS = "standard deviation or correlation of random effects"
-RESERVED = {"term", "group", "ranef", "ran_par", "ran_pars", "theta_", *PER_TERM, *PER_RESPONSE}
+RESERVED = {"term", "group", "ranef", "ran_par", "ran_pars", "theta_1", "theta_2", *PER_TERM, *PER_RESPONSE}
 
 
 def fit_dataset(fit: Any, labels: Labels, level: float, ranef: bool) -> xr.Dataset:

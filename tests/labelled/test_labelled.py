@@ -98,7 +98,7 @@ def test_every_cell_is_the_fit_of_its_column(order: tuple[str, ...]) -> None:
 def test_responses_are_not_copied_where_they_need_not_be(order: tuple[str, ...], copied: bool) -> None:
     Y = responses(order)
     found = jaxlmm.fit(design, Y, "subject", obs_dim="trial")
-    assert np.shares_memory(found.fit.Y, Y.values) is not copied
+    assert np.shares_memory(found.Y, Y.values) is not copied
 
 
 @pytest.mark.parametrize(
