@@ -172,7 +172,7 @@ def test_a_multiindex_of_observations_and_groups_from_its_level() -> None:
 def test_coordinates_are_kept() -> None:
     Y = responses()
     data = jaxlmm.fit(design, Y, "subject", obs_dim="trial").to_dataset()
-    assert set(data.coords) == {"term", "channel", "time", "region", "latency", "session"}
+    assert set(data.coords) == {"term", "ran_par", "channel", "time", "region", "latency", "session"}
     for name in ("channel", "time", "region", "latency", "session"):
         xr.testing.assert_identical(data[name].variable, Y[name].variable)
     assert list(data["term"].values) == ["one", "age"]
