@@ -10,7 +10,8 @@ import pytest
 from conftest import REFERENCE, load_reference
 
 from jaxlmm.design.terms import Factor, Part, Term, TermStructure, make_terms_structure, type3_contrasts
-from jaxlmm.formula.formula import FormulaDesign, lmm, prepare_formula
+from jaxlmm.doors.fit import lmm
+from jaxlmm.formula.formula import FormulaDesign, prepare_formula
 from jaxlmm.inference.hypotheses import f_test
 
 TABLES = [

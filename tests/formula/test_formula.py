@@ -13,8 +13,9 @@ import pytest
 from conftest import DATA_SETS, REFERENCE, blups, load_reference
 
 import jaxlmm
+from jaxlmm.doors.fit import lmm
 from jaxlmm.formula.bars import Bar, fitted_groups, split_formula
-from jaxlmm.formula.formula import lmm, prepare_formula
+from jaxlmm.formula.formula import prepare_formula
 from jaxlmm.formula.text import expression_names
 
 
