@@ -16,13 +16,14 @@ from jaxlmm.families.intercept.objective import make_terms
 from jaxlmm.families.intercept.reduce import Reducer, Stats
 from jaxlmm.inference.distributions import check_level
 from jaxlmm.inference.profile import ProfileConstants, profile_block
+from jaxlmm.inference.tabular import Table, Tabular
 from jaxlmm.optimize.search import make_grid
 
 __all__ = ["Profile", "profile_intervals"]
 
 
-@dataclass(frozen=True, eq=False)
-class Profile:
+@dataclass(frozen=True, eq=False, repr=False)
+class Profile(Tabular):
     """Profile likelihood intervals of m responses; NaN where a search did not end.
 
     Attributes
@@ -32,12 +33,22 @@ class Profile:
         Lower and upper limit of the group and the residual standard deviation. ``group_sd`` is
         NaN without a random effect.
     coef : ndarray, (m, p, 2)
+    names : tuple of str
+        Of the coefficients.
     """
 
     level: float
     group_sd: np.ndarray
     sigma: np.ndarray
     coef: np.ndarray
+    names: tuple[str, ...] = ()
+
+    def _table(self, level: float) -> Table:
+        limits = np.concatenate([self.group_sd[:, None], self.sigma[:, None], self.coef], axis=1)
+        names = self.names or tuple(f"x{j}" for j in range(self.coef.shape[1]))
+        axes = {"parameter": ("group_sd", "sigma", *names)}
+        title = f"Profile likelihood intervals, level {self.level:g}"
+        return Table(title, axes, {"conf_low": limits[..., 0], "conf_high": limits[..., 1]})
 
 
 def profile_intervals(reducer: Reducer, Y: np.ndarray, good: np.ndarray, level: float) -> Profile:
