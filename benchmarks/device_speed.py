@@ -37,16 +37,18 @@ from common import best_time, save, simulate
 import jaxlmm
 from jaxlmm._types import float64_scope
 from jaxlmm.engine import stream_device
-from jaxlmm.engine.block import BlockFitter, Model, block_arrays, empty_results
+from jaxlmm.engine.finish import empty_results
 from jaxlmm.engine.stream import stream_blocks
+from jaxlmm.families.intercept.block import BlockFitter, block_arrays
 from jaxlmm.families.intercept.reduce_device import reduce_block
+from jaxlmm.families.registry import Model
 from jaxlmm.runtime import device
 from jaxlmm.runtime.device import DeviceMatrix, device_matrix, take_block
 
 N, P, GROUPS = 1000, 4, 40
 SIZES = (10_000, 100_000, 1_000_000)
 TOLERANCE = 1e-8
-FIELDS = ("coef", "se_gls", "lam", "sigma2", "loglik", "curvature")
+FIELDS = ("coef", "se_gls", "lam", "sigma2", "loglik", "hessian")
 # Responses whose results are compared with those of the CPU.
 COMPARED = 20_000
 FIND_GPU = "import jax; print(next((d.device_kind for d in jax.devices() if d.platform == 'gpu'), ''))"
@@ -189,10 +191,12 @@ def stages_host(model: Model, Y: np.ndarray) -> dict[str, float]:
     """Seconds of each stage of a fit of a numpy array."""
     m, out = Y.shape[1], empty_results(Y.shape[1], P)
     with float64_scope():
-        fitter = BlockFitter.make(model, "REML", m)
+        fitter = BlockFitter.make(model.family.reducer, "REML", m)
         blocks: list[Any] = []
         start = time.perf_counter()
-        stream_blocks(model.reducer, Y, fitter.width, lambda s: None, lambda cols, s, _: blocks.append((cols, s)))
+        stream_blocks(
+            model.family.reducer, Y, fitter.width, lambda s: None, lambda cols, s, _: blocks.append((cols, s))
+        )
         reduced = time.perf_counter()
         sent = [jax.device_put(block_arrays(stats, fitter.width), fitter.devices[0]) for _, stats in blocks]
         jax.block_until_ready(sent)
@@ -225,7 +229,7 @@ def stages_device(model: Model, Y: DeviceMatrix) -> dict[str, float]:
         reduced = []
         for first in starts:
             at = fitter.starts(first, m)
-            chunks = [reduce_block(fitter.reducer, take_block(part, k, fitter.chunk)) for k in at]
+            chunks = [reduce_block(fitter.device_reducer, take_block(part, k, fitter.chunk)) for k in at]
             reduced.append(tuple(chunks + chunks[-1:] * (fitter.width // fitter.chunk - len(chunks))))
         jax.block_until_ready(reduced)
         after_reduce = time.perf_counter()

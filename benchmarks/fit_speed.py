@@ -113,7 +113,7 @@ def main() -> None:
         one = best_time(lambda Y=Y: np.sum(Y))
         fit_all(X, Y, groups)
         model = jaxlmm.prepare(X, groups)
-        jaxlmm.fit_prepared(model, Y)
+        model.fit(Y)
         row(f"n = 20,000, m = 1000, {G} groups", best_time(lambda d=(X, Y, groups): fit_all(*d), 3), 1000, one)
         row("  of it the design", best_time(lambda d=(X, groups): jaxlmm.prepare(*d), 3), 1000, one)
     if options.million:

@@ -24,7 +24,7 @@ from common import save, simulate
 
 import jaxlmm
 from jaxlmm._types import float64_scope
-from jaxlmm.engine.block import BlockFitter
+from jaxlmm.families.intercept.block import BlockFitter
 from jaxlmm.families.intercept.minimum import Responses, make_nodes, minimise
 from jaxlmm.families.intercept.objective import Terms
 from jaxlmm.families.intercept.reduce import Stats, reduce_panel
@@ -108,15 +108,15 @@ def without_proof(terms: Terms, u2: jax.Array, rest: jax.Array, grid: jax.Array)
 def times(X: np.ndarray, Y: np.ndarray, groups: np.ndarray, method: str) -> dict[str, float]:
     """Microseconds a response of the search with and without proof, and of the whole fit."""
     model = jaxlmm.prepare(X, groups)
-    stats, m = Stats.empty(model.reducer, Y.shape[1]), Y.shape[1]
-    reduce_panel(model.reducer, Y, slice(0, m), stats)
-    constants = BlockFitter.make(model, method, m).constants
+    stats, m = Stats.empty(model.family.reducer, Y.shape[1]), Y.shape[1]
+    reduce_panel(model.family.reducer, Y, slice(0, m), stats)
+    constants = BlockFitter.make(model.family.reducer, method, m).constants
     args = constants.terms, jnp.asarray(stats.u**2), jnp.asarray(stats.rest), constants.grid
     proved, plain = jax.jit(minimise), jax.jit(without_proof)
     runs: dict[str, Callable[[], object]] = {
         "with proof": lambda: jax.block_until_ready(proved(*args)),
         "without proof": lambda: jax.block_until_ready(plain(*args)),
-        "fit": lambda: jaxlmm.fit_prepared(model, Y, method=method),
+        "fit": lambda: model.fit(Y, method=method),
     }
     taken: dict[str, list[float]] = {name: [] for name in runs}
     for run in runs.values():

@@ -21,7 +21,7 @@ from common import best_time, save, simulate
 
 import jaxlmm
 from jaxlmm._types import float64_scope
-from jaxlmm.engine.block import BlockFitter
+from jaxlmm.families.intercept.block import BlockFitter
 from jaxlmm.families.intercept.minimum import make_nodes, minimise
 from jaxlmm.families.intercept.objective import Terms, deviance, slope
 from jaxlmm.families.intercept.reduce import Stats, reduce_panel
@@ -32,9 +32,9 @@ T_MAX = 34.0
 
 def statistics(X: np.ndarray, Y: np.ndarray, groups: np.ndarray) -> tuple[Terms, jax.Array, jax.Array, jax.Array]:
     model = jaxlmm.prepare(X, groups)
-    stats = Stats.empty(model.reducer, Y.shape[1])
-    reduce_panel(model.reducer, Y, slice(0, Y.shape[1]), stats)
-    constants = BlockFitter.make(model, "REML", Y.shape[1]).constants
+    stats = Stats.empty(model.family.reducer, Y.shape[1])
+    reduce_panel(model.family.reducer, Y, slice(0, Y.shape[1]), stats)
+    constants = BlockFitter.make(model.family.reducer, "REML", Y.shape[1]).constants
     return constants.terms, constants.grid, jnp.asarray(stats.u**2), jnp.asarray(stats.rest)
 
 

@@ -4,7 +4,7 @@
 
 1. By source: n = 1000, p = 4, 40 unequal groups, 100,000 responses (0.8 GB) as a .npy file, Zarr without
    and with compression, HDF5, dask on Zarr, xarray on Zarr, and a numpy array. Each in a fresh process:
-   reading all blocks and nothing else, then ``fit_to_store``, both with the files out of the page cache.
+   reading all blocks and nothing else, then ``fit`` with ``out``, both with the files out of the page cache.
 2. By size: n = 200, float32, 10,000 to ``--largest`` responses of a .npy file.
 3. Bounded memory: n = 1000, float64, a file of ``--gigabytes``.
 4. A pool of statsmodels in dask's processes, and R's lme4 ``refit``, on a few responses of 1; each is
@@ -47,7 +47,7 @@ from jaxlmm.sources.sources import open_source
 design = np.load({design!r})
 X, groups = design["X"], design["groups"]
 # Compile and warm up on a small store.
-jaxlmm.fit_to_store(X, np.random.default_rng(0).normal(size=(len(X), 4096)), groups, out={out!r} + ".warm")
+jaxlmm.fit(X, np.random.default_rng(0).normal(size=(len(X), 4096)), groups, out={out!r} + ".warm")
 forget({path!r})
 Y, obs_dim = opened({path!r}, {kind!r})
 matrix = LazyMatrix.make(open_source(Y, obs_dim))
@@ -59,7 +59,7 @@ forget({path!r})
 Y, obs_dim = opened({path!r}, {kind!r})
 before = high_water(reset=True)
 start = time.perf_counter()
-ds = jaxlmm.fit_to_store(X, Y, groups, out={out!r}, obs_dim=obs_dim)
+ds = jaxlmm.fit(X, Y, groups, out={out!r}, obs_dim=obs_dim)
 took = time.perf_counter() - start
 peak = high_water()
 bad = int((ds["status"].values > 1).sum())

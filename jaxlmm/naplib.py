@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from jaxlmm import plots
 from jaxlmm.design.arrays import numeric
 from jaxlmm.design.rows import check_rows
-from jaxlmm.fit import fit
+from jaxlmm.doors.fit import fit
 from jaxlmm.results.results import Fit
 
 __all__ = ["LinearMixedEffectsModel"]

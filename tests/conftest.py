@@ -106,3 +106,16 @@ def two_threads() -> Any:
     yield blas()
     for lib, n in zip(libraries, before, strict=True):
         threads._set_threads(lib, n)
+
+
+def blups(fit) -> np.ndarray:
+    """Conditional modes of the one random intercept, (m, G); (m, 0) without one."""
+    parts = list(fit.ranef().values())
+    assert len(parts) <= 1 and all(part.columns == ("(Intercept)",) for part in parts)
+    return parts[0].modes[:, :, 0] if parts else np.zeros((fit.n_responses, 0))
+
+
+def blup_sd(fit) -> np.ndarray:
+    """Conditional standard deviations of :func:`blups`."""
+    parts = list(fit.ranef().values())
+    return parts[0].sd[:, :, 0] if parts else np.zeros((fit.n_responses, 0))

@@ -11,7 +11,7 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import numpy as np
 
-from jaxlmm.fit import fit
+from jaxlmm.doors.fit import fit
 from jaxlmm.plots import plot_effects
 from jaxlmm.results.results import Fit
 

@@ -21,11 +21,9 @@ except ImportError as error:
 
 from jaxlmm import plots
 from jaxlmm._types import Status
-from jaxlmm.engine.block import Model
-from jaxlmm.fit import fit_prepared, prepare
-from jaxlmm.formula.data import table_weights
+from jaxlmm.doors.fit import lmm, prepare
+from jaxlmm.doors.model import Model
 from jaxlmm.formula.design import refuse_untrusted
-from jaxlmm.formula.formula import prepare_formula
 from jaxlmm.formula.guard import UntrustedFormula
 from jaxlmm.inference.multiplicity import adjust_pvalues
 from jaxlmm.results.tables import glance, tidy
@@ -70,7 +68,7 @@ def fit_file(
     """Read, fit, write; returns one line that says what was done.
 
     With ``save`` the fit goes into a file too, with its data, for :func:`plot_file`. An ``out``
-    that ends in ``.zarr`` is written block by block, see :func:`jaxlmm.fit_to_store`. A formula
+    that ends in ``.zarr`` is written block by block, see :func:`jaxlmm.fit`. A formula
     that does more than compute with the columns is refused unless ``trust_formula``.
 
     Raises
@@ -84,7 +82,7 @@ def fit_file(
     read = functools.partial(_trusted, plain, formula, trust_formula)
     if out.suffix == STORE:
         unused = {"--adjust": adjust, "--what glance": what == "glance", "--save": save}
-        return _fit_to_store(
+        return _fit_blocks(
             read, formula, responses, array, out, weights=weights, method=method, df=df, overwrite=overwrite,
             resume=resume, progress=progress, unused=unused,
         )  # fmt: skip
@@ -98,18 +96,16 @@ def fit_file(
     if responses is not None and array is not None:
         raise ValueError("--responses and --array are both given; responses come from one of them.")
     data = read()
-    reserved = [] if weights is None else [weights]
-    made = prepare_formula(formula, data, _array(array) if array is not None else responses, reserved=reserved)
-    if made.response is None:
+    model = prepare(formula, data, weights=weights)
+    assert model.formula is not None
+    if model.formula.response is None and responses is None and array is None:
         raise ValueError("the formula names no response; write 'y ~ ...', or give --responses or --array.")
-    model = prepare(
-        made.X, made.groups, names=made.names, group_name=made.group_name, terms=made.structure,
-        weights=table_weights(weights, data),
-    )  # fmt: skip
+    columns = model.columns(responses, given=array is not None)
+    values = columns if array is None else _array(array)
     if save is not None:
-        whole = fit_prepared(model, made.response, method=method, df=df)
+        whole = model.fit(None if array is None else values, responses=responses, method=method, df=df)
         storage.save(whole, save, include_Y=True, overwrite=overwrite)
-    frames, counts = _fit_chunks(model, made.response, method, df, what, progress)
+    frames, counts = _fit_chunks(model, values, method, df, what, progress)
     result = pd.concat(frames, ignore_index=True)
     if adjust is not None and what == "tidy":
         fixed = result["effect"] == "fixed"
@@ -133,14 +129,14 @@ def _fit_chunks(
     names = [str(c) for c in response.columns] if hasattr(response, "columns") else None
     values = response.to_numpy() if names is not None else response
     values = values[:, None] if values.ndim == 1 else values
-    model = dataclasses.replace(model, indexes=())
+    model = dataclasses.replace(model, formula=None, data=None, rows=())  # parts of what was looked at already
     names = names or [f"y{j}" for j in range(values.shape[1])]
     frames, counts = [], {}  # type: ignore[var-annotated]
     show = sys.stderr.isatty() if progress is None else progress
     with tqdm.tqdm(total=len(names), unit=" responses", disable=not show) as bar:
         for start in range(0, len(names), CHUNK):
             part = slice(start, start + CHUNK)
-            fit = fit_prepared(model, values[:, part], method=method, df=df, response_names=names[part])
+            fit = model.fit(values[:, part], method=method, df=df, response_names=names[part])
             frames.append(tidy(fit) if what == "tidy" else glance(fit))
             for name, n in fit.status_counts().items():
                 counts[name] = counts.get(name, 0) + n
@@ -229,7 +225,7 @@ def _array(path: str) -> LazyMatrix:
     return LazyMatrix.make(source)
 
 
-def _fit_to_store(
+def _fit_blocks(
     read: Callable[[], pd.DataFrame],
     formula: str,
     responses: str | None,
@@ -248,9 +244,7 @@ def _fit_to_store(
         )
     if responses is not None:
         raise ValueError("--responses and --array are both given; responses come from one of them.")
-    from jaxlmm.outofcore.to_store import lmm_to_store  # needs zarr and xarray
-
-    found = lmm_to_store(formula, array, read(), out=out, **options)
+    found = lmm(formula, read(), array, out=out, **options)
     if found is None:
         return f"this share is done, others are not -> {out}.part"
     status = found["status"].to_numpy()

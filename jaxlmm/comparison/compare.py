@@ -16,9 +16,10 @@ import scipy.special
 from jaxlmm.comparison.rlrt import mixture_pvalue
 from jaxlmm.design.columns import make_columns
 from jaxlmm.design.identifiability import RANK_TOL
-from jaxlmm.engine.block import Model
-from jaxlmm.fit import fit_prepared
+from jaxlmm.design.random import terms_outside
 from jaxlmm.inference.tabular import Table, Tabular
+from jaxlmm.results.fitting import fit_model
+from jaxlmm.results.options import FitOptions
 from jaxlmm.results.results import Fit
 from jaxlmm.runtime.arguments import shown
 from jaxlmm.runtime.device import DeviceMatrix
@@ -44,9 +45,9 @@ class Comparison(Tabular):
         Parameters that the larger model has more.
     pvalue : ndarray, as ``statistic``
         From chi-square with ``df`` degrees of freedom; where ``boundary``, from the 50:50 mixture
-        of chi-square with ``df`` - 1 and ``df``.
+        of chi-square with ``df`` - 1 and ``df``, which is an upper limit if several variances are added.
     boundary : bool, or tuple of k - 1 bool for k > 2
-        Whether the larger model adds the random effect: the hypothesis that its variance is 0 lies
+        Whether the larger model adds a variance of random effects: the hypothesis that it is 0 lies
         on the boundary (Self & Liang 1987, Stram & Lee 1994).
     loglik, aic, bic : ndarray, (m, k)
         By the method ``method``.
@@ -93,8 +94,8 @@ def compare(*fits: Fit, refit: str | None = None) -> Comparison:
     Parameters
     ----------
     *fits : Fit
-        Each model holds the one before it: its X spans the columns of that one's X, and it keeps
-        the groups if that one has them.
+        Each model holds the one before it: its X spans the columns of that one's X, and each of that
+        one's random terms is held by one of its own, on the same levels with the same columns or more.
     refit : {None, "ML"}
         "ML" refits by maximum likelihood what is not fitted so, as R's ``anova.merMod`` does;
         None refuses restricted likelihoods that cannot be compared.
@@ -138,14 +139,15 @@ def compare(*fits: Fit, refit: str | None = None) -> Comparison:
         fits = tuple(_by_ml(fit) for fit in fits)
     n_params = tuple(fit.n_params for fit in fits)
     df = tuple(b - a for a, b in itertools.pairwise(n_params))
-    boundary = tuple(len(b.design.random) > len(a.design.random) for a, b in itertools.pairwise(fits))
+    boundary = tuple(_n_variances(b) > _n_variances(a) for a, b in itertools.pairwise(fits))
     loglik = np.column_stack([fit.loglik for fit in fits])
     if fits[0].method == "REML":
         loglik += 0.5 * np.array([_logdet_xtx(fit, fits[0]) for fit in fits])
     loglik[~(usable & np.all([fit.converged for fit in fits], axis=0))] = np.nan
     stat = np.maximum(2 * np.diff(loglik, axis=1), 0.0)
     for j in np.flatnonzero(np.array(boundary) & ~np.array(fixed_added, dtype=bool)):
-        stat[fits[j + 1].singular, j] *= 0  # the fits are one and the same; keeps NaN
+        if fits[j + 1].design.has_one_intercept:
+            stat[fits[j + 1].singular, j] *= 0  # the fits are one and the same; keeps NaN
     columns = zip(stat.T, df, boundary, strict=True)
     pvalue = np.column_stack([mixture_pvalue(s, q - 1) if b else scipy.special.chdtrc(q, s) for s, q, b in columns])
     aic = -2 * loglik + 2 * np.array(n_params)
@@ -162,7 +164,12 @@ def compare(*fits: Fit, refit: str | None = None) -> Comparison:
 def _by_ml(fit: Fit) -> Fit:
     if fit.method == "ML":
         return fit
-    return fit_prepared(Model(fit.design, fit.reducer), fit.Y, method="ML")
+    return fit_model(fit.model, fit.Y, FitOptions(method="ML"))
+
+
+def _n_variances(fit: Fit) -> int:
+    """Variances of random effects."""
+    return sum(term.size for term in fit.design.random)
 
 
 def _weights(criterion: np.ndarray) -> np.ndarray:
@@ -174,7 +181,7 @@ def _logdet_xtx(fit: Fit, first: Fit) -> float:
     """log|X'X| relative to the first fit's, where X is another basis of the same columns."""
     if fit is first or np.array_equal(fit.design.X, first.design.X):
         return 0.0
-    return fit.reducer.spectrum.basis.logdet - first.reducer.spectrum.basis.logdet
+    return fit.model.family.basis.logdet - first.model.family.basis.logdet
 
 
 def _check_same_data(fits: tuple[Fit, ...], refit: str | None) -> None:
@@ -208,7 +215,7 @@ def _check_same_data(fits: tuple[Fit, ...], refit: str | None) -> None:
                 f"fit 0 and fit {k} have different Y, first in row {at[0]}, response '{first.response_names[at[1]]}' "
                 f"({float(first.Y[at]):.6g} and {float(fit.Y[at]):.6g}); fit the models to the same Y."
             )
-    grouped = [(k, fit) for k, fit in enumerate(fits) if fit.design.random]
+    grouped = [(k, fit) for k, fit in enumerate(fits) if fit.design.has_one_intercept]
     for k, fit in grouped[1:]:
         k0, (a, b) = grouped[0][0], (grouped[0][1].design.random[0], fit.design.random[0])
         rows = np.flatnonzero(_by_appearance(a.codes) != _by_appearance(b.codes))
@@ -261,7 +268,13 @@ def _check_nested(a: Fit, b: Fit, k: int) -> int:
     """Refuse unless b, fit k + 1, holds a, fit k, and more; returns how many fixed effects it adds."""
     pair = f"fit {k} and fit {k + 1}"
     outside_b, outside_a = _outside(a, b), _outside(b, a)
-    more_random = len(b.design.random) - len(a.design.random)
+    lost, gained = (terms_outside(one.design.random, other.design.random) for one, other in ((a, b), (b, a)))
+    more_random = b.model.family.n_theta - a.model.family.n_theta
+    if lost and gained:
+        raise ValueError(
+            f"{pair} are not nested: fit {k + 1} has not the random term {lost[0].label} of fit {k}, which has not "
+            f"its {gained[0].label}; compare their aic or bic, from fits by ML."
+        )
     if not outside_b and not outside_a and more_random == 0:
         raise ValueError(f"{pair} are the same model, so there is nothing to compare; change one of them.")
     if not outside_b and more_random >= 0:

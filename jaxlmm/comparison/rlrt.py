@@ -14,25 +14,17 @@ from __future__ import annotations
 import operator
 from dataclasses import dataclass, field
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 import scipy.special
 
-from jaxlmm._types import float64_scope
-from jaxlmm.families.intercept.minimum import minimise
-from jaxlmm.families.intercept.objective import Terms, make_terms
-from jaxlmm.families.intercept.spectrum import Spectrum
-from jaxlmm.fit import fit_prepared, prepare
 from jaxlmm.inference.tabular import Table, Tabular
-from jaxlmm.optimize.search import make_grid
+from jaxlmm.results.fitting import fit_model, make_model
+from jaxlmm.results.options import FitOptions
 from jaxlmm.results.results import Fit
 from jaxlmm.runtime.arguments import check_integer
 
-__all__ = ["RandomEffectTest", "mixture_pvalue", "null_distribution", "rlrt"]
+__all__ = ["RandomEffectTest", "mixture_pvalue", "rlrt"]
 
-# Simulated responses solved at once. All blocks are this wide, so the code is compiled once a shape.
-BLOCK_WIDTH = 2048
 # Simulated statistics, at most: some minutes, and 80 MB.
 MOST_SIM = 10_000_000
 
@@ -111,14 +103,20 @@ def rlrt(fit: Fit, *, n_sim: int = 10_000, seed: int = 0) -> RandomEffectTest:
             "the fit has no random effect, so there is nothing to test; fit with groups, and rlrt "
             "compares that with the model without them."
         )
+    if not fit.design.has_one_intercept:
+        raise ValueError(
+            "rlrt tests one random intercept, and this model has other random terms; compare it with the fit without "
+            "one of them by jaxlmm.compare."
+        )
     if fit.incomplete.any():
         raise ValueError(
             f"{int(fit.incomplete.sum())} responses miss observations, so that they do not share the null "
             "distribution; test the others, fit.select(~fit.incomplete), or use jaxlmm.compare."
         )
-    null = null_distribution(fit.reducer.spectrum, fit.n_obs, n_sim=n_sim, seed=seed, method=fit.method)
-    without = fit_prepared(
-        prepare(fit.design.X, names=fit.names, weights=fit.design.weights), fit.Y, method=fit.method
+    n_sim = check_integer("n_sim", n_sim, 1, MOST_SIM, ", which would take hours; pvalue_mixture needs no simulation")
+    null = fit.model.family.null_distribution(n_sim, check_integer("seed", seed, 0), fit.method)
+    without = fit_model(
+        make_model(fit.design.X, names=fit.names, weights=fit.design.weights), fit.Y, FitOptions(fit.method)
     )
     stat = np.maximum(2 * (fit.loglik - without.loglik), 0.0)
     stat[fit.singular] *= 0  # the fits are one and the same; keeps NaN
@@ -134,55 +132,6 @@ def rlrt(fit: Fit, *, n_sim: int = 10_000, seed: int = 0) -> RandomEffectTest:
     )
 
 
-def null_distribution(
-    spectrum: Spectrum, n_obs: int, *, n_sim: int = 10_000, seed: int = 0, method: str = "REML"
-) -> np.ndarray:
-    """Simulate the statistic of :func:`rlrt` where the group variance is 0.
-
-    Parameters
-    ----------
-    spectrum : Spectrum
-        Of a design with groups: ``fit.reducer.spectrum``.
-    n_obs : int
-        Number of observations.
-    n_sim, seed : int
-        Number of draws and their seed. The same seed gives the same draws.
-    method : {"REML", "ML"}
-
-    Returns
-    -------
-    ndarray, (n_sim,)
-        Sorted. Exactly 0 where the variance is estimated as 0.
-
-    Raises
-    ------
-    ValueError
-        A spectrum without groups, another method, n_sim or seed not a usable integer.
-
-    Notes
-    -----
-    Crainiceanu & Ruppert (2004), theorem 1 and its REML version (R's ``RLRsim::LRTSim`` and ``RLRTSim``).
-    """
-    if method not in ("REML", "ML"):
-        raise ValueError(f"method must be one of 'REML', 'ML', found {method!r}.")
-    n_sim = check_integer("n_sim", n_sim, 1, MOST_SIM, ", which would take hours; pvalue_mixture needs no simulation")
-    seed = check_integer("seed", seed, 0)
-    if not len(spectrum.size):
-        raise ValueError("the design has no groups, so its random effect has no null distribution; give a fit's.")
-    terms = make_terms(spectrum, n_obs, method)
-    grid = make_grid(np.asarray(terms.d))
-    # What [X, Z] leaves: n - p degrees of freedom less those of the spectrum.
-    df = np.append(spectrum.multiplicity, n_obs - len(spectrum.f) - spectrum.multiplicity.sum())
-    rng = np.random.default_rng(seed)
-    found = []
-    with float64_scope():
-        for _ in range(0, n_sim, BLOCK_WIDTH):
-            # Chi-square draws; 0 where there are no degrees of freedom (padding).
-            draws = 2 * rng.standard_gamma(df[:, None] / 2, size=(len(df), BLOCK_WIDTH))
-            found.append(np.asarray(_statistics(terms, draws[:-1], draws[-1], grid)))
-    return np.sort(np.concatenate(found)[:n_sim])
-
-
 def mixture_pvalue(stat: np.ndarray, n_fixed: int) -> np.ndarray:
     """p-values from the 50:50 mixture of chi-square with ``n_fixed`` and ``n_fixed`` + 1 degrees of freedom.
 
@@ -192,14 +141,6 @@ def mixture_pvalue(stat: np.ndarray, n_fixed: int) -> np.ndarray:
     """
     lower = np.where(stat > 0, 0.0, 1.0) if n_fixed == 0 else scipy.special.chdtrc(n_fixed, stat)
     return np.asarray(0.5 * lower + 0.5 * scipy.special.chdtrc(n_fixed + 1, stat))
-
-
-@jax.jit
-def _statistics(terms: Terms, u2: jax.Array, rest: jax.Array, grid: jax.Array) -> jax.Array:
-    """Deviance at lam = 0 less its minimum, (c,)."""
-    found = minimise(terms, u2, rest, grid)
-    at_zero = terms.nu * jnp.log(jnp.sum(u2, axis=0) + rest)
-    return jnp.where(found.lam == 0, 0.0, jnp.maximum(at_zero - found.deviance, 0.0))
 
 
 def _exact_pvalue(stat: np.ndarray, null: np.ndarray) -> np.ndarray:

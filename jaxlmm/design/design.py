@@ -11,12 +11,13 @@ import scipy.linalg
 
 from jaxlmm.design.arrays import distinct, numeric
 from jaxlmm.design.columns import make_columns
-from jaxlmm.design.groups import Grouping, make_grouping
+from jaxlmm.design.groups import make_grouping
 from jaxlmm.design.identifiability import RANK_TOL, orthonormal_basis, pivoted
+from jaxlmm.design.random import RandomTerm, check_random_terms
 from jaxlmm.design.terms import TermStructure
 from jaxlmm.design.within import centred_within
 
-__all__ = ["Design", "Grouping", "checked_design", "make_design"]
+__all__ = ["Design", "checked_design", "make_design"]
 
 # Columns of X outside this range would overflow or underflow in squares and covariances.
 X_SMALLEST, X_LARGEST = 1e-100, 1e100
@@ -30,8 +31,8 @@ class Design:
     ----------
     X : ndarray, (n_obs, p)
     names : tuple of str, length p
-    random : tuple of Grouping
-        Random-intercept terms; empty for ordinary least squares, at most one so far.
+    random : tuple of RandomTerm
+        Random terms; empty for ordinary least squares.
     weights : ndarray, (n_obs,), or None
         Precisions of the observations: the residual variance of row i is sigma2 / weights[i].
     terms : TermStructure or None
@@ -40,22 +41,15 @@ class Design:
 
     X: np.ndarray
     names: tuple[str, ...]
-    random: tuple[Grouping, ...]
+    random: tuple[RandomTerm, ...]
     weights: np.ndarray | None = None
     terms: TermStructure | None = None
 
     def take(self, rows: np.ndarray) -> Design:
         """The design of some rows, checked again; groups without a row are left out."""
-        groups = None
-        if self.random:
-            grouping = self.random[0]
-            codes = grouping.codes[rows]
-            present = np.unique(codes)
-            groups = Grouping(
-                grouping.name, tuple(grouping.levels[j] for j in present), np.searchsorted(present, codes)
-            )
+        random = tuple(term.take(rows) for term in self.random)
         weights = None if self.weights is None else self.weights[rows]
-        return checked_design(self.X[rows], self.names, groups, weights, self.terms)
+        return checked_design(self.X[rows], self.names, random, weights, self.terms)
 
     @property
     def n_obs(self) -> int:
@@ -69,8 +63,13 @@ class Design:
 
     @property
     def n_groups(self) -> int:
-        """Number of levels of the grouping factor, 0 without one."""
+        """Number of levels of the first grouping factor, 0 without one."""
         return len(self.random[0].levels) if self.random else 0
+
+    @property
+    def has_one_intercept(self) -> bool:
+        """Whether the random part is one random intercept."""
+        return len(self.random) == 1 and self.random[0].is_intercept
 
 
 def make_design(
@@ -79,8 +78,9 @@ def make_design(
     names: Sequence[str] | None = None,
     weights: Any = None,
     terms: TermStructure | None = None,
+    random: Sequence[Any] | None = None,
 ) -> Design:
-    """Check X and groups and freeze them.
+    """Check X and random terms and freeze them.
 
     Parameters
     ----------
@@ -94,6 +94,8 @@ def make_design(
     weights : array-like, (n_obs,), optional
         Positive precisions of the observations.
     terms : TermStructure, optional
+    random : sequence of RandomTerm, or labels, optional
+        Any random terms, instead of ``groups``; labels make a random intercept.
 
     Raises
     ------
@@ -120,14 +122,29 @@ def make_design(
             f"'{names[col]}'; drop these rows from X, Y and groups."
         )
     _check_rows(n, p)
-    grouping = None if groups is None else make_grouping(groups, n)
-    return checked_design(matrix, names, grouping, _checked_weights(weights, n), terms)
+    return checked_design(matrix, names, _random_terms(groups, random, n), _checked_weights(weights, n), terms)
+
+
+def _random_terms(groups: Any, random: Sequence[Any] | None, n: int) -> tuple[RandomTerm, ...]:
+    if random is None:
+        return () if groups is None else (make_grouping(groups, n),)
+    if groups is not None:
+        raise ValueError("groups and random are both given; leave groups out, and put its intercept into random.")
+    if not isinstance(random, (list, tuple)):
+        raise ValueError(
+            f"random must be a list of random terms, found {type(random).__name__}; make each by jaxlmm.random_term."
+        )
+    found = tuple(term if isinstance(term, RandomTerm) else make_grouping(term, n) for term in random)
+    for term in found:
+        if len(term.codes) != n:
+            raise ValueError(f"random term {term.label} has {len(term.codes)} rows, X has {n}; need one label a row.")
+    return found
 
 
 def checked_design(
     X: np.ndarray,
     names: tuple[str, ...],
-    grouping: Grouping | None,
+    random: tuple[RandomTerm, ...],
     weights: np.ndarray | None,
     terms: TermStructure | None,
 ) -> Design:
@@ -138,11 +155,16 @@ def checked_design(
     root_w = None if weights is None else np.sqrt(weights)
     columns = make_columns(X, root_w)
     _check_rank(columns.unit if root_w is None else root_w[:, None] * columns.unit, names)
-    if grouping is not None:
-        if len(grouping.levels) < 2:
+    design = Design(X, names, random, weights, terms)
+    if design.has_one_intercept:
+        if random[0].n_levels < 2:
             raise ValueError("a random intercept needs at least 2 groups.")
-        _check_identifiable(columns.unit, grouping, root_w)
-    return Design(X, names, () if grouping is None else (grouping,), weights, terms)
+        _check_identifiable(columns.unit, random[0], root_w)
+    elif random:
+        check_random_terms(random, n)
+        for term in random:
+            _check_not_fixed(columns.unit, term, root_w)
+    return design
 
 
 def _check_rows(n: int, p: int) -> None:
@@ -199,7 +221,7 @@ def _check_rank(unit: np.ndarray, names: tuple[str, ...]) -> None:
     )
 
 
-def _check_identifiable(unit: np.ndarray, grouping: Grouping, root_w: np.ndarray | None) -> None:
+def _check_identifiable(unit: np.ndarray, grouping: RandomTerm, root_w: np.ndarray | None) -> None:
     """Refuse designs in which X leaves one of the two variances no degree of freedom.
 
     With pw the rank of X centred within groups, G + pw - p are left between groups and n - G - pw
@@ -221,3 +243,21 @@ def _check_identifiable(unit: np.ndarray, grouping: Grouping, root_w: np.ndarray
             "within groups, so the residual variance cannot be told from the group variance; "
             "use groups=None, a coarser grouping or fewer columns."
         )
+
+
+def _check_not_fixed(unit: np.ndarray, term: RandomTerm, root_w: np.ndarray | None) -> None:
+    """Refuse a term of which X fits every effect on its own, so that the likelihood is flat in its variance."""
+    rows = np.ones(len(unit)) if root_w is None else root_w
+    Q = orthonormal_basis(rows[:, None] * unit)
+    for name, column in zip(term.columns, term.Z.T, strict=True):
+        value = rows * column / np.max(np.abs(column))
+        # |M Z|^2 = |Z|^2 - |Q'Z|^2, for the columns of every level together.
+        inside = np.zeros((term.n_levels, Q.shape[1]))
+        np.add.at(inside, term.codes, value[:, None] * Q)
+        total = float(value @ value)
+        if total - float(np.sum(inside**2)) <= 1e-10 * total:
+            raise ValueError(
+                f"random term {term.label}: X fits the effects of '{name}' at all {term.n_levels} levels of "
+                f"'{term.name}' on its own, so their variance cannot be estimated; drop '{name}' from the random "
+                "term, or the columns of X that code the levels."
+            )

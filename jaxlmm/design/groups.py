@@ -5,53 +5,33 @@ from __future__ import annotations
 import collections
 import datetime
 import numbers
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from jaxlmm.design.arrays import numeric
+from jaxlmm.design.random import RandomTerm, intercept_term, make_random_term
 from jaxlmm.runtime.arguments import check_concrete
 from jaxlmm.sources.maps import in_memory
 
-__all__ = ["Grouping", "group_codes", "make_grouping"]
+__all__ = ["group_codes", "make_grouping", "random_term"]
 
 # What missing labels turn into when a column that holds some is made text.
 MISSING_TEXT = ("nan", "NaN", "<NA>", "NaT")
 
 
-@dataclass(frozen=True)
-class Grouping:
-    """One grouping factor.
+def make_grouping(groups: Any, n: int, *, name: str | None = None) -> RandomTerm:
+    """The random intercept of one grouping factor of a design with n rows.
 
-    Attributes
-    ----------
-    name : str
-    levels : tuple
-        The distinct labels: sorted if they can be, else in order of appearance; a pandas
-        categorical keeps the order of its categories.
-    codes : ndarray of int, (n_obs,)
-        Position in ``levels`` of each row's label.
-    """
-
-    name: str
-    levels: tuple[Any, ...]
-    codes: np.ndarray
-
-    @property
-    def sizes(self) -> np.ndarray:
-        """Number of rows of each level, (n_groups,)."""
-        return np.bincount(self.codes, minlength=len(self.levels))
-
-
-def make_grouping(groups: Any, n: int) -> Grouping:
-    """Codes and levels of one grouping factor of a design with n rows.
+    Levels are the distinct labels: sorted if they can be, else in order of appearance; a pandas categorical
+    keeps the order of its categories.
 
     Raises
     ------
     ValueError
         Not one hashable label a row, missing labels, fewer than 2 groups, as many groups as rows.
     """
-    name = str(getattr(groups, "name", None) or "group")
+    name = str(name if name is not None else getattr(groups, "name", None) or "group")
     labels = _label_array(groups, "groups")
     if len(labels) != n:
         raise ValueError(f"groups has {len(labels)} labels, X has {n} rows; need one label a row.")
@@ -67,10 +47,10 @@ def make_grouping(groups: Any, n: int) -> Grouping:
             f"groups has a label of its own for each of the {n} rows, so the group variance and the "
             "residual variance cannot be told apart; use groups=None or a coarser grouping."
         )
-    return Grouping(name, levels, codes)
+    return intercept_term(name, levels, codes)
 
 
-def group_codes(grouping: Grouping, groups: Any) -> np.ndarray:
+def group_codes(grouping: RandomTerm, groups: Any) -> np.ndarray:
     """Position in ``grouping.levels`` of each new label, -1 where it is unknown or missing.
 
     Raises
@@ -197,3 +177,49 @@ def _is_missing(label: Any) -> bool:
         return label in MISSING_TEXT
     # A NaN of any type, and pandas.NaT, differ from themselves.
     return isinstance(label, (numbers.Number, datetime.datetime)) and label != label
+
+
+def random_term(groups: Any, Z: Any = None, *, columns: Any = None, name: str | None = None) -> RandomTerm:
+    """A random term for ``jaxlmm.fit(X, Y, random=[...])``: effects that vary between the levels of a factor.
+
+    Parameters
+    ----------
+    groups : array-like, (n_obs,)
+        Labels of the levels.
+    Z : array-like, (n_obs, r), optional
+        Columns whose effects vary; their covariance is estimated. Default: a random intercept. An intercept beside
+        slopes is a column of ones: ``Z = np.column_stack([np.ones(n), x])``.
+    columns : sequence of str, optional
+        Names of the columns of Z. Default: the data frame's, or "(Intercept)" for ones and z0, z1, ...
+    name : str, optional
+        Of the factor. Default: the name of ``groups`` if it has one, else "group".
+
+    Returns
+    -------
+    RandomTerm
+
+    Raises
+    ------
+    ValueError
+        Bad labels, a column that is not finite, all zero, constant within all levels beside an intercept, or a
+        combination of the others.
+
+    Examples
+    --------
+    lme4's ``(1 + days | subject) + (1 | item)``::
+
+        random_term(subject, np.column_stack([np.ones(n), days]), columns=["(Intercept)", "days"], name="subject")
+        random_term(item, name="item")
+    """
+    given = columns if columns is not None else getattr(Z, "columns", None)
+    if Z is None:
+        matrix = None
+    else:
+        matrix = np.array(numeric(Z, "Z"), dtype=np.float64)
+        if matrix.ndim == 1:
+            matrix = matrix[:, None]
+    labels = _label_array(groups, "groups")
+    _no_missing(labels)
+    codes, levels = _factorize(groups, labels)
+    called = str(name if name is not None else getattr(groups, "name", None) or "group")
+    return make_random_term(called, levels, codes, matrix, None if given is None else [str(c) for c in given])

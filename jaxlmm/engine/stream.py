@@ -5,21 +5,37 @@ from __future__ import annotations
 import collections
 import concurrent.futures
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 import numpy as np
 
 from jaxlmm._types import float64_scope
-from jaxlmm.families.intercept.reduce import Reducer, Stats, reduce_panel
 from jaxlmm.runtime.threads import N_THREADS, single_threaded_blas
 
 __all__ = ["stream_blocks"]
 
 Raw = TypeVar("Raw")
+Stats = TypeVar("Stats")
+
+
+class Reducer(Protocol[Stats]):
+    """How a design turns responses into statistics."""
+
+    def room(self, c: int) -> Stats:
+        """Room for the statistics of c responses."""
+        ...
+
+    def panels(self, c: int) -> list[slice]:
+        """Split c responses into panels that fit in a cache."""
+        ...
+
+    def reduce_panel(self, Y: np.ndarray, cols: slice, stats: Stats) -> None:
+        """Statistics of the columns ``cols`` of Y (n_obs, c) into ``stats``."""
+        ...
 
 
 def stream_blocks(
-    reducer: Reducer,
+    reducer: Reducer[Stats],
     Y: np.ndarray,
     width: int,
     start: Callable[[Stats], Raw],
@@ -37,9 +53,9 @@ def stream_blocks(
 
         def read_next() -> None:
             for cols in blocks:
-                view, stats = Y[:, cols], Stats.empty(reducer, cols.stop - cols.start)
+                view, stats = Y[:, cols], reducer.room(cols.stop - cols.start)
                 jobs = [
-                    pool.submit(reduce_panel, reducer, view, part, stats) for part in reducer.panels(view.shape[1])
+                    pool.submit(reducer.reduce_panel, view, part, stats) for part in reducer.panels(view.shape[1])
                 ]
                 reading.append((cols, stats, jobs))
                 return

@@ -4,34 +4,42 @@ The model of one response is
 
     y = Q b + sum_t Z_t b_t + e,     var(e) = sigma2 I,     cov(b_t of one level) = sigma2 Phi_t
 
-with Q (n_obs, p) an orthonormal basis of the columns of X (see ``design.basis``; rows of Q, Z_t and y
+with Q (n_obs, p) an orthonormal basis of the columns of X (``design.columns.Basis``; rows of Q, Z_t and y
 are multiplied by the roots of their weights before). The relative covariances of all terms, one after
 another, each by the columns of its lower triangle, are the vector ``phi`` (k,): V = I + sum_s phi_s G_s
 is linear in it. ``theta`` (k,) are lme4's parameters, the lower triangles of the Cholesky factors of
 Phi_t in the same order; ``parameters`` takes one to the other, and derivatives along.
 
 The deviance, up to constants, is nu log s(phi) + l(phi), with s the penalised weighted residual sum of
-squares (pwrss) and l = log|V| for ML, log|V| + log|Q'V^-1Q| for REML. A family computes s, l and their
-derivatives in phi, and what is left of y, Q and Z at a given phi. Optimum, unscaling, likelihood,
-status, tests, intervals and tables stand above and name no family.
+squares (pwrss) and l = log|V| for ML, log|V| + log|Q'V^-1Q| for REML.
 
-Arrays have the response axis last. Everything but ``reduce`` and ``modes`` is pure JAX and traceable.
+A family needs no more than the abstract methods of :class:`Family`: the kernel, pure JAX with the response
+axis last, and ``reduce``. What is built on them here (fits, covariances of contrasts with derivatives, modes
+of random effects, incomplete responses) is right for any family; a family that knows a faster way brings its
+own. Tests, degrees of freedom, intervals, tables and files stand above and name no family.
 """
 
 from __future__ import annotations
 
+import abc
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol
 
 import jax
 import numpy as np
 
-from jaxlmm.families.finish import Scaling
+from jaxlmm._types import Status
+from jaxlmm.design.columns import Basis
+from jaxlmm.design.design import Design
+from jaxlmm.engine.finish import Scaling, empty_results
+from jaxlmm.families.parameters import lower_triangle, phi_from_theta
+from jaxlmm.families.patterns import missing_mask, patterns
 
-__all__ = ["Covariance", "Family", "Moments"]
+__all__ = ["Covariance", "Curves", "Family", "Modes", "Moments", "Provider", "Scaling", "covariances"]
 
-# A pytree of arrays with the response axis last: what a family keeps of Y.
-Stats = TypeVar("Stats")
+# Columns of one pattern that are copied together.
+COLUMNS_AT_ONCE = 8192
 
 
 @jax.tree_util.register_dataclass
@@ -63,34 +71,217 @@ class Covariance:
     second: jax.Array
 
 
-class Family(Protocol[Stats]):
-    """A random structure on one design; a frozen pytree, so that compiled code serves designs of one shape."""
+@dataclass(frozen=True, eq=False)
+class Curves:
+    """L C L' for contrasts L of the user's coefficients, with derivatives in phi; numpy, the response axis first.
+
+    For q contrasts one by one: ``value`` (m, q), ``first`` (m, k, q), ``second`` (m, k, k, q); for q
+    contrasts together (m, q, q), (m, k, q, q), (m, k, k, q, q).
+    """
+
+    value: np.ndarray
+    first: np.ndarray
+    second: np.ndarray
+
+    def rows(self, where: Any) -> Curves:
+        """Those of some responses."""
+        return Curves(self.value[where], self.first[where], self.second[where])
+
+    @classmethod
+    def empty(cls, m: int, k: int, q: int, joint: bool) -> Curves:
+        """Room for m responses."""
+        shape = (q, q) if joint else (q,)
+        return cls(np.full((m, *shape), np.nan), np.full((m, k, *shape), np.nan), np.full((m, k, k, *shape), np.nan))
+
+
+@dataclass(frozen=True, eq=False)
+class Modes:
+    """Conditional modes of one random term, (m, levels, r), and their covariances over sigma2, (m, levels, r, r)."""
+
+    values: np.ndarray
+    covariance: np.ndarray
+
+
+class Provider(Protocol):
+    """What tests and intervals need of a set of responses at given phi (m, k)."""
+
+    def contrasts(self, phi: np.ndarray, L: np.ndarray, *, joint: bool) -> Curves:
+        """Curves of contrasts L (q, p) of the user's coefficients."""
+        ...
+
+    def orthonormal(self, phi: np.ndarray, L: np.ndarray) -> tuple[Curves, np.ndarray]:
+        """Joint curves of an orthonormal basis O of the contrasts L, and lower triangles P (m, q, q) with L = P O."""
+        ...
+
+    def information(self, phi: np.ndarray, *, reml: bool) -> tuple[np.ndarray, np.ndarray]:
+        """First (m, k) and second derivatives (m, k, k) of the log-determinant l in phi."""
+        ...
+
+
+class Family(abc.ABC):
+    """A random structure on one design."""
+
+    design: Design
+    basis: Basis
+    # Patterns of missing observations of at least so many responses get a design of their own.
+    min_shared = 1
 
     @property
-    def n_phi(self) -> int:
+    def sizes(self) -> tuple[int, ...]:
+        """Columns of each random term."""
+        return tuple(term.size for term in self.design.random)
+
+    @property
+    def n_theta(self) -> int:
         """k, the number of variance parameters beside sigma2."""
-        ...
+        return sum(r * (r + 1) // 2 for r in self.sizes)
 
-    def reduce(self, Y: np.ndarray) -> tuple[Stats, Scaling]:
-        """All that is needed of the responses Y (n_obs, c), in numpy."""
-        ...
+    def phi(self, theta: np.ndarray) -> np.ndarray:
+        """phi (m, k) of theta (m, k)."""
+        return phi_rows(theta, self.sizes)
 
-    def moments(self, phi: jax.Array, stats: Stats, *, reml: bool) -> Moments:
-        """pwrss and log-determinants at phi (k, c)."""
-        ...
+    @abc.abstractmethod
+    def take(self, rows: np.ndarray) -> Family:
+        """The same structure on some rows of the design; ValueError where these make no design."""
 
-    def fixef(self, phi: jax.Array, stats: Stats) -> jax.Array:
-        """Generalised least squares estimate (p, c) of b, the coefficients of Q."""
-        ...
+    # -- responses in, results out ------------------------------------------------------------
 
-    def covariance(self, phi: jax.Array, stats: Stats, L: jax.Array) -> Covariance:
-        """Covariance of the contrasts L (q, p) of b, over sigma2, with derivatives in phi."""
-        ...
+    @abc.abstractmethod
+    def fit(self, Y: Any, method: str) -> dict[str, np.ndarray]:
+        """Fit the columns of Y (n_obs, m), array or ``DeviceMatrix``; a column with NaN is not fitted.
 
-    def modes(self, phi: np.ndarray, fixef: np.ndarray, Y: np.ndarray) -> tuple[Any, ...]:
-        """For each term its conditional modes (levels, r, c) and their covariances over sigma2 (levels, r, r, c)."""
-        ...
+        Returns
+        -------
+        dict
+            The arrays of ``engine.finish.empty_results``.
+        """
 
-    def simulate(self, phi: jax.Array, key: jax.Array) -> Stats:
-        """Statistics of simulated responses, one for each column of phi (k, c), with b = 0 and sigma2 = 1."""
-        ...
+    def fit_incomplete(self, Y: np.ndarray, where: np.ndarray, method: str) -> dict[str, np.ndarray]:
+        """Fit the columns ``where`` of Y (n_obs, any), each to the rows where it is not NaN."""
+        out = failed_results(len(where), self.design.n_fixef, self.n_theta, Status.TOO_FEW)
+        absent = missing_mask(Y, where)
+        out["n_used"][:] = np.sum(~absent, axis=0)
+        alone = np.ones(len(where), dtype=bool)
+        for rows, columns in patterns(absent, self.min_shared):
+            if not rows.any():
+                continue
+            alone[columns] = False
+            try:
+                shared = self.take(rows)
+            except ValueError:
+                continue
+            for start in range(0, len(columns), COLUMNS_AT_ONCE):
+                at = columns[start : start + COLUMNS_AT_ONCE]
+                for name, value in shared.fit(Y[np.ix_(rows, where[at])], method).items():
+                    out[name][at] = value
+        if alone.any():
+            for name, value in self.fit_own(Y, where[alone], method).items():
+                out[name][alone] = value
+        return out
+
+    def fit_own(self, Y: np.ndarray, where: np.ndarray, method: str) -> dict[str, np.ndarray]:
+        """Fit the columns ``where`` of Y, whose patterns of missing observations few others share."""
+        return failed_results(len(where), self.design.n_fixef, self.n_theta, Status.TOO_FEW) | {
+            "n_used": np.sum(~missing_mask(Y, where), axis=0)
+        }
+
+    def incomplete(
+        self, Y: np.ndarray, where: np.ndarray, phi: np.ndarray, *, reml: bool
+    ) -> list[tuple[np.ndarray, Provider]]:
+        """Providers for the incomplete columns ``where`` of Y, which have phi (len(where), k).
+
+        Each with the positions in ``where`` of its responses.
+        """
+        return [(columns, self.take(rows)) for rows, columns in patterns(missing_mask(Y, where))]
+
+    # -- covariances of contrasts of the coefficients of Q ----------------------------------------
+
+    @abc.abstractmethod
+    def curves(self, phi: np.ndarray, L: np.ndarray, *, joint: bool) -> Curves:
+        """Of contrasts L (q, p) of the coefficients of Q, at phi (m, k)."""
+
+    @abc.abstractmethod
+    def information(self, phi: np.ndarray, *, reml: bool) -> tuple[np.ndarray, np.ndarray]:
+        """First (m, k) and second derivatives (m, k, k) of the log-determinant l in phi."""
+
+    def contrasts(self, phi: np.ndarray, L: np.ndarray, *, joint: bool) -> Curves:
+        """Of contrasts L (q, p) of the user's coefficients."""
+        return self.curves(phi, self.basis.contrast(L), joint=joint)
+
+    def orthonormal(self, phi: np.ndarray, L: np.ndarray) -> tuple[Curves, np.ndarray]:
+        """Joint curves of an orthonormal basis O of the user's contrasts L, and triangles P (m, q, q) with L = P O.
+
+        Nothing is lost in O where contrasts are nearly parallel.
+        """
+        columns, R = np.linalg.qr(self.basis.contrast(L).T)
+        curves = self.curves(phi, columns.T, joint=True)
+        return curves, np.broadcast_to(R.T, (len(phi), *R.shape))
+
+    # -- profiles, null distributions: what a family may know a way to ------------------------------------
+
+    def profile(self, Y: np.ndarray, good: np.ndarray, cut: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Limits at which the profiled deviance (ML) has risen by ``cut``, for the responses ``good`` (m,).
+
+        Returns
+        -------
+        random, sigma, coef : ndarray, (m, K, 2), (m, 2), (m, p, 2)
+            Of the K standard deviations and correlations, term by term as lme4's ``confint``; NaN where not found.
+        """
+        raise NotImplementedError
+
+    def null_distribution(self, n_sim: int, seed: int, method: str) -> np.ndarray:
+        """Likelihood ratios (n_sim,) of no random effect, simulated where that is true; sorted."""
+        raise NotImplementedError
+
+    # -- random effects ---------------------------------------------------------------------------
+
+    def modes(
+        self, Y: np.ndarray, coef: np.ndarray, theta: np.ndarray, *, incomplete: np.ndarray, reml: bool
+    ) -> tuple[Modes, ...]:
+        """Conditional modes of each term, for columns of Y (n_obs, m).
+
+        ``coef`` (m, p) are those of the user's X, at theta (m, k); the columns ``incomplete`` miss observations. A
+        level that a response has no observation of has the mode 0, and the covariance Phi.
+        """
+        out = self.complete_modes(Y, coef, theta)
+        for rows, columns in patterns(missing_mask(Y, incomplete)) if len(incomplete) else ():
+            at = incomplete[columns]
+            part = self.take(rows).complete_modes(Y[np.ix_(rows, at)], coef[at], theta[at])
+            Phi = covariances(theta[at], self.sizes)
+            for whole, some, term, own in zip(out, part, self.design.random, Phi, strict=True):
+                there = np.unique(term.codes[rows])
+                whole.values[at], whole.covariance[at] = 0.0, own[:, None]
+                whole.values[np.ix_(at, there)], whole.covariance[np.ix_(at, there)] = some.values, some.covariance
+        return out
+
+    def complete_modes(self, Y: np.ndarray, coef: np.ndarray, theta: np.ndarray) -> tuple[Modes, ...]:
+        """As :meth:`modes`, of columns without missing observations."""
+        raise NotImplementedError
+
+
+def covariances(theta: np.ndarray, sizes: Sequence[int]) -> list[np.ndarray]:
+    """Phi (m, r, r) of each term, from theta (m, k)."""
+    out, start = [], 0
+    for r in sizes:
+        rows, columns = lower_triangle(r)
+        T = np.zeros((len(theta), r, r))
+        T[:, rows, columns] = theta[:, start : start + len(rows)]
+        start += len(rows)
+        out.append(T @ np.swapaxes(T, 1, 2))
+    return out
+
+
+def failed_results(m: int, p: int, k: int, status: Status) -> dict[str, np.ndarray]:
+    """Results of m responses of which none is fitted."""
+    out = empty_results(m, p, k)
+    for array in out.values():
+        array[...] = np.nan if array.dtype.kind == "f" else 0
+    out["status"][:] = status
+    return out
+
+
+def phi_rows(theta: np.ndarray, sizes: Sequence[int]) -> np.ndarray:
+    """phi (m, k) of theta (m, k)."""
+    if not theta.shape[1]:
+        return theta
+    return np.ascontiguousarray(phi_from_theta(np.ascontiguousarray(theta.T), sizes).T)

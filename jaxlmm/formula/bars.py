@@ -1,18 +1,16 @@
 """The random terms of a formula, as lme4 reads them: ``(columns | grouping)``.
 
-Every bar is read into a general form, whatever can be fitted; :func:`fitted_groups` is the one place that refuses
-what cannot be.
+Every bar is read into a general form; ``formula.random`` makes columns of it.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from jaxlmm.formula.text import NAME, brackets_and_bars
 
-__all__ = ["Bar", "fitted_groups", "split_formula"]
+__all__ = ["Bar", "split_formula"]
 
 
 @dataclass(frozen=True)
@@ -73,26 +71,6 @@ def split_formula(formula: str) -> tuple[str, tuple[Bar, ...]]:
     for start, end in reversed(terms):  # from the last, so that positions stay right
         formula = _without(formula, start, end)
     return formula, tuple(found)
-
-
-def fitted_groups(bars: Sequence[Bar]) -> tuple[str, ...]:
-    """The grouping columns of the random intercept; none without a random term.
-
-    Raises
-    ------
-    ValueError
-        Random terms other than one intercept: the only place where they are refused.
-    """
-    if not bars:
-        return ()
-    if len(bars) == 1 and bars[0].columns == "1" and bars[0].correlated:
-        return bars[0].grouping
-    texts = list(dict.fromkeys(bar.text for bar in bars))
-    found = " and ".join(texts)
-    raise ValueError(
-        f"the formula has the random term{'s' * (len(texts) > 1)} {found}, and what is fitted so far is one random "
-        "intercept, (1 | g) or (1 | a:b)."
-    )
 
 
 def _without(formula: str, start: int, end: int) -> str:

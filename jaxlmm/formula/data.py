@@ -23,7 +23,7 @@ from jaxlmm.formula.functions import FUNCTIONS
 from jaxlmm.formula.text import expression_names, near_misses, one_line
 from jaxlmm.inference.emmeans import GridVariable
 from jaxlmm.sources.levels import in_level_order
-from jaxlmm.sources.table import as_frame, plain_column
+from jaxlmm.sources.table import plain_column
 
 __all__ = [
     "column_values",
@@ -169,21 +169,18 @@ def table_rows(data: Any, frame: Any) -> RowLabels | None:
     return None if default else row_labels(frame)
 
 
-def table_weights(weights: Any, data: Any) -> Any:
-    """Weights that may be the name of a column of ``data``.
+def table_weights(weights: Any, frame: Any, rows: RowLabels | None) -> Any:
+    """Weights that may be the name of a column of ``frame``, whose rows have the labels ``rows``.
 
     Raises
     ------
     ValueError
         No such column; rows that their labels say are others.
     """
-    if weights is None:
-        return None
-    frame = as_frame(data)
     if isinstance(weights, str):
         find_columns([weights], frame, "weights names")
         return column_values(plain_column(frame[weights]))
-    check_rows(data=table_rows(data, frame), weights=weights)
+    check_rows(data=rows, weights=weights)
     return column_values(weights) if isinstance(weights, pd.Series) else weights
 
 

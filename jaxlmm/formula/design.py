@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import warnings
 from collections.abc import Collection, Mapping
@@ -14,9 +13,11 @@ import formulaic.parser
 import numpy as np
 import pandas as pd
 
+from jaxlmm.design.design import Design
+from jaxlmm.design.random import RandomTerm
 from jaxlmm.design.terms import TermStructure
 from jaxlmm.formula.arithmetic import MATERIALIZER
-from jaxlmm.formula.bars import fitted_groups, split_formula
+from jaxlmm.formula.bars import split_formula
 from jaxlmm.formula.bounds import refuse_large, refuse_many_terms
 from jaxlmm.formula.data import (
     evaluation,
@@ -32,12 +33,13 @@ from jaxlmm.formula.data import (
 )
 from jaxlmm.formula.estimable import refuse_inestimable
 from jaxlmm.formula.guard import refuse_unknown
+from jaxlmm.formula.random import FormulaTerm, ReadBar, apply_bars, bar_columns, read_bars
 from jaxlmm.formula.reading import Sides, check_operators, read_sides
 from jaxlmm.formula.text import category_column, expression_names
 from jaxlmm.inference.emmeans import GridVariable
 from jaxlmm.sources.table import as_frame, is_table
 
-__all__ = ["FormulaDesign", "ReadFormula", "apply_fixed", "read_formula", "refuse_untrusted", "restore_formula"]
+__all__ = ["FormulaDesign", "ReadFormula", "apply_formula", "read_formula", "refuse_untrusted", "restore_formula"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,10 +53,10 @@ class FormulaDesign:
     X : ndarray, (n_obs, p)
     names : tuple of str, length p
         formulaic's: "Intercept", "Sex[T.Male]", "age:Sex[T.Male]", ...
-    groups : pandas Series or None
-        Labels; tuples for "a:b". None without a random term, and in a fit from a file.
-    group_columns : tuple of str
-        The columns of the labels; empty without a random term.
+    random : tuple of FormulaTerm
+        The random terms.
+    labels : DataFrame, n_obs rows, or None
+        The columns that they group by. None without a random term, and in a fit from a file.
     structure : TermStructure
     spec : formulaic.ModelSpec
         Levels, codings and the state of transforms, as found in the data.
@@ -63,18 +65,20 @@ class FormulaDesign:
     variables : tuple of GridVariable
         The columns of the data that X is made of.
     frame : DataFrame, n_obs rows
-        These columns, a copy: all that is needed to make X again.
+        These columns and those of the random terms, a copy: all that is needed to make X and Z again.
     context : mapping
         As given.
     context_names : tuple of str
         What of it X is made with.
+    random_variables : tuple of GridVariable
+        The columns of the data that Z is made of.
     """
 
     formula: str
     X: np.ndarray
     names: tuple[str, ...]
-    groups: Any
-    group_columns: tuple[str, ...]
+    random: tuple[FormulaTerm, ...]
+    labels: Any
     structure: TermStructure
     spec: Any
     response: Any
@@ -82,11 +86,17 @@ class FormulaDesign:
     frame: Any = field(repr=False)
     context: Mapping[str, Any] = field(repr=False)
     context_names: tuple[str, ...] = ()
+    random_variables: tuple[GridVariable, ...] = ()
 
     @property
-    def group_name(self) -> str | None:
-        """Name of the grouping, "a:b" for the combinations of two columns."""
-        return ":".join(self.group_columns) or None
+    def group_columns(self) -> tuple[str, ...]:
+        """The columns that the random terms group by."""
+        return tuple(dict.fromkeys(name for term in self.random for name in term.grouping))
+
+    @functools.cached_property
+    def random_terms(self) -> list[RandomTerm]:
+        """The random terms on the data of the fit."""
+        return [term.term(self.labels) for term in self.random]
 
     @staticmethod
     def table(data: Any) -> Any:
@@ -113,15 +123,34 @@ class FormulaDesign:
                 "rows; use center(x), scale(x) and the like, or compute the column beforehand."
             )
         frame = as_frame(data)
-        find_columns([v.name for v in self.variables], frame, "the model needs")
-        columns = {v.name: new_column(frame[v.name], v, self.frame[v.name]) for v in self.variables}
-        return self._rows(pd.DataFrame(columns, index=frame.index))
+        return self._rows(self._new_columns(frame, self.variables, "the model needs"))
 
-    def group_labels(self, data: Any) -> Any:
-        """Labels of new data, to be matched with those of the fit."""
+    def random_rows(self, data: Any, design: Design) -> list[tuple[np.ndarray, np.ndarray]] | None:
+        """Codes (-1 for unknown levels) and columns Z of every random term for new data.
+
+        None without random terms, or where ``data`` holds none of the columns that they group by.
+
+        Raises
+        ------
+        ValueError
+            Some of these columns are missing, or those of slopes; unknown levels of factors in slopes.
+        """
         frame = as_frame(data)
-        find_columns(self.group_columns, frame, "the random term needs")
-        return group_labels(frame, self.group_columns)
+        wanted = self.group_columns
+        if not wanted or not set(wanted) & {str(c) for c in frame.columns}:
+            return None
+        find_columns(wanted, frame, "the random term needs")
+        slopes = self._new_columns(frame, self.random_variables, "the random term needs")
+        found = []
+        with formula_errors(self.formula):
+            for part, term in zip(self.random, design.random, strict=True):
+                found.append(part.new(term, group_labels(frame, part.grouping), slopes, self.context))
+        return found
+
+    def _new_columns(self, frame: Any, variables: Any, what: str) -> Any:
+        find_columns([v.name for v in variables], frame, what)
+        columns = {v.name: new_column(frame[v.name], v, self.frame[v.name]) for v in variables}
+        return pd.DataFrame(columns, index=frame.index)
 
     def _rows(self, frame: Any) -> np.ndarray:
         with formula_errors(self.formula):
@@ -170,36 +199,47 @@ def restore_formula(
     if not trust:
         refuse_untrusted(formula, frame, context, given=given, responses=False)
     read = read_formula(formula, frame, context)
-    made = apply_fixed(formula, read.terms, used_columns(read.terms, frame, context, formula), frame, context)
-    return dataclasses.replace(made, group_columns=read.group_columns)
+    return apply_formula(formula, read, frame, context)
 
 
 @dataclass(frozen=True)
 class ReadFormula:
-    """A formula as text that was read: names and expressions of responses, formulaic's terms, grouping columns."""
+    """A formula as text that was read: names and expressions of responses, formulaic's terms, random terms."""
 
     responses: tuple[tuple[str, str], ...] | None
     terms: Any
-    group_columns: tuple[str, ...]
+    bars: tuple[ReadBar, ...]
+
+    @property
+    def group_columns(self) -> tuple[str, ...]:
+        """The columns that the random terms group by."""
+        return tuple(dict.fromkeys(name for one in self.bars for name in one.bar.grouping))
+
+    def used(self, frame: Any, context: Mapping[str, Any], formula: str) -> list[str]:
+        """The columns of the data that X and Z are made of."""
+        fixed = used_columns(self.terms, frame, context, formula)
+        return list(dict.fromkeys([*fixed, *bar_columns(self.bars, frame, context, formula)]))
 
 
 def read_formula(formula: str, frame: Any, context: Mapping[str, Any]) -> ReadFormula:
     """Read a formula for the columns of a frame; ValueError for what cannot be read, or not be fitted."""
-    sides, groups = _sides(formula, frame, context)
+    sides, bars = _sides(formula, frame, context)
     terms = _terms(sides.fixed, formula)
     if not list(terms):
         raise ValueError(f"formula '{formula}' has no fixed effect; write 1 for an intercept, or a covariate.")
-    return ReadFormula(sides.responses, terms, groups)
+    return ReadFormula(sides.responses, terms, bars)
 
 
-def _sides(formula: str, frame: Any, context: Mapping[str, Any]) -> tuple[Sides, tuple[str, ...]]:
+def _sides(formula: str, frame: Any, context: Mapping[str, Any]) -> tuple[Sides, tuple[ReadBar, ...]]:
     fixed, bars = split_formula(formula)
     columns = [str(name) for name in frame.columns]
     sides = read_sides(formula, fixed, columns, tuple(context))
+    made = []
     for bar in bars:
-        if bar.columns != "1":
-            _check(read_sides(formula, bar.columns, columns, tuple(context)).fixed, formula)
-    return sides, fitted_groups(bars)
+        text = bar.columns if bar.columns == "1" else read_sides(formula, bar.columns, columns, tuple(context)).fixed
+        _check(text, formula)
+        made.append((bar, text))
+    return sides, read_bars(made, formula)
 
 
 def _check(fixed: str, formula: str) -> None:
@@ -228,7 +268,7 @@ def refuse_untrusted(
     responses : bool
         Whether the left side is to be evaluated too: the formula was typed, and is no one's that was stored.
     """
-    sides, _ = _sides(formula, frame, context)
+    sides, bars = _sides(formula, frame, context)
     with formula_errors(formula):
         refuse_many_terms(sides.fixed, formula)
         rhs = formulaic.Formula(sides.fixed)
@@ -237,7 +277,8 @@ def refuse_untrusted(
     text -= {str(name) for name in frame.columns if frame[name].dtype.kind in "mMb"}
     text |= {k for k, v in context.items() if k not in given and not isinstance(v, (float, np.ndarray, np.generic))}
     left = [made for _, made in sides.responses or ()] if responses else []
-    for expression in [*_expressions(rhs), *left]:
+    slopes = [expression for one in bars if one.rhs is not None for expression in _expressions(one.rhs)]
+    for expression in [*_expressions(rhs), *slopes, *left]:
         if responses:  # typed: a name that is misspelt is the likelier fault
             expression_columns(expression, frame, context, formula)
         refuse_unknown(expression, formula, known, given)
@@ -249,10 +290,14 @@ def _expressions(part: Any) -> list[str]:
     return [factor.expr for term in part for factor in term.factors if evaluation(factor) == "python"]
 
 
-def apply_fixed(formula: str, rhs: Any, used: list[str], frame: Any, context: Mapping[str, Any]) -> FormulaDesign:
+def apply_formula(formula: str, read: ReadFormula, frame: Any, context: Mapping[str, Any]) -> FormulaDesign:
     """All that follows from the right side and the columns that it uses."""
-    plain = {factor.expr for term in rhs for factor in term.factors if evaluation(factor) == "lookup"}
-    columns = {name: fit_column(frame[name], name, name in plain) for name in used}
+    rhs, slopes = read.terms, [one.rhs for one in read.bars if one.rhs is not None]
+    used = used_columns(rhs, frame, context, formula)
+    inside = bar_columns(read.bars, frame, context, formula)
+    sides = [rhs, *slopes]
+    plain = {f.expr for side in sides for term in side for f in term.factors if evaluation(f) == "lookup"}
+    columns = {name: fit_column(frame[name], name, name in plain) for name in dict.fromkeys([*used, *inside])}
     made = pd.DataFrame(columns, index=frame.index).reset_index(drop=True)
     with formula_errors(formula):
         matrix = rhs.get_model_matrix(
@@ -264,19 +309,22 @@ def apply_fixed(formula: str, rhs: Any, used: list[str], frame: Any, context: Ma
         if len(levels) < 2:
             raise ValueError(f"factor '{expr}' has the single level {levels[0]!r}; a factor needs at least 2.")
     refuse_inestimable(formula, rhs, spec, np.asarray(matrix), made, context)
-    categories = {category_column(expr) for expr in spec.encoder_state}
-    named = set[str]().union(*(set().union(*expression_names(e)) for e in _expressions(rhs)))
+    random = apply_bars(read.bars, made, context, formula)
+    specs = [spec, *(term.spec for term in random if term.spec is not None)]
+    categories = {category_column(expr) for one in specs for expr in one.encoder_state}
+    named = set[str]().union(*(set().union(*expression_names(e)) for side in sides for e in _expressions(side)))
     return FormulaDesign(
         formula=formula,
         X=np.asarray(matrix, dtype=np.float64),
         names=tuple(spec.column_names),
-        groups=None,
-        group_columns=(),
+        random=random,
+        labels=None,
         structure=term_structure(spec, made, context),
         spec=spec,
         response=None,
         variables=tuple(grid_variable(made[name], name in categories) for name in used),
         frame=made,
         context=context,
-        context_names=tuple(sorted((named & set(context)) - set(used))),
+        context_names=tuple(sorted((named & set(context)) - set(columns))),
+        random_variables=tuple(grid_variable(made[name], name in categories) for name in inside),
     )

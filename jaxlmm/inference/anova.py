@@ -46,7 +46,7 @@ class Anova(Tabular):
 def anova(est: Estimates, contrasts: Mapping[str, np.ndarray], df_method: str) -> Anova:
     """Test each of ``contrasts``, (q, p) matrices by the name of their term."""
     tests = [f_test(est, L, np.zeros(len(L)), df_method) for L in contrasts.values()]
-    m = len(est.lam)
+    m = len(est)
 
     def column(name: str) -> np.ndarray:
         return np.stack([getattr(test, name) for test in tests], axis=1) if tests else np.empty((m, 0))

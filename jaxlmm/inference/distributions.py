@@ -1,39 +1,16 @@
-"""From the optimum to estimates, standard errors, tests: arrays in, arrays out.
-
-The first three functions use arithmetic and matrix products only, so they take numpy and JAX
-arrays alike; the response axis is last in them. Formulas: the docstring of ``spectrum``.
-"""
+"""p-values and quantiles of t, F and normal distributions: arrays in, arrays out."""
 
 from __future__ import annotations
 
 import numbers
-from typing import Any
 
 import numpy as np
 import scipy.special
 
-from jaxlmm.families.intercept.spectrum import Spectrum
 from jaxlmm.runtime.arguments import shown
 from jaxlmm.runtime.threads import in_threads
 
-__all__ = ["check_level", "coef_unit", "f_pvalues", "halfwidth", "pvalues", "se2_weights", "weights"]
-
-
-def weights(lam: Any, d: Any) -> Any:
-    """lam / (1 + lam d_j), (J, c)."""
-    return lam / (1 + lam * d[:, None])
-
-
-def coef_unit(w: Any, ols: Any, u: Any, f: Any) -> Any:
-    """Generalised least squares estimate (p, c) of the coefficients of the basis of X."""
-    return ols - f @ (w * u)
-
-
-def se2_weights(spectrum: Spectrum) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """(a, b, C) with diag vcov / sigma2 = a + lam b + C w, for the user's X."""
-    d = np.where(spectrum.d > 0, spectrum.d, 1.0)  # where d is 0, f is 0: padding
-    A = spectrum.basis.contrast(np.eye(len(spectrum.f)))
-    return np.sum(A * A, axis=1), np.einsum("ki,ij,kj->k", A, spectrum.c0, A), (A @ spectrum.f) ** 2 / d
+__all__ = ["check_level", "f_pvalues", "halfwidth", "pvalues"]
 
 
 def pvalues(stat: np.ndarray, df: np.ndarray) -> np.ndarray:

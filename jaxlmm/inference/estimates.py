@@ -1,102 +1,68 @@
-"""What tests and intervals need of a set of fits, and how fast its pieces change with the variance ratio.
-
-With lam the variance ratio and C(lam) = (X'V^-1 X)^-1 for V = I + lam ZZ' (so vcov = sigma2 C), for
-rows L of contrasts of the coefficients of X's basis (see ``spectrum`` for f_j, d_j and c0):
-
-    L C L'   = L L' + lam L c0 L' + sum_j (L f_j)(L f_j)' / d_j * lam / (1 + lam d_j)
-    L C' L'  = L c0 L' + sum_j (L f_j)(L f_j)' / d_j / (1 + lam d_j)^2
-    L K L'   = sum_j (L f_j)(L f_j)' / (1 + lam d_j)^3,          K = -C'' / 2
-
-and for the log-determinant l(lam) = sum_k m_k log(1 + lam d_k): T1 = l' and T2 = -l''.
-"""
+"""A set of fits as the arrays that tests and intervals work on, whatever their family is."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from jaxlmm.design.columns import Basis
-from jaxlmm.families.intercept.objective import Terms
-from jaxlmm.families.intercept.spectrum import Spectrum
-from jaxlmm.runtime.threads import by_chunks
+from jaxlmm.design.columns import Columns
+from jaxlmm.families.base import Curves, Provider
+from jaxlmm.families.parameters import theta_jacobian
 
-__all__ = ["Curve", "Estimates", "Frame", "basis_curve", "contrast_curve", "information", "orthonormal_curve"]
+__all__ = ["Estimates", "contrast_curves", "information", "observed_inverse", "orthonormal_curves"]
 
-# Responses whose (J, c) arrays are formed at once.
-CHUNK = 4096
-
-
-@dataclass(frozen=True, eq=False)
-class Curve:
-    """C, C' and K (see the module's docstring) seen through contrasts.
-
-    (m, q) for q contrasts one by one, (m, q, q) for q contrasts together.
-    """
-
-    value: np.ndarray
-    slope: np.ndarray
-    bend: np.ndarray
-
-
-@dataclass(frozen=True, eq=False)
-class Frame:
-    """Which coefficients matrices of m responses are those of: the user's contrast L is (L - L shift) unit of them.
-
-    Not one matrix, since the centring of columns far from zero would be lost in it. Both (m, p, p).
-    """
-
-    shift: np.ndarray
-    unit: np.ndarray
-
-    @classmethod
-    def shared(cls, basis: Basis, m: int) -> Frame:
-        """The coefficients of the same orthonormal basis for all."""
-        p = len(basis.R)
-        unit = np.linalg.inv(basis.R) / basis.columns.scale[:, None]
-        return cls(np.broadcast_to(basis.columns.shift, (m, p, p)).copy(), np.broadcast_to(unit, (m, p, p)).copy())
-
-    def contrast(self, L: np.ndarray) -> np.ndarray:
-        """Contrasts L (q, p) of the user's coefficients, (m, q, p)."""
-        return np.asarray((L - L @ self.shift) @ self.unit)
+# Eigenvalues of the Hessian of the deviance, in theta or in log theta where theta is above 1, that count as 0:
+# lmerTest's tolerance.
+FLAT = 1e-8
 
 
 @dataclass(frozen=True, eq=False)
 class Estimates:
-    """m fits of one design, as arrays.
+    """m fits, as arrays.
 
     Attributes
     ----------
-    spectrum : Spectrum
-    terms : Terms
-        Of the fits' method, REML or ML.
+    parts : tuple of (ndarray of int, Provider)
+        Which responses share a design, and what knows the covariances of contrasts on it.
+    columns : Columns
+        Of the complete design's X.
     names : tuple of str, length p
-    has_random : bool
+    sizes : tuple of int
+        Columns of each random term.
     coef : ndarray, (m, p)
         In units of the user's X.
-    lam, sigma2, curvature : ndarray, (m,)
-        As in :class:`jaxlmm.Fit`.
+    theta : ndarray, (m, k)
+    phi : ndarray, (m, k)
+        Relative covariances; see ``families.base``.
+    sigma2 : ndarray, (m,)
+    hessian : ndarray, (m, k, k)
+        Of the profiled deviance in theta.
     n_used : ndarray, (m,)
         Observations that each response was fitted to.
     reml : bool
-    matrices, info, frame
-        C, C' and K as (m, p, p), and T1 and T2, where the responses do not share a design; and what
-        coefficients the matrices are those of.
     """
 
-    spectrum: Spectrum
-    terms: Terms
+    parts: tuple[tuple[np.ndarray, Provider], ...]
+    columns: Columns
     names: tuple[str, ...]
-    has_random: bool
+    sizes: tuple[int, ...]
     coef: np.ndarray
-    lam: np.ndarray
+    theta: np.ndarray
+    phi: np.ndarray
     sigma2: np.ndarray
-    curvature: np.ndarray
+    hessian: np.ndarray
     n_used: np.ndarray
     reml: bool
-    matrices: Curve | None = None
-    info: tuple[np.ndarray, np.ndarray] | None = None
-    frame: Frame | None = None
+
+    def __len__(self) -> int:
+        return len(self.coef)
+
+    @property
+    def has_random(self) -> bool:
+        """Whether there is a random term."""
+        return bool(self.sizes)
 
     @property
     def df_resid(self) -> np.ndarray:
@@ -108,88 +74,84 @@ class Estimates:
         """n - p for REML, n for ML, (m,)."""
         return self.df_resid if self.reml else self.n_used.astype(np.float64)
 
+    @property
+    def fitted(self) -> np.ndarray:
+        """Whether a response has a fit, (m,)."""
+        return np.isfinite(self.sigma2)
 
-def contrast_curve(est: Estimates, L: np.ndarray, *, joint: bool = False) -> Curve:
-    """Curves of contrasts.
+    def product(self, L: np.ndarray) -> np.ndarray:
+        """L coef, (m, q), for contrasts L (q, p)."""
+        return self.columns.product(L, self.coef.T).T
 
-    Parameters
-    ----------
-    est : Estimates
-    L : ndarray, (q, p)
-        In units of the user's X.
-    joint : bool
-        All products of two contrasts, (m, q, q), not just their squares, (m, q).
+
+def contrast_curves(est: Estimates, L: np.ndarray, *, joint: bool = False) -> Curves:
+    """Covariances over sigma2 of the contrasts L (q, p) of the coefficients, with derivatives in phi.
+
+    One by one, (m, q), or all products of two of them if ``joint``, (m, q, q).
     """
-    if est.matrices is not None and est.frame is not None:
-        whole, own = (est.matrices.value, est.matrices.slope, est.matrices.bend), est.frame.contrast(L)
-        if joint:
-            return Curve(*(own @ a @ own.transpose(0, 2, 1) for a in whole))
-        return Curve(*(np.einsum("mqi,mqi->mq", own @ a, own) for a in whole))
-    return _shared_curve(est, est.spectrum.basis.contrast(L), joint)
+    if len(est.parts) == 1 and len(est.parts[0][0]) == len(est):
+        return est.parts[0][1].contrasts(est.phi, L, joint=joint)
+    out = Curves.empty(len(est), est.phi.shape[1], len(L), joint)
+    for where, provider in est.parts:
+        _put(out, where, provider.contrasts(est.phi[where], L, joint=joint))
+    return out
 
 
-def orthonormal_curve(est: Estimates, L: np.ndarray) -> tuple[Curve, np.ndarray]:
+def orthonormal_curves(est: Estimates, L: np.ndarray) -> tuple[Curves, np.ndarray]:
     """Joint curves of an orthonormal basis O of contrasts L (q, p): nothing is lost where these are nearly parallel.
 
     Returns
     -------
-    curve : Curve, (m, q, q)
+    curves : Curves, (m, q, q)
         Of O, contrasts of the coefficients of an orthonormal basis of X.
     P : ndarray, (m, q, q)
         Lower triangles with L = P O.
     """
-    if est.matrices is not None and est.frame is not None:
-        columns, R = np.linalg.qr(np.swapaxes(est.frame.contrast(L), 1, 2))
-        rows = np.swapaxes(columns, 1, 2)
-        whole = (est.matrices.value, est.matrices.slope, est.matrices.bend)
-        return Curve(*(rows @ a @ columns for a in whole)), np.swapaxes(R, 1, 2)
-    columns, R = np.linalg.qr(est.spectrum.basis.contrast(L).T)
-    return _shared_curve(est, columns.T, joint=True), np.broadcast_to(R.T, (len(est.lam), *R.shape))
+    if len(est.parts) == 1 and len(est.parts[0][0]) == len(est):
+        return est.parts[0][1].orthonormal(est.phi, L)
+    out, P = Curves.empty(len(est), est.phi.shape[1], len(L), True), np.full((len(est), len(L), len(L)), np.nan)
+    for where, provider in est.parts:
+        curves, P[where] = provider.orthonormal(est.phi[where], L)
+        _put(out, where, curves)
+    return out, P
 
 
-def basis_curve(est: Estimates) -> Curve:
-    """Curves of all products of the coefficients of the orthonormal basis that the responses share, (m, p, p)."""
-    return _shared_curve(est, np.eye(est.coef.shape[1]), joint=True)
-
-
-def _shared_curve(est: Estimates, unit: np.ndarray, joint: bool) -> Curve:
-    """As :func:`contrast_curve`, for contrasts (q, p) of the coefficients of the shared basis."""
-    spectrum, q, m = est.spectrum, len(unit), len(est.lam)
-    # Bring products of pairs of contrasts to one axis; it is the diagonal alone if not joint.
-    first, second = np.indices((q, q)).reshape(2, -1) if joint else np.tile(np.arange(q), (2, 1))
-    constant = np.einsum("ki,ki->k", unit[first], unit[second])
-    linear = np.einsum("ki,ij,kj->k", unit[first], spectrum.c0, unit[second])
-    Lf = unit @ spectrum.f
-    pairs = Lf[first] * Lf[second]
-    d = np.where(spectrum.d > 0, spectrum.d, 1.0)  # where d is 0, f is 0: padding
-    value, slope, bend = (np.empty((m, len(first))) for _ in range(3))
-    by_d, by_f = np.ascontiguousarray((pairs / d).T), np.ascontiguousarray(pairs.T)
-
-    def fill(rows: slice) -> None:
-        lam = est.lam[rows]
-        r = 1 / (1 + lam[:, None] * spectrum.d)
-        value[rows] = constant + lam[:, None] * linear + lam[:, None] * (r @ by_d)
-        r2 = r * r
-        slope[rows] = linear + r2 @ by_d
-        bend[rows] = (r2 * r) @ by_f
-
-    by_chunks(m, CHUNK, fill)
-    if joint:
-        return Curve(*(a.reshape(m, q, q) for a in (value, slope, bend)))
-    return Curve(value, slope, bend)
+def _put(out: Curves, where: np.ndarray, part: Curves) -> None:
+    out.value[where], out.first[where], out.second[where] = part.value, part.first, part.second
 
 
 def information(est: Estimates) -> tuple[np.ndarray, np.ndarray]:
-    """T1 = sum m d / (1 + lam d) and T2 = sum m d^2 / (1 + lam d)^2 of the fits' method, (m,) each."""
-    if est.info is not None:
-        return est.info
-    d, multiplicity = np.asarray(est.terms.d), np.asarray(est.terms.m)
-    T1, T2 = np.empty(len(est.lam)), np.empty(len(est.lam))
+    """First (m, k) and second derivatives (m, k, k) in phi of the log-determinant of the fits' method."""
+    m, k = est.phi.shape
+    l1, l2 = np.full((m, k), np.nan), np.full((m, k, k), np.nan)
+    for where, provider in est.parts:
+        l1[where], l2[where] = provider.information(est.phi[where], reml=est.reml)
+    return l1, l2
 
-    def fill(rows: slice) -> None:
-        w = d / (1 + est.lam[rows, None] * d)
-        T1[rows] = w @ multiplicity
-        T2[rows] = (w * w) @ multiplicity
 
-    by_chunks(len(est.lam), CHUNK, fill)
-    return T1, T2
+def jacobian(theta: np.ndarray, sizes: Sequence[int]) -> np.ndarray:
+    """d phi_s / d theta_a, (m, k, k), at theta (m, k)."""
+    if not theta.shape[1]:
+        return np.zeros((*theta.shape, 0))
+    return np.moveaxis(theta_jacobian(np.ascontiguousarray(theta.T), sizes), -1, 0)
+
+
+def observed_inverse(est: Estimates) -> np.ndarray:
+    """J H^+ J' (m, k, k): half the covariance of phi, from the Hessian H of the deviance in theta.
+
+    J is d phi / d theta. Directions in which the deviance does not curve count for nothing, as in lmerTest; where a
+    covariance is singular, J is 0 along the parameters that are.
+    """
+    J = jacobian(est.theta, est.sizes)
+    if est.theta.shape[1] == 1:
+        # One parameter: 4 theta^2 / H, and 0 where theta is.
+        with np.errstate(divide="ignore", invalid="ignore"):
+            return np.where(J == 0, 0.0, J * J / est.hessian)
+    unit = np.maximum(np.abs(est.theta), 1.0)
+    H = est.hessian * unit[:, :, None] * unit[:, None, :]
+    good = np.isfinite(H).all(axis=(1, 2))
+    values, vectors = np.linalg.eigh(np.where(good[:, None, None], H, 0.0))
+    inverse = np.where(values > FLAT, 1 / np.where(values > FLAT, values, 1.0), 0.0)
+    turned = (J * unit[:, None, :]) @ vectors
+    out = (turned * inverse[:, None, :]) @ np.swapaxes(turned, 1, 2)
+    return np.where(good[:, None, None], out, np.nan)

@@ -1,19 +1,19 @@
 """t and F tests of contrasts, with Satterthwaite and Kenward-Roger degrees of freedom in closed form.
 
-In the variance ratio lam everything that the two methods need is a function of one number a
-response. With nu, T1, T2, C, C', K of ``estimates``, the profiled curvature c of the deviance in
-lam, and r = l'C'l / l'Cl - T1/nu for one contrast l:
+Everything is in the relative covariances phi (k,) beside sigma2: C(phi) = (X'V^-1 X)^-1 with derivatives C_s,
+C_st, and the log-determinant l with l_s, l_st (see ``families.base``). With nu = n - p (REML) or n (ML), and
+r_s = c'C_s c / c'Cc - l_s / nu for a contrast c,
 
-    Satterthwaite   df = 1 / (1/nu + r^2 / c)
-    Kenward-Roger   df = 1 / (1/nu + r^2 / e),   e = T2 - T1^2/nu,
-                    vcov = sigma2 (C + 2 K omega),   omega = 2 / e
+    Satterthwaite   df = 1 / (1/nu + r'S r),      S = J H^-1 J'
+    Kenward-Roger   df = 1 / (1/nu + r'E^-1 r),   E_st = -l_st - l_s l_t / nu,
+                    vcov = sigma2 (C - 2 sum_st (E^-1)_st C_st)
 
-The first is 2 v^2 / var(v) for v = sigma2 l'Cl with the observed Hessian in (sigma2, lam), as
-lmerTest (Fai & Cornelius 1996; Kuznetsova et al. 2017); where lam = 0 the Hessian of lmerTest has
-sigma alone to go by and df = nu. The second is Kenward & Roger (1997) as in pbkrtest (Halekoh &
-Hojsgaard 2014): the covariance is linear in the variances, so their sums over pairs of variances
-collapse to omega, the variance of lam by the expected information; for one contrast their df
-reduces to 2 / A1. At lam = 0 nothing special happens to it.
+The first is 2 v^2 / var(v) for v = sigma2 c'Cc, with the observed Hessian H of the deviance in theta and
+J = d phi / d theta, as lmerTest (Fai & Cornelius 1996; Kuznetsova et al. 2017): sigma2 takes its share of each
+parameter, -l_s / nu of its logarithm. Where one intercept's variance is 0, J is 0 and df = nu. The second is
+Kenward & Roger (1997) as in pbkrtest (Halekoh & Hojsgaard 2014): the covariance is linear in the variances, so
+their sums over pairs of variances, sigma2 among them, collapse to E, the expected information of phi; for one
+contrast their df reduces to 2 / A1.
 """
 
 from __future__ import annotations
@@ -24,8 +24,15 @@ from typing import Any
 
 import numpy as np
 
+from jaxlmm.families.base import Curves
 from jaxlmm.inference import distributions
-from jaxlmm.inference.estimates import Curve, Estimates, contrast_curve, information, orthonormal_curve
+from jaxlmm.inference.estimates import (
+    Estimates,
+    contrast_curves,
+    information,
+    observed_inverse,
+    orthonormal_curves,
+)
 from jaxlmm.inference.tabular import Table, Tabular
 from jaxlmm.runtime.arguments import check_option
 
@@ -36,10 +43,10 @@ __all__ = [
     "adjusted_vcov",
     "check_df_method",
     "contrast_se_df",
+    "covariance_se",
     "f_test",
     "t_table",
     "t_test",
-    "variance_se",
 ]
 
 DF_METHODS = ("satterthwaite", "kenward-roger", "residual", "normal")
@@ -131,31 +138,30 @@ def check_df_method(df_method: str, fit_method: str) -> None:
 def t_test(est: Estimates, L: np.ndarray, rhs: np.ndarray, df_method: str) -> TTest:
     """Test each row of ``L`` (q, p): L coef = rhs, where ``rhs`` is (q,)."""
     se, df = contrast_se_df(est, L, df_method)
-    return TTest(L, rhs, _estimates(est, L) - rhs, se, df)
+    return TTest(L, rhs, est.product(L) - rhs, se, df)
 
 
 def contrast_se_df(est: Estimates, L: np.ndarray, df_method: str) -> tuple[np.ndarray, np.ndarray]:
     """Standard errors and degrees of freedom of the rows of L one by one, (m, q) each."""
-    curve = contrast_curve(est, L)
-    variance, df = curve.value, np.full(curve.value.shape, np.inf)
+    curves = contrast_curves(est, L)
+    variance, df = curves.value, np.full(curves.value.shape, np.inf)
     if df_method == "residual" or (df_method != "normal" and not est.has_random):
         df[:] = est.df_resid[:, None]
     elif df_method != "normal":
         pieces = _pieces(est, df_method)
-        r = curve.slope / curve.value - pieces.drift[:, None]
-        with np.errstate(divide="ignore"):
-            df = 1 / (1 / est.nu[:, None] + r * r * pieces.inverse[:, None])
+        r = curves.first / curves.value[:, None] - pieces.drift[:, :, None]
+        df = _df(r, pieces.inverse, est.nu)
         if df_method == "kenward-roger":
-            variance = curve.value + 2 * pieces.omega[:, None] * curve.bend
-    return np.sqrt(variance * est.sigma2[:, None]), np.where(np.isnan(est.lam)[:, None], np.nan, df)
+            variance = curves.value - 2 * np.einsum("mst,mstq->mq", pieces.inverse, curves.second)
+    return np.sqrt(variance * est.sigma2[:, None]), np.where(est.fitted[:, None], df, np.nan)
 
 
 def adjusted_vcov(est: Estimates, df_method: str) -> np.ndarray:
     """Covariance matrices of the coefficients, (m, p, p), adjusted for Kenward-Roger."""
-    curve = contrast_curve(est, np.eye(est.coef.shape[1]), joint=True)
-    relative = curve.value
+    curves = contrast_curves(est, np.eye(est.coef.shape[1]), joint=True)
+    relative = curves.value
     if df_method == "kenward-roger" and est.has_random:
-        relative = relative + 2 * _pieces(est, df_method).omega[:, None, None] * curve.bend
+        relative = _adjusted(curves, _pieces(est, df_method).inverse)
     return relative * est.sigma2[:, None, None]
 
 
@@ -164,12 +170,12 @@ def f_test(est: Estimates, L: np.ndarray, rhs: np.ndarray, df_method: str) -> FT
 
     ``L`` has full row rank. Sources: lmerTest's ``contestMD`` and pbkrtest's ``KRmodcomp``.
     """
-    curve, P = orthonormal_curve(est, L)
-    delta = _forward(P, _estimates(est, L) - rhs)
+    curves, P = orthonormal_curves(est, L)
+    delta = _forward(P, est.product(L) - rhs)
     q = len(L)
-    good = np.isfinite(delta).all(axis=1) & np.isfinite(est.lam)
+    good = np.isfinite(delta).all(axis=1) & est.fitted
     stat, df_den = np.full(len(delta), np.nan), np.full(len(delta), np.nan)
-    part = Curve(*(a[good] for a in (curve.value, curve.slope, curve.bend)))
+    part = curves.rows(good)
     scaled = delta[good] / np.sqrt(est.sigma2[good])[:, None]
     if df_method in ("satterthwaite", "kenward-roger") and est.has_random:
         pieces = _pieces(est, df_method).rows(good)
@@ -184,54 +190,71 @@ def f_test(est: Estimates, L: np.ndarray, rhs: np.ndarray, df_method: str) -> FT
     return FTest(L, rhs, stat, q, df_den)
 
 
-def variance_se(est: Estimates, mean_weight: np.ndarray) -> dict[str, np.ndarray]:
-    """Standard errors of ``sigma2``, ``group_var`` and ``icc``, (m,), by the observed information.
+def covariance_se(est: Estimates) -> tuple[np.ndarray, np.ndarray]:
+    """Sampling covariance of the variance parameters, by the observed information and the delta method.
 
-    Delta method from the Hessian in (sigma2, lam). At lam = 0 the last two are NaN: the estimate
-    stands on the boundary, where no standard error describes it (the fits' status says so). For ``icc``
-    the residual variance is that of an observation of ``mean_weight`` (m,).
+    Returns
+    -------
+    sigma2 : ndarray, (m,)
+        Standard errors of sigma2.
+    random : ndarray, (m, k, k)
+        Sampling covariance of v = sigma2 phi, the (co)variances of the random effects; NaN where one of their
+        covariance matrices is singular: no standard error describes an estimate on its boundary.
     """
-    T1, _ = information(est)
-    nu, lam, sigma2 = est.nu, est.lam, est.sigma2
-    with np.errstate(divide="ignore", invalid="ignore"):
-        var_lam = np.where(lam > 0, 2 / est.curvature, np.nan)
-        ratio = T1 / nu
-        pull = np.where(lam > 0, ratio**2 * var_lam, 0.0)
-        group = 2 * lam**2 / nu + (1 - lam * ratio) ** 2 * var_lam
-        return {
-            "sigma2": np.where(np.isnan(lam), np.nan, sigma2 * np.sqrt(2 / nu + pull)),
-            "group_var": sigma2 * np.sqrt(group),
-            "icc": np.sqrt(var_lam) * mean_weight / (1 + lam * mean_weight) ** 2,
-        }
+    l1, _ = information(est)
+    drift = l1 / est.nu[:, None]
+    inverse = observed_inverse(est)
+    pull = 2 * np.einsum("ms,mst,mt->m", drift, inverse, drift)
+    sigma2 = est.sigma2 * np.sqrt(2 / est.nu + pull)
+    # dv = sigma2 (d phi - phi drift'd phi) + v e with var(e) = 2 / nu
+    turn = np.eye(est.phi.shape[1]) - est.phi[:, :, None] * drift[:, None, :]
+    random = 2 * turn @ inverse @ np.swapaxes(turn, 1, 2)
+    random = random + 2 / est.nu[:, None, None] * est.phi[:, :, None] * est.phi[:, None, :]
+    return sigma2, random * est.sigma2[:, None, None] ** 2
 
 
 @dataclass(frozen=True, eq=False)
 class _Pieces:
-    """Per response: drift T1/nu, 1 / curvature (observed or expected), and omega; (m,)."""
+    """Per response: ``drift`` l_s / nu, (m, k), and ``inverse``, half the covariance of phi, (m, k, k)."""
 
     drift: np.ndarray
     inverse: np.ndarray
-    omega: np.ndarray
 
     def rows(self, where: np.ndarray) -> _Pieces:
-        return _Pieces(self.drift[where], self.inverse[where], self.omega[where])
+        return _Pieces(self.drift[where], self.inverse[where])
 
 
 def _pieces(est: Estimates, df_method: str) -> _Pieces:
-    T1, T2 = information(est)
-    drift = T1 / est.nu
+    l1, l2 = information(est)
+    drift = l1 / est.nu[:, None]
     if df_method == "kenward-roger":
-        inverse = 1 / (T2 - T1 * drift)
-        return _Pieces(drift, inverse, 2 * inverse)
-    # At lam = 0 the Hessian in (theta, sigma) does not tie theta to the contrast: df = nu.
-    with np.errstate(divide="ignore", invalid="ignore"):
-        inverse = np.where(est.lam == 0, 0.0, 1 / est.curvature)
-    return _Pieces(drift, inverse, np.full_like(drift, np.nan))
+        return _Pieces(drift, _expected_inverse(l2, drift, est.nu))
+    return _Pieces(drift, observed_inverse(est))
 
 
-def _estimates(est: Estimates, L: np.ndarray) -> np.ndarray:
-    """L coef, (m, q)."""
-    return est.spectrum.basis.columns.product(L, est.coef.T).T
+def _expected_inverse(l2: np.ndarray, drift: np.ndarray, nu: np.ndarray) -> np.ndarray:
+    """E^-1 (m, k, k), E the expected information of phi."""
+    E = -l2 - nu[:, None, None] * drift[:, :, None] * drift[:, None, :]
+    if E.shape[1] == 1:
+        with np.errstate(divide="ignore", invalid="ignore"):
+            return 1 / E
+    good = np.isfinite(E).all(axis=(1, 2))
+    # Free of units first: variances may differ by orders of magnitude.
+    scale = 1 / np.sqrt(np.maximum(np.einsum("mkk->mk", np.where(good[:, None, None], E, 1.0)), 1e-300))
+    unit = np.where(good[:, None, None], E, 0.0) * scale[:, :, None] * scale[:, None, :]
+    inverse = np.linalg.pinv(unit, rcond=1e-12, hermitian=True)
+    return np.where(good[:, None, None], inverse * scale[:, :, None] * scale[:, None, :], np.nan)
+
+
+def _df(r: np.ndarray, inverse: np.ndarray, nu: np.ndarray) -> np.ndarray:
+    """1 / (1/nu + r' inverse r), (m, q), for r (m, k, q)."""
+    with np.errstate(divide="ignore"):
+        return 1 / (1 / nu[:, None] + np.einsum("msq,mst,mtq->mq", r, inverse, r))
+
+
+def _adjusted(curves: Curves, inverse: np.ndarray) -> np.ndarray:
+    """L C L' of joint curves as Kenward & Roger adjust it, (m, q, q)."""
+    return curves.value - 2 * np.einsum("mst,mstij->mij", inverse, curves.second)
 
 
 def _forward(P: np.ndarray, b: np.ndarray) -> np.ndarray:
@@ -243,20 +266,20 @@ def _forward(P: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 
 def _satterthwaite_f(
-    curve: Curve, delta: np.ndarray, L: np.ndarray, pieces: _Pieces, nu: np.ndarray
+    curves: Curves, delta: np.ndarray, L: np.ndarray, pieces: _Pieces, nu: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     """F and its denominator: independent contrasts from the eigenvectors of L C L'.
 
-    ``L`` (m, q, q) are the contrasts in the basis that ``curve`` and ``delta`` refer to. With C = H H', the
+    ``L`` (m, q, q) are the contrasts in the basis that ``curves`` and ``delta`` refer to. With C = H H', the
     eigenvectors are U in L H = U S V', and the contrasts U'L are S V'H^-1 = S P', of which S drops out.
     """
     q = delta.shape[1]
-    values, vectors = np.linalg.eigh(curve.value)
+    values, vectors = np.linalg.eigh(curves.value)
     root = np.sqrt(np.maximum(values, np.finfo(np.float64).tiny))[:, None, :]
     P = vectors / root @ np.swapaxes(np.linalg.svd(L @ (vectors * root))[2], 1, 2)
     stat = np.sum(np.einsum("mi,mij->mj", delta, P) ** 2, axis=1) / q
-    r = np.einsum("mik,mij,mjk->mk", P, curve.slope, P) - pieces.drift[:, None]
-    df = 1 / (1 / nu[:, None] + r * r * pieces.inverse[:, None])
+    r = np.einsum("miq,msij,mjq->msq", P, curves.first, P, optimize=True) - pieces.drift[:, :, None]
+    df = _df(r, pieces.inverse, nu)
     if q == 1:
         return stat, df[:, 0]
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -268,14 +291,14 @@ def _satterthwaite_f(
 
 
 def _kenward_roger_f(
-    curve: Curve, delta: np.ndarray, pieces: _Pieces, nu: np.ndarray
+    curves: Curves, delta: np.ndarray, pieces: _Pieces, nu: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     """Scaled F and its denominator (Kenward & Roger 1997, section 3)."""
     q = delta.shape[1]
-    change = np.linalg.solve(curve.value, curve.slope) - pieces.drift[:, None, None] * np.eye(q)
-    trace = np.trace(change, axis1=1, axis2=2)
-    A1 = 2 / nu * q**2 + pieces.omega * trace**2
-    A2 = 2 / nu * q + pieces.omega * np.trace(change @ change, axis1=1, axis2=2)
+    change = np.linalg.solve(curves.value[:, None], curves.first) - pieces.drift[:, :, None, None] * np.eye(q)
+    trace = np.einsum("msii->ms", change)
+    A1 = 2 / nu * q**2 + 2 * np.einsum("mst,ms,mt->m", pieces.inverse, trace, trace)
+    A2 = 2 / nu * q + 2 * np.einsum("mst,msij,mtji->m", pieces.inverse, change, change, optimize=True)
     B = (A1 + 6 * A2) / (2 * q)
     g = ((q + 1) * A1 - (q + 4) * A2) / ((q + 2) * A2)
     divisor = 3 * q + 2 * (1 - g)
@@ -289,6 +312,5 @@ def _kenward_roger_f(
         rho = quotient**2 * V0 / V2 / q
         den = 4 + (q + 2) / (q * rho - 1)
         scaling = np.where(np.abs(den - 2) < 1e-2, 1.0, den * (1 - A2 / q) / (den - 2))
-    adjusted = curve.value + 2 * pieces.omega[:, None, None] * curve.bend
-    inner = np.linalg.solve(adjusted, delta[:, :, None])[:, :, 0]
+    inner = np.linalg.solve(_adjusted(curves, pieces.inverse), delta[:, :, None])[:, :, 0]
     return scaling * np.sum(delta * inner, axis=1) / q, den

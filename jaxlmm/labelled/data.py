@@ -1,9 +1,8 @@
-"""What a labelled array says about a fit without its values."""
+"""Coordinates of labelled arrays as columns of a table, and back."""
 
 from __future__ import annotations
 
 from collections.abc import Hashable
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -14,97 +13,9 @@ try:
 except ImportError as error:
     raise ImportError('labelled responses need xarray: pip install "jaxlmm[xarray]"') from error
 
-from jaxlmm.design.rows import check_rows, row_labels
 from jaxlmm.sources.table import plain_column
-from jaxlmm.tabular.dataset import RESERVED
-from jaxlmm.tabular.labels import Labels
 
-__all__ = ["LabelledProblem", "check_dims", "coordinate", "coords_along", "labelled_problem"]
-
-
-@dataclass(frozen=True, eq=False)
-class LabelledProblem:
-    """All that a labelled Y says about the fit but its values.
-
-    Attributes
-    ----------
-    X, groups, weights : array-like (n_obs, ...), or None
-        As :func:`jaxlmm.prepare` takes them: names of coordinates are looked up, functions called.
-    group_name : str or None
-    obs_dim : hashable
-    axis, n_obs : int
-        Position and length of ``obs_dim`` in Y.
-    dims, shape : tuple
-        Dimensions of the responses and their lengths, in Y's order.
-    coords : xarray Coordinates
-        All coordinates of the responses.
-    units : str or None
-        Of the responses.
-    """
-
-    X: Any
-    groups: Any
-    weights: Any
-    group_name: str | None
-    obs_dim: Hashable
-    axis: int
-    n_obs: int
-    dims: tuple[Hashable, ...]
-    shape: tuple[int, ...]
-    coords: Any
-    units: str | None
-
-    @property
-    def labels(self) -> Labels:
-        """Of the responses."""
-        return Labels.of_coords(self.dims, self.shape, self.coords, self.units)
-
-
-def labelled_problem(
-    X: Any,
-    Y: xr.DataArray,
-    groups: Any = None,
-    *,
-    obs_dim: Hashable,
-    weights: Any = None,
-    group_name: str | None = None,
-) -> LabelledProblem:
-    """Check the labels of Y against the model; parameters and errors as in :func:`jaxlmm.fit_dataarray`.
-
-    Reads the coordinates of Y, never its values.
-    """
-    check_dims(Y, obs_dim, "jaxlmm.fit")
-    n = Y.sizes[obs_dim]
-    along = coords_along(Y, obs_dim)
-    group_name = groups if isinstance(groups, str) and group_name is None else group_name
-    data = {"X": X, "groups": groups, "weights": weights}
-    for what, value in data.items():
-        check_rows(**{what: value, "Y": row_labels(Y, obs_dim)})
-        data[what] = value = _from_coords(value, what, along, obs_dim)
-        if hasattr(value, "__len__") and len(value) != n:
-            raise ValueError(
-                f"{what} has {len(value)} rows, Y has {n} along {obs_dim!r}; they must have the same rows."
-            )
-    dims = tuple(dim for dim in Y.dims if dim != obs_dim)
-    kept = Y.coords.to_dataset().drop_vars([name for name in Y.coords if obs_dim in Y[name].dims])
-    taken = [name for name in (*dims, *kept.coords) if name in RESERVED]
-    if taken:
-        raise ValueError(f"Y has a dimension or coordinate {taken[0]!r}, which the results use; rename it.")
-    axis = Y.get_axis_num(obs_dim)
-    assert isinstance(axis, int)  # one dimension, one position
-    shape, units = tuple(Y.sizes[dim] for dim in dims), Y.attrs.get("units")
-    return LabelledProblem(
-        **data, group_name=group_name, obs_dim=obs_dim, axis=axis, n_obs=n, dims=dims, shape=shape,
-        coords=kept.coords, units=None if units is None else str(units),
-    )  # fmt: skip
-
-
-def check_dims(Y: Any, obs_dim: Hashable, otherwise: str) -> None:
-    """Refuse what is no DataArray with this dimension; ``otherwise`` is the function for plain arrays."""
-    if not isinstance(Y, xr.DataArray):
-        raise ValueError(f"Y must be an xarray DataArray, found {type(Y).__name__}; arrays go to {otherwise}.")
-    if obs_dim not in Y.dims:
-        raise ValueError(f"Y has no dimension {obs_dim!r}; its dimensions are {', '.join(map(repr, Y.dims))}.")
+__all__ = ["coordinate", "coords_along"]
 
 
 def coords_along(Y: xr.DataArray, dim: Hashable) -> pd.DataFrame:
@@ -161,16 +72,3 @@ def _column(coord: xr.DataArray) -> Any:
             f"attribute categories, {', '.join(map(repr, categories[:8]))}; mend the attribute, or drop it."
         )
     return pd.Categorical(values, categories=categories, ordered=bool(coord.attrs.get("ordered", False)))
-
-
-def _from_coords(value: Any, what: str, along: pd.DataFrame, dim: Hashable) -> Any:
-    """What a function makes of the coordinates, or the coordinate of that name; else the value itself."""
-    if callable(value):
-        return value(along.copy())
-    if not isinstance(value, str):
-        return value
-    if value not in along.columns:
-        known = ", ".join(map(repr, along.columns))
-        raise ValueError(f"{what} is {value!r}, which is no coordinate of Y along {dim!r}; these are: {known}.")
-    column = along[value]
-    return column.array if isinstance(column.dtype, pd.CategoricalDtype) else column.to_numpy()

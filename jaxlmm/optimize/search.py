@@ -20,7 +20,10 @@ import numpy as np
 
 from jaxlmm.optimize.certificate import TOLERANCE, Candidate, Nodes, Problem, Shape, is_alone, settle, thresholds
 
-__all__ = ["GRID_SIZE", "T_MAX", "Optimum", "first_minimum", "is_minimum", "lowest_node", "make_grid", "search"]
+__all__ = [
+    "GRID_SIZE", "T_MAX", "Optimum", "first_minimum", "hessian_in_theta", "is_minimum", "lowest_node", "make_grid",
+    "search",
+]  # fmt: skip
 
 GRID_SIZE = 36
 # exp(170) is 6e73: beyond any ratio that the squares of float64 numbers leave, at any spread of the eigenvalues.
@@ -38,14 +41,14 @@ TOL_CONVERGED = 1e-9
 class Optimum:
     """Per response, at the minimum; all (c,).
 
-    ``lam``, ``pwrss``, ``deviance``, ``curvature`` (second derivative of the deviance in lam)
+    ``lam``, ``pwrss``, ``deviance``, ``hessian`` (second derivative of the deviance in theta = sqrt(lam))
     and ``converged``.
     """
 
     lam: jax.Array
     pwrss: jax.Array
     deviance: jax.Array
-    curvature: jax.Array
+    hessian: jax.Array
     converged: jax.Array
 
 
@@ -66,6 +69,12 @@ class _Bracket:
     value_high: jax.Array
     first: jax.Array
     last: jax.Array
+
+
+def hessian_in_theta(lam: jax.Array, first: jax.Array, second: jax.Array) -> jax.Array:
+    """Second derivative in theta = sqrt(lam) at a minimum, from the derivatives in lam there."""
+    # Inside, the first derivative is 0 but for roundings.
+    return jnp.where(lam > 0, 4 * lam * second, 2 * first)
 
 
 def is_minimum(t: jax.Array, gradient: jax.Array, curvature: jax.Array, nu: jax.Array) -> jax.Array:

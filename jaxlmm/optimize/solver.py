@@ -20,7 +20,7 @@ with warnings.catch_warnings():
     warnings.filterwarnings("ignore", message=".*JAXopt is no longer maintained.*")
     import jaxopt
 
-__all__ = ["FAR", "bracketed_minimum", "bracketed_root"]
+__all__ = ["FAR", "bracketed_minimum", "bracketed_root", "iteration_step"]
 
 MAX_ITER = 60
 # Stop after a step in t (that is, in log lam) this small: Newton's error is then its square.
@@ -109,3 +109,18 @@ def _root_step(
 def _iteration(step: Callable[..., Any], function: Callable[..., Any], tol: float) -> jaxopt.FixedPointIteration:
     step = functools.partial(step, function)
     return jaxopt.FixedPointIteration(step, maxiter=MAX_ITER, tol=tol, implicit_diff=False, unroll=False)
+
+
+@functools.cache
+def iteration_step(step: Callable[..., Any]) -> Callable[..., Any]:
+    """One iteration of ``step(state, *args) -> state`` on a whole batch, under jaxopt.
+
+    For steps whose fixed points are the solutions, and that leave a solved response as it is. The caller
+    owns the loop, and so may leave the solved responses out of it.
+    """
+    solver = jaxopt.FixedPointIteration(step, maxiter=MAX_ITER, tol=0.0, implicit_diff=False, unroll=False)
+
+    def advance(state: Any, *args: Any) -> Any:
+        return solver.update(state, solver.init_state(state, *args), *args).params
+
+    return advance

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.metadata
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,14 +20,14 @@ except ImportError as error:
 
 from jaxlmm.design.arrays import numeric
 from jaxlmm.design.design import Design
-from jaxlmm.engine.block import Model
-from jaxlmm.families.intercept.reduce import design_reducer
-from jaxlmm.fit import check_options, fit_prepared, prepare
-from jaxlmm.inference.distributions import check_level
-from jaxlmm.labelled.data import LabelledProblem, labelled_problem
-from jaxlmm.tabular.dataset import PER_RESPONSE, PER_TERM, result_arrays, result_attrs, results_dataset
+from jaxlmm.design.random import parameter_labels
+from jaxlmm.families.registry import Model, make_family
+from jaxlmm.results.fitting import fit_model
+from jaxlmm.results.options import FitOptions
+from jaxlmm.tabular.dataset import PER_TERM, per_response, result_arrays, result_attrs, results_dataset
+from jaxlmm.tabular.labels import Labels
 
-__all__ = ["fit_lazy", "lmm_lazy"]
+__all__ = ["lazy_fit"]
 
 # Types of the results that are not float64; all travel as float64, which holds them exactly.
 DTYPES = {
@@ -36,7 +36,6 @@ DTYPES = {
     "converged": np.dtype(bool),
     "status": np.dtype(np.int8),
 }
-OBS = "obs"
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,167 +50,62 @@ class Plan:
         Of the observations in a block of Y.
     dims, chunks : tuple
         Dimensions of the responses and the sizes of their chunks.
-    method, df, missing, level
-        Options of the fit.
+    options : FitOptions
+    level : float
     """
 
     model: Any
     axis: int
     dims: tuple[Hashable, ...]
     chunks: tuple[tuple[int, ...], ...]
-    method: str
-    df: str
-    missing: str
+    options: FitOptions
     level: float
 
 
-def fit_lazy(
-    X: Any,
-    Y: Any,
-    groups: Any = None,
-    *,
-    obs_dim: Hashable = None,
-    weights: Any = None,
-    names: Sequence[str] | None = None,
-    group_name: str | None = None,
-    terms: Any = None,
-    method: str = "REML",
-    df: str = "satterthwaite",
-    missing: str = "drop",
-    level: float = 0.95,
+def lazy_fit(
+    values: da.Array,
+    axis: int,
+    labels: Labels,
+    design: Design,
+    formula: str | None,
+    options: FitOptions,
+    level: float,
 ) -> xr.Dataset:
-    """Fit the same model to every cell of a dask array, when and where dask computes it.
+    """Fit the same model to every response of a dask array, when and where dask computes it.
 
     Parameters
     ----------
-    X, groups, weights, group_name
-        As in :func:`jaxlmm.fit_dataarray`: arrays, functions of Y's coordinates, names of them.
-    Y : DataArray that holds a dask array, or dask array
-        Dimensions other than ``obs_dim`` are responses. A plain dask array is (n_obs, *responses);
-        its responses have the dimension "response", or "dim_1", "dim_2", ... if there are several.
-        A chunk is fitted as a whole, in memory: n_obs x its responses. Where the observations are
-        in several chunks they are joined first, so chunk the responses for this to fit.
-    obs_dim : hashable
-        Dimension of the observations; only for a DataArray.
-    names, terms, method, df, missing
-        As in :func:`jaxlmm.fit`.
+    values : dask array
+        Its chunks are fitted as a whole, in memory: n_obs x the responses. Where the observations are
+        in several chunks they are joined first.
+    axis : int
+        Of the observations.
+    labels : Labels
+    design : Design
+    formula : str or None
+    options : FitOptions
     level : float
-        Of the Wald intervals ``conf_low`` to ``conf_high``.
+        Of the Wald intervals.
 
     Returns
     -------
     Dataset
-        That of ``fit_dataarray(...).to_dataset(level)``, but lazy, in Y's chunks. The design is
-        checked at once; of Y only shape, type and coordinates are read. ``compute``, ``persist``,
-        ``to_zarr`` and the like fit each chunk once, for all variables that they need; what is
-        computed in two calls is fitted twice.
-
-    Raises
-    ------
-    ValueError
-        Y holds no dask array or one of unknown size; what ``fit_dataarray`` raises, at once if it
-        is about the model and from the chunk's task, which it names, if it is about Y's values.
+        That of ``Fit.to_dataset``, but lazy, in the chunks of ``values``, of which no value is
+        read. What is computed in one call is fitted once; a ValueError about values comes from the
+        chunk's task, which it names.
     """
-    array = _labelled(Y, obs_dim)
-    obs_dim = array.dims[0] if obs_dim is None else obs_dim
-    problem = labelled_problem(X, array, groups, obs_dim=obs_dim, weights=weights, group_name=group_name)
-    options: Any = {"method": method, "df": df, "missing": missing, "level": level}
-    return _lazy_dataset(array.data, problem, names, terms, None, **options)
-
-
-def lmm_lazy(
-    formula: str,
-    Y: Any,
-    data: Any = None,
-    *,
-    obs_dim: Hashable = None,
-    weights: Any = None,
-    method: str = "REML",
-    df: str = "satterthwaite",
-    missing: str = "drop",
-    level: float = 0.95,
-) -> xr.Dataset:
-    """Fit a formula to every cell of a dask array, when and where dask computes it.
-
-    Parameters
-    ----------
-    formula, data
-        As in :func:`jaxlmm.lmm_dataarray`: without a response; the variables, one row an
-        observation. Default: Y's coordinates along ``obs_dim``.
-    Y, obs_dim, method, df, missing, level
-        As in :func:`fit_lazy`, and so are the result and the errors.
-    weights : str, array-like (n_obs,), or function, optional
-        As in :func:`jaxlmm.lmm_dataarray`.
-    """
-    from jaxlmm.labelled.formula import labelled_formula  # needs formulaic
-
-    array = _labelled(Y, obs_dim)
-    obs_dim = array.dims[0] if obs_dim is None else obs_dim
-    made, groups, weights = labelled_formula(formula, array, data, obs_dim, weights)
-    problem = labelled_problem(
-        made.X, array, groups, obs_dim=obs_dim, weights=weights, group_name=made.group_name
-    )  # fmt: skip
-    options: Any = {"method": method, "df": df, "missing": missing, "level": level}
-    return _lazy_dataset(array.data, problem, made.names, made.structure, made.formula, **options)
-
-
-def _labelled(Y: Any, obs_dim: Hashable) -> xr.DataArray:
-    """Y as a DataArray that holds a dask array."""
-    if isinstance(Y, da.Array):
-        if obs_dim is not None:
-            raise ValueError(
-                f"obs_dim is {obs_dim!r}, but Y is a dask array: its first dimension is the observations."
-            )
-        if Y.ndim == 0:
-            raise ValueError("Y has no dimension; its first one is the observations.")
-        if np.isnan(Y.shape).any():
-            raise ValueError("Y has chunks of unknown size; call Y.compute_chunk_sizes() first.")
-        rest = ("response",) if Y.ndim == 2 else tuple(f"dim_{k}" for k in range(1, Y.ndim))
-        return xr.DataArray(Y, dims=(OBS, *rest))
-    if not isinstance(Y, xr.DataArray):
-        raise ValueError(
-            f"Y must be a dask array, or an xarray DataArray that holds one; found {type(Y).__name__}. Arrays in "
-            "memory go to jaxlmm.fit."
-        )
-    if obs_dim is None:
-        raise ValueError(f"obs_dim is missing; the dimensions of Y are {', '.join(map(repr, Y.dims))}.")
-    if Y.chunks is None or not isinstance(Y.data, da.Array):
-        raise ValueError(
-            "Y holds no dask array, so there is nothing to compute later: use jaxlmm.fit_dataarray, or make chunks "
-            "of responses with Y.chunk(...)."
-        )
-    return Y
-
-
-def _lazy_dataset(
-    values: da.Array,
-    problem: LabelledProblem,
-    names: Sequence[str] | None,
-    terms: Any,
-    formula: str | None,
-    *,
-    method: str,
-    df: str,
-    missing: str,
-    level: float,
-) -> xr.Dataset:
-    """All that can be checked without values, and then the graph."""
-    check_options(method, df, missing)
-    check_level(level)
     numeric(np.empty(0, values.dtype), "Y")  # for its error
-    if 0 in problem.shape:
+    if 0 in labels.shape:
         raise ValueError("Y has no columns, so there is nothing to fit.")
-    design = prepare(
-        problem.X, problem.groups, names=names, group_name=problem.group_name, weights=problem.weights, terms=terms
-    ).design
-    if len(values.chunks[problem.axis]) > 1:
+    if len(values.chunks[axis]) > 1:
         # By tasks: pieces of a chunk are joined where they are read, with no exchange among all workers.
-        values = values.rechunk({problem.axis: -1}, method="tasks")
-    chunks = tuple(sizes for axis, sizes in enumerate(values.chunks) if axis != problem.axis)
-    plan = Plan(_for_travel(design), problem.axis, problem.dims, chunks, method, df, missing, level)
-    arrays = _lazy_arrays(values, plan, design.n_fixef)
-    attrs = result_attrs(design, formula, method, df, level)
-    return results_dataset(arrays, design.names, problem.dims, problem.coords, problem.units, attrs)
+        values = values.rechunk({axis: -1}, method="tasks")
+    chunks = tuple(sizes for k, sizes in enumerate(values.chunks) if k != axis)
+    plan = Plan(_for_travel(design), axis, labels.dims, chunks, options, level)
+    arrays = _lazy_arrays(values, plan, design)
+    attrs = result_attrs(design, formula, options.method, options.df, level)
+    coords = labels.to_coords(numbered=False)
+    return results_dataset(arrays, design.names, labels.dims, coords, labels.units, attrs)
 
 
 def _for_travel(design: Design) -> Design:
@@ -220,26 +114,31 @@ def _for_travel(design: Design) -> Design:
     return dataclasses.replace(design, random=random, terms=None)
 
 
-def _lazy_arrays(values: da.Array, plan: Plan, p: int) -> dict[str, da.Array]:
+def _lazy_arrays(values: da.Array, plan: Plan, design: Design) -> dict[str, da.Array]:
     """The results by name, as :func:`result_arrays` gives them, a task a chunk and one more a variable."""
     token = tokenize(
-        plan.model.X, plan.model.weights, [g.codes for g in plan.model.random], plan.axis, plan.dims, plan.chunks,
-        plan.method, plan.df, plan.missing, plan.level, importlib.metadata.version("jaxlmm"),
+        plan.model.X, plan.model.weights, [(g.codes, g.Z) for g in plan.model.random],
+        plan.axis, plan.dims, plan.chunks,
+        dataclasses.astuple(plan.options), plan.level, importlib.metadata.version("jaxlmm"),
     )  # fmt: skip
     # One node of the graph, not an argument of every task.
     prepared = delayed(_prepare_plan, pure=True)(plan, dask_key_name=f"jaxlmm-design-{token}")
-    rows = len(PER_TERM) * p + len(PER_RESPONSE)
+    p, single, K = design.n_fixef, per_response(design), len(parameter_labels(design.random))
+    rows = len(PER_TERM) * p + len(single) + K
     fitted = da.map_blocks(
         fit_chunk, values, prepared, drop_axis=plan.axis, new_axis=0,
         chunks=((rows,), *plan.chunks), dtype=np.float64, meta=np.empty((0,) * (1 + len(plan.dims))),
     )  # fmt: skip
     made = {}
-    for k, name in enumerate(PER_TERM):
+    several = {name: (k * p, p) for k, name in enumerate(PER_TERM)}
+    if K:
+        several["ran_pars"] = (rows - K, K)
+    for name, (start, size) in several.items():
         made[name] = da.map_blocks(
-            result_rows, fitted, k * p, (k + 1) * p, np.dtype(float), chunks=((p,), *plan.chunks),
+            result_rows, fitted, start, start + size, np.dtype(float), chunks=((size,), *plan.chunks),
             dtype=np.float64, meta=np.empty((0,) * (1 + len(plan.dims))),
         )  # fmt: skip
-    for k, name in enumerate(PER_RESPONSE, len(PER_TERM) * p):
+    for k, name in enumerate(single, len(PER_TERM) * p):
         dtype = DTYPES.get(name, np.dtype(float))
         made[name] = da.map_blocks(
             result_rows, fitted, k, None, dtype, drop_axis=0, chunks=plan.chunks,
@@ -252,7 +151,7 @@ def _lazy_arrays(values: da.Array, plan: Plan, p: int) -> dict[str, da.Array]:
 
 
 def _prepare_plan(plan: Plan) -> Plan:
-    return dataclasses.replace(plan, model=Model(plan.model, design_reducer(plan.model)))
+    return dataclasses.replace(plan, model=Model(make_family(plan.model)))
 
 
 def fit_chunk(values: Any, plan: Plan, block_id: tuple[int, ...]) -> np.ndarray:
@@ -265,7 +164,7 @@ def fit_chunk(values: Any, plan: Plan, block_id: tuple[int, ...]) -> np.ndarray:
         if shape != expected:
             raise ValueError(f"its responses have the shape {shape}, where Y's chunks say {expected}.")
         matrix = matrix.reshape(len(matrix), -1)
-        fit = fit_prepared(plan.model, matrix, method=plan.method, df=plan.df, missing=plan.missing)
+        fit = fit_model(plan.model, matrix, plan.options)
         arrays = result_arrays(fit, shape, plan.level)
     except ValueError as error:
         ends = zip(plan.dims, starts, expected, strict=True)

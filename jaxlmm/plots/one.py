@@ -40,7 +40,7 @@ def caterpillar(fit: Fit, response: int | str = 0, *, level: float = 0.95, ax: A
     response : int or str
         Position or name.
     level : float
-        Of the intervals, which rest on the conditional standard deviations ``fit.ranef_sd``: they
+        Of the intervals, which rest on the conditional standard deviations ``fit.ranef()``: they
         take the variances and fixed effects for known.
     ax : Axes, optional
         Default: that of a new figure.
@@ -60,8 +60,9 @@ def caterpillar(fit: Fit, response: int | str = 0, *, level: float = 0.95, ax: A
     group = grouping_name(fit)
     one, name = one_response(fit, response)
     seen = _groups_seen(one)
-    blup = one.ranef[0, seen]
-    half = float(halfwidth(level, np.array([np.inf]))[0]) * one.ranef_sd[0, seen]
+    (modes,) = one.ranef().values()
+    blup = modes.modes[0, seen, 0]
+    half = float(halfwidth(level, np.array([np.inf]))[0]) * modes.sd[0, seen, 0]
     order = np.argsort(blup, kind="stable")
     rows = np.arange(len(order))
 
@@ -156,7 +157,10 @@ def qq_plot(fit: Fit, response: int | str = 0, *, what: str = "resid", ax: Axes 
     group = grouping_name(fit) if what == "ranef" else ""
     one, name = one_response(fit, response)
     if what == "ranef":
-        label, values = f"Random intercept of {group}", one.ranef[0, _groups_seen(one)]
+        label, values = (
+            f"Random intercept of {group}",
+            next(iter(one.ranef().values())).modes[0, _groups_seen(one), 0],
+        )
     else:
         label, values = _residuals(one)
     values = np.sort(values[np.isfinite(values)])

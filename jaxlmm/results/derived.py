@@ -2,71 +2,55 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 
-from jaxlmm.engine.incomplete import cross_matrices, cross_modes
-from jaxlmm.families.intercept.objective import make_terms
-from jaxlmm.families.intercept.reduce import design_reducer
-from jaxlmm.families.own.patterns import missing_mask, patterns
-from jaxlmm.families.own.reduce import OwnDesign
+from jaxlmm.design.random import parameter_labels
+from jaxlmm.families.base import Modes
 from jaxlmm.inference import effects
-from jaxlmm.inference.estimates import Estimates, Frame, basis_curve, information
+from jaxlmm.inference.estimates import Estimates
 from jaxlmm.inference.intervals import Profile, profile_intervals
 
-__all__ = ["fit_estimates", "fit_modes", "fit_profile", "fixed_variance", "group_sizes", "mean_weight"]
+__all__ = [
+    "fit_estimates", "fit_modes", "fit_profile", "fixed_variance", "group_sizes", "mean_weight", "random_part",
+    "random_variance",
+]  # fmt: skip
 
 
 def fit_estimates(fit: Any) -> Estimates:
     """``Estimates`` of a ``Fit``."""
-    spectrum, reml = fit.reducer.spectrum, fit.method == "REML"
-    terms = make_terms(spectrum, fit.n_obs, fit.method)
-    shared = Estimates(
-        spectrum, terms, fit.names, bool(fit.design.random),
-        fit.coef, fit.lam, fit.sigma2, fit.curvature, fit.n_used, reml,
+    family, reml = fit.model.family, fit.method == "REML"
+    phi = family.phi(fit.theta)
+    where = np.flatnonzero(fit.incomplete)
+    parts = [(np.flatnonzero(~fit.incomplete), family)]
+    if len(where):
+        found = family.incomplete(fit.Y, where, phi[where], reml=reml)
+        parts += [(where[at], provider) for at, provider in found]
+    return Estimates(
+        tuple(parts), family.basis.columns, fit.names, family.sizes, fit.coef, fit.theta, phi, fit.sigma2,
+        fit.hessian, fit.n_used, reml,
     )  # fmt: skip
+
+
+def fit_modes(fit: Any) -> tuple[Modes, ...]:
+    """Conditional modes of every random term."""
     where = np.flatnonzero(fit.incomplete)
-    if not len(where):
-        return shared
-    curve, info, frame = basis_curve(shared), information(shared), Frame.shared(spectrum.basis, fit.n_responses)
-    found = cross_matrices(_own(fit), fit.Y, where, fit.lam[where], reml)
-    for mine, theirs in zip(
-        (curve.value, curve.slope, curve.bend, *info, frame.shift, frame.unit), found, strict=True
-    ):
-        mine[where] = theirs
-    return dataclasses.replace(shared, matrices=curve, info=info, frame=frame)
-
-
-def fit_modes(fit: Any) -> tuple[np.ndarray, np.ndarray]:
-    """Modes of the groups and the groups' sizes, (m, G) each."""
     reml = fit.method == "REML"
-    modes = effects.group_modes(fit.reducer, fit.Y, fit.coef, fit.lam)
-    sizes = np.broadcast_to(fit.reducer.projection.sizes, modes.shape)
-    where = np.flatnonzero(fit.incomplete)
-    if len(where) and fit.design.random:
-        sizes = sizes.copy()
-        modes[where], sizes[where] = cross_modes(_own(fit), fit.Y, where, fit.lam[where], reml)
-    return modes, sizes
+    return tuple(fit.model.family.modes(fit.Y, fit.coef, fit.theta, incomplete=where, reml=reml))
 
 
 def fit_profile(fit: Any, level: float) -> Profile:
-    """Profile likelihood intervals of a ``Fit``; a design for every pattern of missing observations."""
-    out = profile_intervals(fit.reducer, fit.Y, fit.converged & ~fit.incomplete, level)
+    """Profile likelihood intervals of a ``Fit``."""
+    labels = parameter_labels(fit.design.random)
     where = np.flatnonzero(fit.incomplete)
-    for rows, columns in patterns(missing_mask(fit.Y, where)) if len(where) else ():
-        at = where[columns]
-        reducer = design_reducer(fit.design.take(rows))
-        part = profile_intervals(reducer, fit.Y[np.ix_(rows, at)], np.ones(len(at), dtype=bool), level)
-        out.group_sd[at], out.sigma[at], out.coef[at] = part.group_sd, part.sigma, part.coef
-    return out
+    return profile_intervals(fit.model.family, fit.Y, fit.converged, where, level, labels)
 
 
 def fixed_variance(fit: Any) -> np.ndarray:
     """Variance of the fixed part over the observations that each response has, (m,)."""
-    basis, X = fit.reducer.spectrum.basis, fit.design.X
+    basis, X = fit.model.family.basis, fit.design.X
     # What all rows share counts for nothing, and would cost digits.
     coords = basis.coords(fit.coef.T, basis.columns.product(X[:1], fit.coef.T)[0])
     rows = basis.contrast(X)
@@ -74,6 +58,32 @@ def fixed_variance(fit: Any) -> np.ndarray:
     for i, there in _incomplete(fit):
         fixed[i] = effects.variance_parts(rows[there], coords.T[[i]])[0]
     return fixed
+
+
+def random_variance(fit: Any) -> np.ndarray:
+    """Mean of z'Sigma z over the observations of each response, summed over the random terms, (m,).
+
+    Johnson (2014, Methods in Ecology and Evolution 5:944); of an intercept its variance.
+    """
+    total = np.zeros(fit.n_responses)
+    for term, V in zip(fit.design.random, fit.varcorr.values(), strict=True):
+        if term.is_intercept:
+            total += V[:, 0, 0]
+            continue
+        gram = np.broadcast_to(term.Z.T @ term.Z / len(term.Z), V.shape).copy()
+        for i, there in _incomplete(fit):
+            gram[i] = term.Z[there].T @ term.Z[there] / there.sum()
+        total += np.einsum("mij,mij->m", V, gram)
+    return total
+
+
+def random_part(modes: np.ndarray, codes: np.ndarray, Z: np.ndarray) -> np.ndarray:
+    """Z b of one term for rows with these levels, (rows, m)."""
+    out = np.zeros((len(codes), len(modes)))
+    for j in range(Z.shape[1]):
+        part = modes[:, codes, j].T
+        out += part if np.all(Z[:, j] == 1) else Z[:, j, None] * part
+    return out
 
 
 def mean_weight(fit: Any) -> np.ndarray:
@@ -92,7 +102,7 @@ def group_sizes(fit: Any) -> np.ndarray:
     if not fit.design.random:
         return np.zeros((fit.n_responses, 0), dtype=np.int64)
     grouping = fit.design.random[0]
-    sizes = np.tile(grouping.sizes, (fit.n_responses, 1))
+    sizes = np.tile(grouping.counts, (fit.n_responses, 1))
     for i, there in _incomplete(fit):
         sizes[i] = np.bincount(grouping.codes[there], minlength=len(grouping.levels))
     return sizes
@@ -102,7 +112,3 @@ def _incomplete(fit: Any) -> Iterator[tuple[int, np.ndarray]]:
     """The incomplete responses, and which observations each has, (n_obs,)."""
     for i in np.flatnonzero(fit.incomplete):
         yield int(i), ~np.isnan(fit.Y[:, i])
-
-
-def _own(fit: Any) -> OwnDesign:
-    return OwnDesign.make(fit.design, fit.reducer)

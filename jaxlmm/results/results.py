@@ -16,17 +16,30 @@ from jaxlmm.design.arrays import numeric
 from jaxlmm.design.contrasts import contrast_matrix, contrast_text
 from jaxlmm.design.design import Design
 from jaxlmm.design.groups import group_codes
+from jaxlmm.design.random import term_keys
 from jaxlmm.design.terms import make_terms_structure, type3_contrasts
-from jaxlmm.families.intercept.reduce import Reducer
-from jaxlmm.inference import distributions, effects, hypotheses
+from jaxlmm.families.base import Modes, covariances
+from jaxlmm.families.parameters import lower_triangle
+from jaxlmm.families.registry import Model
+from jaxlmm.inference import distributions, hypotheses
 from jaxlmm.inference.anova import Anova, anova
 from jaxlmm.inference.emmeans import EMMeans, emmeans
-from jaxlmm.inference.estimates import Estimates
+from jaxlmm.inference.estimates import Estimates, observed_inverse
 from jaxlmm.inference.hypotheses import FTest, TTest
 from jaxlmm.inference.intervals import Profile
-from jaxlmm.results.derived import fit_estimates, fit_modes, fit_profile, fixed_variance, group_sizes, mean_weight
+from jaxlmm.results.derived import (
+    fit_estimates,
+    fit_modes,
+    fit_profile,
+    fixed_variance,
+    group_sizes,
+    mean_weight,
+    random_part,
+    random_variance,
+)
 from jaxlmm.results.exports import Exports
 from jaxlmm.results.summary import overview, summary_text
+from jaxlmm.results.varcorr import RandomEffects, RandomParameters, random_parameters
 from jaxlmm.runtime.text import Text
 from jaxlmm.tabular.labels import NO_LABELS, Labels
 from jaxlmm.tabular.selection import position, positions
@@ -52,14 +65,15 @@ class Fit(Exports):
         Fixed effects, in units of the response.
     se_gls : ndarray, (m, p)
         Their standard errors by generalised least squares; see ``se``.
-    lam : ndarray, (m,)
-        Variance ratio group_var / sigma2 (the square of lme4's theta).
+    theta : ndarray, (m, k)
+        Parameters of the random effects' covariances, as lme4's: the lower triangles, by columns, of the
+        Cholesky factors of the terms' covariance matrices over sigma2.
     sigma2 : ndarray, (m,)
         Residual variance.
     loglik : ndarray, (m,)
         Maximised (restricted) log-likelihood, with all constants, as lme4's ``logLik``.
-    curvature : ndarray, (m,)
-        Second derivative of -2 loglik in ``lam``, profiled over everything else.
+    hessian : ndarray, (m, k, k)
+        Second derivatives of -2 loglik in ``theta``, profiled over everything else.
     status : ndarray of int8, (m,)
         Values of :class:`jaxlmm.Status`.
     n_used : ndarray of int, (m,)
@@ -75,14 +89,14 @@ class Fit(Exports):
     df_method: str
     coef: np.ndarray
     se_gls: np.ndarray
-    lam: np.ndarray
+    theta: np.ndarray
     sigma2: np.ndarray
     loglik: np.ndarray
-    curvature: np.ndarray
+    hessian: np.ndarray
     status: np.ndarray
     n_used: np.ndarray
     Y: np.ndarray = field(repr=False)
-    reducer: Reducer = field(repr=False)
+    model: Model = field(repr=False)
     labels: Labels = field(repr=False, default=NO_LABELS)
     source: Any = field(repr=False, default=None)
 
@@ -104,7 +118,7 @@ class Fit(Exports):
     @property
     def n_responses(self) -> int:
         """Number of responses, m."""
-        return len(self.lam)
+        return len(self.sigma2)
 
     @property
     def n_obs(self) -> int:
@@ -174,14 +188,35 @@ class Fit(Exports):
     # -- variances and criteria ---------------------------------------------------------------
 
     @property
-    def theta(self) -> np.ndarray:
-        """Group standard deviation relative to the residual's (lme4's theta), (m,)."""
-        return np.sqrt(self.lam)
+    def lam(self) -> np.ndarray:
+        """Variance ratio group_var / sigma2 of one random intercept, (m,); 0 without one."""
+        return self._one_intercept("lam")
 
     @property
     def group_var(self) -> np.ndarray:
-        """Variance of the group intercepts, (m,); exactly 0 where ``singular``."""
-        return self.lam * self.sigma2
+        """Variance of the group intercepts of one random intercept, (m,); exactly 0 where ``singular``."""
+        return self._one_intercept("group_var") * self.sigma2
+
+    @functools.cached_property
+    def varcorr(self) -> dict[str, np.ndarray]:
+        """Covariance matrix of each random term's effects, (m, r, r), by the name of its factor.
+
+        As lme4's ``VarCorr``: a second term on one factor, as ``(x || g)`` makes, is called "g.1".
+        """
+        parts = covariances(self.theta, self.model.family.sizes)
+        keys = term_keys(self.design.random)
+        return {key: Phi * self.sigma2[:, None, None] for key, Phi in zip(keys, parts, strict=True)}
+
+    @functools.cached_property
+    def singular_terms(self) -> dict[str, np.ndarray]:
+        """Which random term's covariance matrix is singular (a zero variance, a correlation of 1), (m,) each."""
+        out, start = {}, 0
+        for key, term in zip(term_keys(self.design.random), self.design.random, strict=True):
+            rows, columns = lower_triangle(term.size)
+            diagonal = start + np.flatnonzero(rows == columns)
+            out[key] = np.any(self.theta[:, diagonal] == 0, axis=1)
+            start += len(rows)
+        return out
 
     @property
     def icc(self) -> np.ndarray:
@@ -190,12 +225,13 @@ class Fit(Exports):
         With weights the residual variance is that of an observation of mean weight, so that the unit
         of the weights does not matter (as the scaled weights of Carle 2009, BMC Med Res Methodol 9:49).
         """
-        return self.lam / (self.lam + 1 / self._mean_weight)
+        lam = self._one_intercept("icc")
+        return lam / (lam + 1 / self._mean_weight)
 
     @property
     def n_params(self) -> int:
         """Parameters that AIC and BIC count: fixed effects and variances, as R does."""
-        return self.design.n_fixef + 1 + len(self.design.random)
+        return self.design.n_fixef + 1 + self.model.family.n_theta
 
     @property
     def aic(self) -> np.ndarray:
@@ -208,12 +244,35 @@ class Fit(Exports):
         return -2 * self.loglik + np.log(np.maximum(self.n_used, 1)) * self.n_params
 
     def variance_se(self) -> dict[str, np.ndarray]:
-        """Standard errors of ``sigma2``, ``group_var`` and ``icc``, (m,) each.
+        """Standard errors of ``sigma2``, and of ``group_var`` and ``icc`` of one random intercept, (m,) each.
 
         By the observed information of the (restricted) likelihood and the delta method. NaN for
-        the last two where ``singular``: no standard error describes an estimate on its boundary.
+        the last two where ``singular``: no standard error describes an estimate on its boundary. Standard
+        deviations and correlations of other random effects: :attr:`random_parameters`.
         """
-        return hypotheses.variance_se(self.estimates, self._mean_weight)
+        sigma2, sampling = self._sampling
+        if self.design.random and not self.design.has_one_intercept:
+            return {"sigma2": sigma2}
+        nothing = np.full(self.n_responses, np.nan)
+        if not self.design.random:
+            return {"sigma2": sigma2, "group_var": nothing, "icc": nothing}
+        lam, w = self.lam, self._mean_weight
+        with np.errstate(divide="ignore", invalid="ignore"):
+            spread = np.where(lam > 0, 2 * observed_inverse(self.estimates)[:, 0, 0], np.nan)
+            group = np.where(lam > 0, np.sqrt(sampling[:, 0, 0]), np.nan)
+            return {"sigma2": sigma2, "group_var": group, "icc": np.sqrt(spread) * w / (1 + lam * w) ** 2}
+
+    @functools.cached_property
+    def random_parameters(self) -> RandomParameters:
+        """Standard deviations and correlations of all random effects, with standard errors."""
+        sampling = self._sampling[1].copy()
+        start = 0
+        for term, singular in zip(self.design.random, self.singular_terms.values(), strict=True):
+            k = term.size * (term.size + 1) // 2
+            sampling[singular, start : start + k] = np.nan
+            sampling[singular, :, start : start + k] = np.nan
+            start += k
+        return random_parameters(self.design.random, list(self.varcorr.values()), sampling)
 
     # -- tests and intervals of the fixed effects ---------------------------------------------
 
@@ -340,27 +399,31 @@ class Fit(Exports):
     # -- random effects, fitted values, predictions -------------------------------------------
 
     @functools.cached_property
-    def _modes(self) -> tuple[np.ndarray, np.ndarray]:
+    def _modes(self) -> tuple[Modes, ...]:
         return fit_modes(self)
 
-    @property
-    def ranef(self) -> np.ndarray:
-        """Conditional modes (BLUPs) of the group intercepts, (m, G), as lme4's ``ranef``.
+    def ranef(self) -> dict[str, RandomEffects]:
+        """Conditional modes (BLUPs) of each random term, as lme4's ``ranef``, by the names of :attr:`varcorr`.
 
-        A group of which a response misses every observation has 0.
+        Returns
+        -------
+        dict of str to RandomEffects
+            ``modes`` (m, levels, r), their conditional standard deviations ``sd`` (as ``condVar``) and their
+            whole conditional covariances ``cov`` (m, levels, r, r). A level of which a response misses every
+            observation has 0, and the standard deviation of the effects themselves.
         """
-        return self._modes[0]
-
-    @property
-    def ranef_sd(self) -> np.ndarray:
-        """Conditional standard deviations of ``ranef``, (m, G), as lme4's ``condVar``."""
-        return effects.mode_sd(self._modes[1], self.lam, self.sigma2)
+        out = {}
+        for key, term, part in zip(term_keys(self.design.random), self.design.random, self._modes, strict=True):
+            cov = part.covariance * self.sigma2[:, None, None, None]
+            out[key] = RandomEffects(term.name, term.levels, term.columns, part.values, cov)
+        return out
 
     def fitted(self, *, random: bool = True) -> np.ndarray:
         """Fitted values, (n_obs, m) as Y, with the random effects unless ``random=False``."""
         values = self._fixed_part(self.design.X)
-        if random and self.design.random:
-            values += self.ranef.T[self.design.random[0].codes]
+        if random:
+            for term, part in zip(self.design.random, self._modes, strict=True):
+                values += random_part(part.values, term.codes, term.Z)
         return values
 
     def resid(self, *, random: bool = True) -> np.ndarray:
@@ -379,10 +442,10 @@ class Fit(Exports):
             prediction.
         """
         table = None if self.source is None else self.source.table(X_new)
+        new_random = None
         if table is not None:
-            wanted = set(self.source.group_columns)
-            if groups_new is None and wanted and wanted <= set(table.columns):
-                groups_new = self.source.group_labels(table)
+            if groups_new is None:
+                new_random = self.source.random_rows(table, self.design)
             X_new = self.source.rows(table)
         columns = getattr(X_new, "columns", None)
         if columns is not None and [str(c) for c in columns] != list(self.names):
@@ -397,16 +460,45 @@ class Fit(Exports):
                 f"{', '.join(self.names)}; found {X.shape}."
             )
         values = self._fixed_part(X)
-        if groups_new is None:
-            return values
+        if groups_new is not None:
+            new_random = self._new_labels(groups_new, len(X))
+        for (codes, Z), part in zip(new_random or (), self._modes, strict=False):
+            known = codes >= 0
+            values[known] += random_part(part.values, codes[known], Z[known])
+        return values
+
+    def _new_labels(self, groups_new: Any, n: int) -> list[tuple[np.ndarray, np.ndarray]]:
+        """Codes and columns of the random terms for labels that the user gives."""
         if not self.design.random:
             raise ValueError("groups_new was given, but the model has no random effect; leave it out.")
-        codes = group_codes(self.design.random[0], groups_new)
-        if codes.shape != (len(X),):
-            raise ValueError(f"groups_new has {len(codes)} labels, X_new has {len(X)} rows; need one a row.")
-        known = codes >= 0
-        values[known] += self.ranef.T[codes[known]]
-        return values
+        given = groups_new if isinstance(groups_new, dict) else None
+        if given is None and not self.design.has_one_intercept:
+            terms = " + ".join(term.label for term in self.design.random)
+            raise ValueError(
+                f"the model has the random terms {terms}; give groups_new as a dict from the name of each "
+                "term to its labels, or to (labels, Z) for slopes."
+            )
+        keys = term_keys(self.design.random)
+        if given is not None and set(given) != set(keys):
+            raise ValueError(
+                f"groups_new has {', '.join(map(str, given))}, the model {', '.join(keys)}; give all of them."
+            )
+        out = []
+        for key, term in zip(keys, self.design.random, strict=True):
+            labels, Z = (groups_new, None) if given is None else (given[key], None)
+            if isinstance(labels, tuple) and len(labels) == 2 and np.ndim(labels[1]) == 2:
+                labels, Z = labels
+            codes = group_codes(term, labels)
+            if codes.shape != (n,):
+                raise ValueError(f"groups_new has {len(codes)} labels, X_new has {n} rows; need one a row.")
+            columns = np.ones((n, 1)) if Z is None else np.asarray(numeric(Z, "groups_new"), dtype=np.float64)
+            if columns.shape != (n, term.size):
+                raise ValueError(
+                    f"random term {term.label} needs its {term.size} columns for new rows: give (labels, Z) with Z "
+                    f"of shape {(n, term.size)}, found {columns.shape}."
+                )
+            out.append((codes, columns))
+        return out
 
     # -- variance explained -------------------------------------------------------------------
 
@@ -420,7 +512,7 @@ class Fit(Exports):
     def rsquared_conditional(self) -> np.ndarray:
         """Share explained by fixed and random effects, (m,) (Nakagawa & Schielzeth 2013); weights as in ``icc``."""
         fixed, total = self._variance_parts()
-        return (fixed + self.group_var) / total
+        return (fixed + self._random_variance) / total
 
     # -- choosing and showing -----------------------------------------------------------------
 
@@ -492,11 +584,29 @@ class Fit(Exports):
 
     def _fixed_part(self, X: np.ndarray) -> np.ndarray:
         """X coef for rows of X, (rows, m)."""
-        return self.reducer.projection.columns.product(X, self.coef.T)
+        return self.model.family.basis.columns.product(X, self.coef.T)
 
     def _variance_parts(self) -> tuple[np.ndarray, np.ndarray]:
         fixed = fixed_variance(self)
-        return fixed, fixed + self.group_var + self.sigma2 / self._mean_weight
+        return fixed, fixed + self._random_variance + self.sigma2 / self._mean_weight
+
+    @functools.cached_property
+    def _random_variance(self) -> np.ndarray:
+        """Mean variance of the random effects over the observations of each response, (m,) (Johnson 2014)."""
+        return random_variance(self)
+
+    @functools.cached_property
+    def _sampling(self) -> tuple[np.ndarray, np.ndarray]:
+        return hypotheses.covariance_se(self.estimates)
+
+    def _one_intercept(self, what: str) -> np.ndarray:
+        """Variance ratio of the one random intercept, 0 without a random effect; an error for other terms."""
+        if not self.design.random:
+            return np.where(np.isnan(self.sigma2), np.nan, 0.0)
+        if not self.design.has_one_intercept:
+            terms = " + ".join(term.label for term in self.design.random)
+            raise ValueError(f"{what} is that of one random intercept, and this model has {terms}; see fit.varcorr.")
+        return self.theta[:, 0] ** 2
 
     @functools.cached_property
     def _mean_weight(self) -> np.ndarray:
@@ -504,4 +614,4 @@ class Fit(Exports):
         return mean_weight(self)
 
 
-_ROW_FIELDS = ("coef", "se_gls", "lam", "sigma2", "loglik", "curvature", "status", "n_used")
+_ROW_FIELDS = ("coef", "se_gls", "theta", "sigma2", "loglik", "hessian", "status", "n_used")

@@ -26,15 +26,16 @@ def summary_text(one: Any, name: str, level: float) -> Text:
     check_level(level)
     letter = "z" if one.df_method == "normal" else "t"
     grouped = bool(one.n_groups)
+    simple = not grouped or one.design.has_one_intercept
     sizes = one.group_sizes[0][one.group_sizes[0] > 0]
     pairs = [
-        ("Model:", "Random intercept" if grouped else "OLS"),
+        ("Model:", ("Random intercept" if simple else "Mixed model") if grouped else "OLS"),
         ("No. Observations:", str(one.n_used[0])),
         ("No. Groups:", str(len(sizes))),
         ("Min. group size:", str(sizes.min()) if grouped else "-"),
         ("Max. group size:", str(sizes.max()) if grouped else "-"),
         ("Mean group size:", f"{sizes.mean():.1f}" if grouped else "-"),
-        ("ICC:", number(one.icc[0]) if grouped else "-"),
+        ("ICC:", number(one.icc[0]) if grouped and simple else "-"),
         ("Dependent Variable:", name),
         ("Method:", one.method),
         ("Scale:", number(one.sigma2[0])),
@@ -48,14 +49,27 @@ def summary_text(one: Any, name: str, level: float) -> Text:
     columns = (one.coef, one.se, one.df, one.statistic, one.pvalue, *np.moveaxis(one.conf_int(level), -1, 0))
     rows = [[term, *(number(c[0, j]) for c in columns)] for j, term in enumerate(one.names)]
     if grouped:
-        se = one.variance_se()["group_var"][0]
-        cells = [number(one.group_var[0]), number(se) if np.isfinite(se) else ""]
-        rows.append([f"{one.design.random[0].name} Var", *cells, *[""] * 5])
+        rows += _random_rows(one)
     notes = [f"Degrees of freedom: {DF_LABELS[one.df_method]}"]
     if one.status[0] != Status.OK:
         notes.append(Status(one.status[0]).message)
     title = "Mixed Linear Model Results" if grouped else "Linear Model Results"
     return Text(summary_layout(title, pairs, header, rows, notes))
+
+
+def _random_rows(one: Any) -> list[list[str]]:
+    """The random effects' variances; of other models than one intercept standard deviations and correlations."""
+    if one.design.has_one_intercept:
+        se = one.variance_se()["group_var"][0]
+        cells = [number(one.group_var[0]), number(se) if np.isfinite(se) else ""]
+        return [[f"{one.design.random[0].name} Var", *cells, *[""] * 5]]
+    found = one.random_parameters
+    rows = []
+    for k, (group, term) in enumerate(zip(found.groups, found.terms, strict=True)):
+        kind, name = term.split("__", 1)
+        cells = [number(found.values[0, k]), number(found.se[0, k]) if np.isfinite(found.se[0, k]) else ""]
+        rows.append([f"{group} {name} {kind.upper()}", *cells, *[""] * 5])
+    return rows
 
 
 def overview(fit: Any, level: float) -> Text:
@@ -85,7 +99,7 @@ def overview(fit: Any, level: float) -> Text:
         middle = [np.median(a[good, j]) if good.any() else np.nan for a in (fit.coef, np.abs(fit.statistic))]
         rows.append([term, *map(number, middle), str(int((p < alpha).sum())), str(int((adjusted < alpha).sum()))])
     notes = []
-    if grouped and good.any():
+    if grouped and good.any() and fit.design.has_one_intercept:
         quantiles = np.quantile(fit.icc[good], [0.05, 0.5, 0.95])
         notes.append("ICC, 5 %, 50 % and 95 % quantile: " + ", ".join(map(number, quantiles)))
     notes += [f"{n} {status.name}: {status.message}" for status, n in counts.items() if status != Status.OK]

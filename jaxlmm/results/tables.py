@@ -121,7 +121,7 @@ def glance(fit: Fit) -> pd.DataFrame:
             "BIC": inner.bic,
             "REMLcrit" if inner.method == "REML" else "deviance": -2 * inner.loglik,
             "df.residual": inner.n_used - taken,
-            "icc": inner.icc,
+            **({} if inner.design.random and not inner.design.has_one_intercept else {"icc": inner.icc}),
             "r2.marginal": inner.rsquared_marginal,
             "r2.conditional": inner.rsquared_conditional,
             "singular": inner.singular,
@@ -174,7 +174,7 @@ def augment(fit: Fit, response: int | str = 0, *, data: Any = None) -> pd.DataFr
     frame[".resid"] = one.resid()[:, 0]
     frame[".fixed"] = one.fitted(random=False)[:, 0]
     if random is not None:
-        frame[".group"] = one.ranef[0][random.codes]
+        frame[".group"] = one.fitted()[:, 0] - one.fitted(random=False)[:, 0]
     return frame
 
 
@@ -196,25 +196,38 @@ def _fixed(fit: Fit, level: float) -> dict[str, Any]:
 
 
 def _ran_pars(fit: Fit, level: float) -> dict[str, Any]:
-    se = fit.variance_se()
-    variances, errors = [fit.sigma2], [se["sigma2"]]
-    groups, terms = ["Residual"], ["sd__Observation"]
-    if fit.design.random:
-        variances, errors = [fit.group_var, *variances], [se["group_var"], *errors]
-        groups, terms = [fit.design.random[0].name, *groups], ["sd__(Intercept)", *terms]
-    sd = np.sqrt(np.column_stack(variances))
-    with np.errstate(divide="ignore", invalid="ignore"):  # an sd of 0 has no standard error
-        error = np.where(sd > 0, np.column_stack(errors) / (2 * sd), np.nan)
-    return {**_labels("ran_pars", groups, terms), "estimate": sd, "std.error": error}
+    found, sigma = fit.random_parameters, np.sqrt(fit.sigma2)
+    error = fit.variance_se()["sigma2"] / (2 * sigma)
+    return {
+        **_labels("ran_pars", [*found.groups, "Residual"], [*found.terms, "sd__Observation"]),
+        "estimate": np.column_stack([found.values, sigma]),
+        "std.error": np.column_stack([found.se, error]),
+    }
 
 
 def _ran_vals(fit: Fit, level: float) -> dict[str, Any]:
-    levels = list(fit.design.random[0].levels) if fit.design.random else []
-    groups = [random.name for random in fit.design.random for _ in random.levels]
-    modes, sd = fit.ranef, fit.ranef_sd
+    groups: list[str] = []
+    terms: list[str] = []
+    levels: list[Any] = []
+    m = fit.n_responses
+    modes, sd = [np.zeros((m, 0))], [np.zeros((m, 0))]
+    for part in fit.ranef().values():
+        # One effect after another, as broom.mixed.
+        for j, name in enumerate(part.columns):
+            groups += [part.name] * len(part.levels)
+            terms += [name] * len(part.levels)
+            levels += part.levels
+            modes.append(part.modes[:, :, j])
+            sd.append(part.sd[:, :, j])
+    return _ran_vals_block(groups, terms, levels, np.concatenate(modes, 1), np.concatenate(sd, 1), level)
+
+
+def _ran_vals_block(
+    groups: list[str], terms: list[str], levels: list[Any], modes: np.ndarray, sd: np.ndarray, level: float
+) -> dict[str, Any]:
     half = halfwidth(level, np.array([np.inf])) * sd
     return {
-        **_labels("ran_vals", groups, ["(Intercept)"] * len(levels), levels),
+        **_labels("ran_vals", groups, terms, levels),
         "estimate": modes,
         "std.error": sd,
         "conf.low": modes - half,

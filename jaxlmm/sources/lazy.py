@@ -20,7 +20,7 @@ LOAD_BYTES = 256 * 2**20
 
 
 def lazy_matrix(Y: Any, obs_dim: Any = None) -> LazyMatrix | None:
-    """``Y`` as a ``LazyMatrix`` if it is a store of more than ``LOAD_BYTES``, else None."""
+    """``Y`` (n_obs, *dims) as a ``LazyMatrix`` if it is a store of more than ``LOAD_BYTES``, else None."""
     if isinstance(Y, LazyMatrix):
         return Y
     if not is_lazy(Y) or Y.ndim < 2:
@@ -29,11 +29,6 @@ def lazy_matrix(Y: Any, obs_dim: Any = None) -> LazyMatrix | None:
         if hasattr(Y, "attrs") and not hasattr(Y, "coords"):  # Zarr, HDF5
             open_source(Y)  # refuses numbers that stand for others, however few
         return None
-    if obs_dim is None and Y.ndim > 2:
-        raise ValueError(
-            f"Y must have shape (n_obs,) or (n_obs, m), found {Y.shape}; jaxlmm.fit_to_store takes responses along "
-            "several axes, and jaxlmm.fit_dataarray."
-        )
     return LazyMatrix.make(open_source(Y, Y.dims[0] if obs_dim is None and hasattr(Y, "dims") else obs_dim))
 
 

@@ -18,7 +18,7 @@ from jaxlmm.sources.encoded import encoding_of
 from jaxlmm.sources.fingerprint import content_sum, files_stamp
 from jaxlmm.sources.maps import MappedFile, mapped_file
 
-__all__ = ["At", "Source", "is_lazy", "open_source"]
+__all__ = ["At", "Source", "is_dask", "is_dataarray", "is_lazy", "is_store", "open_source"]
 
 # The part of each response axis that a block takes.
 At = tuple[slice, ...]
@@ -186,6 +186,21 @@ def is_lazy(Y: Any) -> bool:
     if kind == "xarray":
         return Y.chunks is not None or not Y._in_memory or _on_map(Y.variable._data)
     return kind in ("zarr", "h5py", "dask") or (kind == "numpy" and _on_map(Y))
+
+
+def is_dataarray(Y: Any) -> bool:
+    """Whether Y is an xarray DataArray."""
+    return _kind(Y) == "xarray"
+
+
+def is_dask(Y: Any) -> bool:
+    """Whether Y is a dask array, or a DataArray that holds one."""
+    return _kind(Y) == "dask" or (is_dataarray(Y) and Y.chunks is not None and _kind(Y.data) == "dask")
+
+
+def is_store(Y: Any) -> bool:
+    """Whether Y is a Zarr array or an HDF5 dataset."""
+    return _kind(Y) in ("zarr", "h5py")
 
 
 def open_source(Y: Any, obs_dim: Any = None) -> Source:

@@ -150,7 +150,7 @@ class AbsentFormula:
             "that was fitted to load(path, data=...)."
         )
 
-    group_labels = rows
+    random_rows = rows
 
 
 def checksums(Y: np.ndarray) -> np.ndarray | None:

@@ -20,11 +20,11 @@ from typing import Any
 import numpy as np
 
 from jaxlmm._types import Status
-from jaxlmm.design.design import Design
-from jaxlmm.design.groups import Grouping
+from jaxlmm.design.design import Design, checked_design
+from jaxlmm.design.random import RandomTerm
 from jaxlmm.design.terms import TermStructure
-from jaxlmm.families.intercept.reduce import Reducer
-from jaxlmm.fit import check_options, prepare
+from jaxlmm.families.registry import Model, make_family
+from jaxlmm.results.options import FitOptions
 from jaxlmm.results.results import Fit
 from jaxlmm.storage.absent import AbsentY, FitWithoutY, checksums, missing_cells
 from jaxlmm.storage.check import check_responses
@@ -38,9 +38,11 @@ __all__ = ["ROWS", "check_manifest", "design_parts", "from_design_parts", "from_
 FORMAT, MAJOR, MINOR = "jaxlmm fit", 1, 1
 SHARED = ("design", "method", "df_method")
 # Fields of Fit that are made anew, or stored in a way of their own.
-SPECIAL = ("Y", "reducer", "source", "labels")
+SPECIAL = ("Y", "model", "source", "labels")
 # Dimensions of a field beside that of the responses, and its kind of numbers, where these are not () and floats.
-DIMS: dict[str, tuple[str, ...]] = {"coef": ("term",), "se_gls": ("term",)}
+DIMS: dict[str, tuple[str, ...]] = {
+    "coef": ("term",), "se_gls": ("term",), "theta": ("theta",), "hessian": ("theta", "theta"),
+}  # fmt: skip
 KIND = {"status": "i", "n_used": "iu"}
 # Fields with one row per response: their other dimensions. All that reads and writes them goes by this table.
 ROWS = {f.name: DIMS.get(f.name, ()) for f in dataclasses.fields(Fit) if f.name not in (*SHARED, *SPECIAL)}
@@ -160,12 +162,12 @@ def from_design_parts(
     context: Mapping[str, Any] | None = None,
     trust_formula: bool = False,
 ) -> dict[str, Any]:
-    """The inverse of :func:`design_parts`: fields of ``Fit``, with its reducer; parameters and errors as there."""
+    """The inverse of :func:`design_parts`: fields of ``Fit``, with its model; parameters and errors as there."""
     with reading(path):
         check_manifest(manifest)
         fields = {name: decode(manifest["fields"][name], arrays) for name in SHARED}
         _check_design(*fields.values())
-        fields["reducer"] = _rebuild(fields["design"], manifest["design"])
+        fields["model"] = _rebuild(fields["design"], manifest["design"])
         formula = manifest["formula"]
         texts = isinstance(formula, list) and formula and all(isinstance(text, str) for text in formula)
         if not (formula is None or texts):
@@ -208,7 +210,7 @@ def reading(path: str) -> Iterator[None]:
 
 def _check_rows(fit: Fit, bits: np.ndarray, known: np.ndarray | None) -> None:
     """All arrays must speak of the same responses: a file that was cut short may hold more of one than of another."""
-    m, lengths = fit.n_responses, {"term": fit.design.n_fixef}
+    m, lengths = fit.n_responses, {"term": fit.design.n_fixef, "theta": fit.model.family.n_theta}
     for name, dims in ROWS.items():
         array = getattr(fit, name)
         _check_shape(name, array, (m, *(lengths[dim] for dim in dims)))
@@ -244,35 +246,44 @@ def _check_design(design: Any, method: Any, df: Any) -> None:
     """That these are what a fit is made of."""
     if not (isinstance(method, str) and isinstance(df, str)):
         raise ValueError("method or df is no text")
-    check_options(method, df, "drop")
+    FitOptions(method, df)
     if not isinstance(design, Design):
         raise ValueError(f"its design is one {type(design).__name__}")
     whole = isinstance(design.X, np.ndarray) and design.X.ndim == 2 and design.X.dtype == np.float64
     names = isinstance(design.names, tuple) and all(isinstance(name, str) for name in design.names)
-    random = isinstance(design.random, tuple) and len(design.random) <= 1
+    random = isinstance(design.random, tuple)
     terms = design.terms is None or isinstance(design.terms, TermStructure)
     if not (whole and names and random and terms):
         raise ValueError("its design is not one")
-    for grouping in design.random:
-        codes = grouping.codes if isinstance(grouping, Grouping) else None
-        if not (isinstance(codes, np.ndarray) and codes.dtype.kind in "iu" and isinstance(grouping.levels, tuple)):
+    for term in design.random:
+        codes = term.codes if isinstance(term, RandomTerm) else None
+        if not (isinstance(codes, np.ndarray) and codes.dtype.kind in "iu" and isinstance(term.levels, tuple)):
             raise ValueError("its groups are not groups")
-        if not isinstance(grouping.name, str) or len(set(grouping.levels)) != len(np.unique(codes)):
+        if not isinstance(term.name, str) or len(set(term.levels)) != len(np.unique(codes)):
             raise ValueError("its groups have other levels than labels")
+        Z, columns = term.Z, term.columns
+        if not (isinstance(Z, np.ndarray) and Z.ndim == 2 and Z.dtype == np.float64 and isinstance(columns, tuple)):
+            raise ValueError("its random effects have no columns")
+        if len(Z) != len(codes) or len(columns) != Z.shape[1] or codes.min() < 0 or codes.max() >= len(term.levels):
+            raise ValueError("its random effects do not match their groups")
 
 
-def _rebuild(design: Design, digest: str) -> Reducer:
-    """The reducer of a design, if it is the one that was saved."""
-    codes = design.random[0].codes if design.random else None
-    model = prepare(design.X, codes, names=design.names, weights=design.weights)
-    if not _digest(model.design) == _digest(design) == digest:
+def _rebuild(design: Design, digest: str) -> Model:
+    """The model of a design, if it is the one that was saved."""
+    checked = checked_design(design.X, design.names, design.random, design.weights, design.terms)
+    if not _digest(checked) == digest:
         raise ValueError("the design does not match its checksum")
-    return model.reducer
+    return Model(make_family(checked))
 
 
 def _digest(design: Design) -> str:
     """Checksum of X, groups, weights and names."""
-    parts = [design.X, *(g.codes.astype(np.int64) for g in design.random), design.weights]
+    parts = [
+        design.X,
+        *(g.codes.astype(np.int64) for g in design.random),
+        *(g.Z for g in design.random),
+        design.weights,
+    ]
     found = hashlib.sha256(json.dumps(design.names).encode())
     for part in parts:
         found.update(b"none" if part is None else repr(part.shape).encode() + part.tobytes())

@@ -3,7 +3,7 @@
 The file is a zip archive that ``numpy.load`` opens too: every array as ``.npy``, bit by bit, and
 all else as JSON in ``manifest.json``. There is no pickle in it, and of a formula only what
 :mod:`jaxlmm.formula.guard` knows is evaluated. What follows from X, groups and weights alone
-(``Fit.reducer``), and from a formula and its data, is computed anew. For exchange, write tables or
+(``Fit.model``), and from a formula and its data, is computed anew. For exchange, write tables or
 datasets instead: these formats would lose labels that are neither numbers nor text.
 """
 
@@ -81,7 +81,7 @@ def load(
     context: Mapping[str, Any] | None = None,
     trust_formula: bool = False,
 ) -> Fit:
-    """Read a fit that :func:`save` wrote, or :func:`jaxlmm.fit_to_store`.
+    """Read a fit that :func:`save` wrote, or :func:`jaxlmm.fit` with ``out``.
 
     Parameters
     ----------

@@ -53,7 +53,7 @@ def write_fit(fit: Fit, path: str, include_Y: bool, overwrite: bool) -> None:
     clean_up(out)
     if os.path.lexists(part_of(out)):
         raise ValueError(
-            f"'{part_of(out)}' is in the way, and was not left by save: an unfinished run of fit_to_store, or of "
+            f"'{part_of(out)}' is in the way, and was not left by save: an unfinished run with out=, or of "
             "others; finish it, move it, or give another path."
         )
     if os.path.lexists(out):
@@ -104,7 +104,7 @@ def _steady(path: str, read: Callable[[str], Any]) -> Any:
             hint = ""
             if os.path.exists(part_of(Path(os.path.abspath(path)))):
                 hint = "; its run is not finished: call it again with resume=True"
-            raise ValueError(f"'{path}' holds no results of fit_to_store{hint}.")
+            raise ValueError(f"'{path}' holds no results of jaxlmm{hint}.")
         try:
             with reading(path):
                 found = read(path)
@@ -132,6 +132,9 @@ def _read_fit(path: str) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     content = np.asarray(group[f"{INSIDE}/design"]).tobytes()
     manifest, arrays = read_archive(io.BytesIO(content), check_manifest)
     for name, dims in ROWS.items():
+        if name not in found and dims[:1] == ("theta",):  # without a random effect
+            arrays[name] = np.zeros((len(arrays["coef"]), *[0] * len(dims)))
+            continue
         array = found[name]
         arrays[name] = np.moveaxis(array.reshape(*array.shape[: len(dims)], -1), -1, 0).copy()
     if f"{INSIDE}/Y" in group:

@@ -10,6 +10,7 @@ import numpy as np
 
 from jaxlmm._types import Status
 from jaxlmm.design.design import Design
+from jaxlmm.design.random import parameter_labels
 from jaxlmm.runtime.extras import extra
 
 if TYPE_CHECKING:
@@ -24,6 +25,7 @@ __all__ = [
     "STORED",
     "check_no_multiindex",
     "fit_dataset",
+    "per_response",
     "result_arrays",
     "result_attrs",
     "results_dataset",
@@ -57,13 +59,16 @@ PER_RESPONSE = {
     "converged": ("whether the response has a fit to rely on", 0),
     "status": ("what became of the response", 0),
 }
-# What ``Fit`` needs beside these, in stores: text, power of the response's units, by term.
-STORED = {
-    "se_gls": ("standard error of coef by generalised least squares", 1, True),
-    "lam": ("variance ratio group_var / sigma2", 0, False),
-    "curvature": ("second derivative of the deviance in lam", 0, False),
+# Those that only models of one random intercept, or of none, have.
+OF_INTERCEPT = ("group_var", "icc")
+# What ``Fit`` needs beside these, in stores: text, power of the response's units, dimensions before the responses'.
+STORED: dict[str, tuple[str, int, tuple[str, ...]]] = {
+    "se_gls": ("standard error of coef by generalised least squares", 1, ("term",)),
+    "theta": ("relative covariance factors of the random effects, as lme4's theta", 0, ("theta_1",)),
+    "hessian": ("second derivatives of the deviance in theta", 0, ("theta_1", "theta_2")),
 }
-RESERVED = {"term", "group", "ranef", *PER_TERM, *PER_RESPONSE}
+RAN_PARS = "standard deviation or correlation of random effects"
+RESERVED = {"term", "group", "ranef", "ran_par", "ran_pars", "theta_1", "theta_2", *PER_TERM, *PER_RESPONSE}
 
 
 def fit_dataset(fit: Any, labels: Labels, level: float, ranef: bool) -> xr.Dataset:
@@ -74,7 +79,11 @@ def fit_dataset(fit: Any, labels: Labels, level: float, ranef: bool) -> xr.Datas
     made = results_dataset(arrays, fit.names, labels.dims, labels.to_coords(), labels.units, attrs)
     if not ranef:
         return made
-    modes = np.array(fit.ranef.T, order="C").reshape(-1, *labels.shape)
+    parts = list(fit.ranef().values())
+    if len(parts) > 1 or (parts and parts[0].modes.shape[2] > 1):
+        raise ValueError("a dataset holds the modes of one random intercept; see fit.ranef() for others.")
+    modes = np.moveaxis(parts[0].modes[:, :, 0], 0, -1) if parts else np.zeros((0, fit.n_responses))
+    modes = np.array(modes, order="C").reshape(-1, *labels.shape)
     made["ranef"] = variable(modes, "conditional mode of the group", 1, labels.units, "group", *labels.dims)
     levels = fit.design.random[0].levels if fit.design.random else ()
     index = extra("pandas", "labelled results").Index(levels, tupleize_cols=False)
@@ -88,18 +97,31 @@ def result_arrays(fit: Any, shape: tuple[int, ...], level: float) -> dict[str, n
     low, high = np.moveaxis(fit.conf_int(level), -1, 0)
     arrays = (fit.coef, fit.se, fit.statistic, fit.df, fit.pvalue, low, high)
     made = {name: np.array(a.T, order="C").reshape(-1, *shape) for name, a in zip(PER_TERM, arrays, strict=True)}
-    return made | {name: np.array(getattr(fit, name)).reshape(shape) for name in PER_RESPONSE}
+    made |= {name: np.array(getattr(fit, name)).reshape(shape) for name in per_response(fit.design)}
+    if fit.design.random:
+        made["ran_pars"] = np.array(fit.random_parameters.values.T, order="C").reshape(-1, *shape)
+    return made
+
+
+def per_response(design: Design) -> dict[str, tuple[str, int]]:
+    """The variables of :data:`PER_RESPONSE` that a model has."""
+    general = design.random and not design.has_one_intercept
+    return {name: what for name, what in PER_RESPONSE.items() if not (general and name in OF_INTERCEPT)}
 
 
 def stored_arrays(fit: Any, shape: tuple[int, ...], level: float) -> dict[str, np.ndarray]:
     """:func:`result_arrays` and those of ``STORED``: all from which the fit is made again."""
-    more = {name: getattr(fit, name).T.reshape(*[-1] * by_term, *shape) for name, (*_, by_term) in STORED.items()}
+    more = {}
+    for name in STORED:
+        array = getattr(fit, name)
+        if array.shape[1]:  # without a random effect there is no theta
+            more[name] = np.moveaxis(array, 0, -1).reshape(*array.shape[1:], *shape)
     return result_arrays(fit, shape, level) | more
 
 
 def result_attrs(design: Design, formula: str | None, method: str, df: str, level: float) -> dict[str, Any]:
     """Attributes of the dataset; without a formula the columns of X make one."""
-    columns = " + ".join(["~ 0", *design.names, *(f"(1 | {g.name})" for g in design.random)])
+    columns = " + ".join(["~ 0", *design.names, *(term.label for term in design.random)])
     return {
         "formula": columns if formula is None else formula,
         "method": method,
@@ -107,6 +129,7 @@ def result_attrs(design: Design, formula: str | None, method: str, df: str, leve
         "level": level,
         "n_obs": design.n_obs,
         "n_groups": design.n_groups,
+        "ran_par": list(parameter_labels(design.random)),
         "jaxlmm_version": importlib.metadata.version("jaxlmm"),
     }
 
@@ -121,13 +144,19 @@ def results_dataset(
 ) -> xr.Dataset:
     """The dataset of the results, of :func:`result_arrays` or of arrays of other kinds with its names and shapes."""
     made = {name: variable(arrays[name], *what, units, "term", *dims) for name, what in PER_TERM.items()}
-    made |= {name: variable(arrays[name], *what, units, *dims) for name, what in PER_RESPONSE.items()}
+    here = {name: what for name, what in PER_RESPONSE.items() if name in arrays}
+    made |= {name: variable(arrays[name], *what, units, *dims) for name, what in here.items()}
+    attrs = dict(attrs)
+    labels = attrs.pop("ran_par", [])
+    if "ran_pars" in arrays:
+        made["ran_pars"] = variable(arrays["ran_pars"], RAN_PARS, 0, units, "ran_par", *dims)
     made["status"].attrs |= {
         "flag_values": np.array([s.value for s in Status], dtype=np.int8),
         "flag_meanings": " ".join(s.name.lower() for s in Status),
     }
     xr = extra("xarray", "labelled results")
-    return xr.Dataset(made, coords=coords, attrs=attrs).assign_coords({"term": list(names)})
+    found = xr.Dataset(made, coords=coords, attrs=attrs).assign_coords({"term": list(names)})
+    return found.assign_coords({"ran_par": labels}) if "ran_pars" in arrays else found
 
 
 def stored_dataset(
@@ -150,8 +179,9 @@ def stored_dataset(
     if taken:
         raise ValueError(f"the responses have a dimension or coordinate {taken[0]!r}, which stores use; rename it.")
     made = results_dataset(arrays, names, dims, coords, units, attrs)
-    for name, (text, power, by_term) in STORED.items():
-        made[name] = variable(arrays[name], text, power, units, *["term"] * by_term, *dims)
+    for name, (text, power, lead) in STORED.items():
+        if name in arrays:
+            made[name] = variable(arrays[name], text, power, units, *lead, *dims)
     return made
 
 

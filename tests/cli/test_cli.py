@@ -59,7 +59,7 @@ def test_a_pattern_of_columns_and_an_array_agree(tmp_path: Path, monkeypatch: py
     assert a["response"].unique().tolist() == [f"elec_{j}" for j in range(12)]
     np.testing.assert_allclose(a["estimate"], b["estimate"], rtol=1e-9)
     data = pd.read_csv(table)
-    fit = jaxlmm.lmm("x + (1 | subject)", data, "elec_*", df="kenward-roger")
+    fit = jaxlmm.lmm("x + (1 | subject)", data, responses="elec_*", df="kenward-roger")
     rows = a[(a["effect"] == "fixed") & (a["term"] == "x")]
     np.testing.assert_allclose(rows["p.value"], fit.pvalue[:, 1], rtol=1e-9)
     np.testing.assert_allclose(rows["p.adjusted"], jaxlmm.adjust_pvalues(fit.pvalue[:, 1], "bh"), rtol=1e-9)

@@ -21,7 +21,7 @@ Y = RNG.normal(size=(N, 3))
 FRAME = pd.DataFrame(
     {"y": Y[:, 0], "x": X[:, 1], "s": [str(k) for k in CODES], "c": list("ab") * 12, "d": list("pqr") * 8}
 )
-FIT, OLS, MODEL = jaxlmm.fit(X, Y, CODES), jaxlmm.fit(X, Y), jaxlmm.prepare(X, CODES)
+FIT, OLS = jaxlmm.fit(X, Y, CODES), jaxlmm.fit(X, Y)
 BY_FORMULA = jaxlmm.lmm("y ~ c * d + x + (1 | s)", FRAME)
 MEANS = BY_FORMULA.emmeans("d")
 tables = jaxlmm.tables
@@ -48,7 +48,17 @@ ARGUMENTS: dict[str, tuple[Callable[[Any], Any], str, set[str]]] = {
     "fit names": (
         lambda v: jaxlmm.fit(X, Y, CODES, names=v), "names", {"None", "mixed", "set", "tuple", "with nan", "ragged"}),
     "fit response_names": (lambda v: jaxlmm.fit(X, Y, CODES, response_names=v), "response_names", {"None"}),
-    "fit_prepared model": (lambda v: jaxlmm.fit_prepared(v, Y), "model", set()),
+    "fit random": (lambda v: jaxlmm.fit(X, Y, random=v), "random", {"None"}),
+    "fit obs_dim": (lambda v: jaxlmm.fit(X, Y, CODES, obs_dim=v), "obs_dim", {"None"}),
+    "fit dims": (lambda v: jaxlmm.fit(X, Y, CODES, dims=v), "dims", {"None", "text", "no text"}),
+    "fit coords": (lambda v: jaxlmm.fit(X, Y, CODES, coords=v), "coords",
+        {"None", "empty dict", "dict of text", "dict of None", "dict of huge"}),
+    "fit level": (lambda v: jaxlmm.fit(X, Y, CODES, level=v), "level", {"None"}),
+    "fit out": (lambda v: jaxlmm.fit(X, Y, CODES, out=v, share=9), "out|share", set()),
+    "fit resume": (lambda v: jaxlmm.fit(X, Y, CODES, resume=v), "resume", {"None"}),
+    "lmm data": (lambda v: jaxlmm.lmm("y ~ x", v), "data", {"frame"}),
+    "lmm Y": (lambda v: jaxlmm.lmm("x", FRAME, v), "Y", set()),
+    "lmm responses": (lambda v: jaxlmm.lmm("x", FRAME, responses=v), "responses", set()),
     "compare fit": (lambda v: jaxlmm.compare(OLS, v), "fit", {"fit"}),
     "compare refit": (lambda v: jaxlmm.compare(OLS, FIT, refit=v), "refit", {"None"}),
     "rlrt fit": (lambda v: jaxlmm.rlrt(v, n_sim=10), "jaxlmm.fit", {"fit"}),

@@ -16,15 +16,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import simulate, unbalanced
+from conftest import blups, simulate, unbalanced
 
 import jaxlmm
 from jaxlmm import Status
 from jaxlmm._types import float64_scope
 from jaxlmm.design.arrays import response_matrix
 from jaxlmm.engine import stream_device
-from jaxlmm.engine.block import GPU_WIDTHS, BlockFitter, block_width
+from jaxlmm.engine.blocks import GPU_WIDTHS, block_width
 from jaxlmm.families.intercept import reduce
+from jaxlmm.families.intercept.block import BlockFitter
 from jaxlmm.families.intercept.reduce_device import SegmentSum
 from jaxlmm.runtime import device
 from jaxlmm.runtime.device import DeviceMatrix, device_matrix
@@ -111,22 +112,22 @@ def check_placement() -> None:
     X, Y = simulate(rng, codes, 3, m=500)
     model, devices = jaxlmm.prepare(X, codes), jax.local_devices()
     with float64_scope():
-        made = BlockFitter.make(model, "REML", 500)
+        made = BlockFitter.make(model.family.reducer, "REML", 500)
         assert made.devices == tuple(devices) and made.width == N_DEVICES * block_width(500 // N_DEVICES)
-        stats = reduce.Stats.empty(model.reducer, 500)
-        reduce.reduce_panel(model.reducer, Y, slice(0, 500), stats)
+        stats = reduce.Stats.empty(model.family.reducer, 500)
+        reduce.reduce_panel(model.family.reducer, Y, slice(0, 500), stats)
         raw = made.start(stats)
         for leaf in jax.tree.leaves(raw):
             shards = leaf.addressable_shards
             assert [s.data.shape[-1] for s in shards] == [made.width // N_DEVICES] * N_DEVICES
             assert {s.device for s in shards} == set(devices)
-        assert BlockFitter.make(model, "REML", 5).devices == (devices[0],)
-        assert BlockFitter.make(model, "REML", 500, devices[1:3]).devices == tuple(devices[1:3])
+        assert BlockFitter.make(model.family.reducer, "REML", 5).devices == (devices[0],)
+        assert BlockFitter.make(model.family.reducer, "REML", 500, devices[1:3]).devices == tuple(devices[1:3])
         with jax.default_device(devices[2]):
-            assert BlockFitter.make(model, "REML", 500).devices == (devices[2],)
-            assert BlockFitter.make(model, "REML", 500).start(stats).coef.devices() == {devices[2]}
+            assert BlockFitter.make(model.family.reducer, "REML", 500).devices == (devices[2],)
+            assert BlockFitter.make(model.family.reducer, "REML", 500).start(stats).coef.devices() == {devices[2]}
         with jax.default_device("cpu"):
-            assert BlockFitter.make(model, "REML", 500).devices == (devices[0],)
+            assert BlockFitter.make(model.family.reducer, "REML", 500).devices == (devices[0],)
 
 
 def check_stays_on_several() -> None:
@@ -319,7 +320,7 @@ def test_everything_else_of_a_fit(stays: list[int], tmp_path: Path) -> None:
     y = place(Y)
     found, expected = jaxlmm.fit(X, y, codes), jaxlmm.fit(X, Y, codes)
     np.testing.assert_allclose(found.resid(), expected.resid(), rtol=0, atol=1e-7)
-    np.testing.assert_allclose(found.ranef, expected.ranef, rtol=0, atol=1e-7)
+    np.testing.assert_allclose(blups(found), blups(expected), rtol=0, atol=1e-7)
     whole = [expected.select([0, 1]).profile().coef, found.select([0, 1]).profile().coef]
     np.testing.assert_allclose(*whole, rtol=1e-9)
     pairs = [[jaxlmm.fit(x, one, codes, method="ML") for x in (X[:, :1], X)] for one in (y, Y)]
@@ -329,7 +330,7 @@ def test_everything_else_of_a_fit(stays: list[int], tmp_path: Path) -> None:
     np.testing.assert_array_equal(part.Y, Y[:, [3, 5]])
     storage.save(found, tmp_path / "fit")
     np.testing.assert_array_equal(storage.load(tmp_path / "fit", Y=Y).Y, Y)
-    again = jaxlmm.fit_prepared(jaxlmm.prepare(X, codes), found.Y)
+    again = jaxlmm.prepare(X, codes).fit(found.Y)
     assert again.Y.array is y
 
 

@@ -206,7 +206,7 @@ def test_weights_of_each_response() -> None:
 
     def own_design(weights: np.ndarray | None) -> OwnDesign:
         model = jaxlmm.prepare(case.X, case.groups, weights=weights)
-        return OwnDesign.make(model.design, model.reducer)
+        return OwnDesign.make(model.design, model.family.reducer)
 
     shared = own_design(case.weights)
     by_design = reduce_own(shared, case.Y, where)

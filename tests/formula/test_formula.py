@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import DATA_SETS, REFERENCE, load_reference
+from conftest import DATA_SETS, REFERENCE, blups, load_reference
 
 import jaxlmm
 from jaxlmm.formula.bars import Bar, fitted_groups, split_formula
@@ -191,7 +191,7 @@ def test_groups_of_two_columns(data: pd.DataFrame) -> None:
     assert found.n_groups == 30
     assert found.design.random[0].levels[:4] == ((0, "u"), (0, "v"), (0, "w"), (1, "u"))
     np.testing.assert_allclose(found.coef, expected.coef, rtol=1e-10)
-    np.testing.assert_allclose(found.ranef, expected.ranef, rtol=1e-8)
+    np.testing.assert_allclose(blups(found), blups(expected), rtol=1e-8)
     design = prepare_formula("y ~ x + (1 | g:h)", data)
     assert design.group_name == "g:h"
     assert design.group_labels({"g": [4], "h": ["v"]}).tolist() == [(4, "v")]
@@ -311,15 +311,15 @@ def test_responses_left_of_the_tilde(data: pd.DataFrame) -> None:
     ],
 )
 def test_responses_by_name(data: pd.DataFrame, responses: Any, names: list[str]) -> None:
-    found = lmm("x + (1 | g)", data, responses)
+    found = lmm("x + (1 | g)", data, responses=responses)
     assert list(found.response_names) == names
     np.testing.assert_allclose(found.coef[-1], lmm(f"{names[-1]} ~ x + (1 | g)", data).coef[0], rtol=1e-12)
 
 
 def test_responses_as_array(data: pd.DataFrame) -> None:
-    expected = lmm("x + (1 | g)", data, "elec_*")
-    for responses in (data.filter(like="elec_").to_numpy(), data.filter(like="elec_"), data["elec_0"].tolist()):
-        found = lmm("~ x + (1 | g)", data, responses)
+    expected = lmm("x + (1 | g)", data, responses="elec_*")
+    for Y in (data.filter(like="elec_").to_numpy(), data.filter(like="elec_"), data["elec_0"].tolist()):
+        found = lmm("~ x + (1 | g)", data, Y)
         np.testing.assert_allclose(found.coef, expected.coef[: found.n_responses], rtol=1e-12)
 
 
@@ -377,12 +377,21 @@ def test_the_fit_knows_the_terms(data: pd.DataFrame) -> None:
         ("y ~ a + C(a)", {}, "X is rank deficient"),
         ("a ~ x", {}, "Y column 'a' must be numeric"),
         ("C(a) ~ x", {}, "formula 'C(a) ~ x': the response 'C(a)' is not numeric"),
-        ("x + (1 | g)", {}, "names no response; write 'y ~ ...' or give responses="),
+        ("x + (1 | g)", {}, "names no response; write 'y ~ ...', or give responses= or Y="),
         ("y ~ x", {"responses": "y2"}, "names the response and responses= is given too"),
         ("x", {"responses": "elek_*"}, "nothing matches the pattern 'elek_*'; did you mean 'elec_"),
         ("x", {"responses": ["y", "elec_7"]}, "nothing matches the column 'elec_7'; did you mean 'elec_"),
-        ("x", {"responses": np.zeros((4, 60))}, "responses has 4 rows, data has 60"),
-        ("x", {"responses": pd.Series(np.zeros(60))}, "data and responses have different indexes"),
+        ("x", {"Y": np.zeros((4, 60))}, "Y has 4 rows, data has 60; it looks transposed, try Y.T"),
+        ("x", {"responses": np.zeros((60, 4))}, "found ndarray; responses that are no columns of data are Y="),
+        (
+            "x",
+            {"Y": "elec_*"},
+            "Y is 'elec_*', which is no file; columns of data are given by name, responses='elec_*'",
+        ),
+        ("x", {"Y": ["y", "y2"]}, "responses=['y', 'y2']"),
+        ("x", {"Y": np.zeros(60), "responses": "y"}, "Y and responses are both given"),
+        ("y ~ x", {"Y": np.zeros(60)}, "names a response, but the responses are Y"),
+        ("x", {"Y": pd.Series(np.zeros(60))}, "data and Y have different indexes"),
         ("y ~ x", {"method": "MLE"}, "method must be one of 'REML', 'ML'"),
         ("y ~ x", {"df": "kr"}, "df must be one of"),
     ],

@@ -52,8 +52,8 @@ def test_a_formula_on_polars_is_that_on_pandas() -> None:
         np.testing.assert_array_equal(ours.anova().pvalue, theirs.anova().pvalue)
         np.testing.assert_array_equal(ours.predict(frame.head(5)), theirs.predict(data.head(5)))
     same(
-        jaxlmm.lmm("x + (1 | group)", frame, responses=frame.select("y", "z"), weights=frame["weight"]),
-        jaxlmm.lmm("x + (1 | group)", data, responses=data[["y", "z"]], weights=data["weight"]),
+        jaxlmm.lmm("x + (1 | group)", frame, Y=frame.select("y", "z"), weights=frame["weight"]),
+        jaxlmm.lmm("x + (1 | group)", data, Y=data[["y", "z"]], weights=data["weight"]),
     )
 
 
@@ -133,8 +133,7 @@ def test_variables_of_a_labelled_array() -> None:
     frame = pl.DataFrame(columns())
     array = xr.DataArray(np.random.default_rng(1).normal(size=(120, 2, 3)), dims=("trial", "channel", "time"))
     ours, theirs = (
-        jaxlmm.lmm_dataarray("x * cond + (1 | group)", array, data, obs_dim="trial")
-        for data in (frame, frame.to_pandas())
+        jaxlmm.lmm("x * cond + (1 | group)", data, array, obs_dim="trial") for data in (frame, frame.to_pandas())
     )
     same(ours, theirs)
 

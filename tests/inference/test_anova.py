@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from conftest import REFERENCE, load_reference, simulate, unbalanced
+from conftest import REFERENCE, blups, load_reference, simulate, unbalanced
 
 import jaxlmm
 
@@ -57,7 +57,7 @@ def test_predictions_of_new_data() -> None:
     fit = jaxlmm.lmm("distance ~ age * Sex + (1 | Subject)", data)
     new = pd.DataFrame({"age": [10.0, 12.0], "Sex": ["Male", "Female"], "Subject": ["M01", "nobody"]})
     X = np.array([[1, 10, 1, 10], [1, 12, 0, 0.0]])
-    modes = [fit.ranef[0, fit.design.random[0].levels.index("M01")], 0.0]
+    modes = [blups(fit)[0, fit.design.random[0].levels.index("M01")], 0.0]
     np.testing.assert_allclose(fit.predict(new)[:, 0], X @ fit.coef[0] + modes, rtol=1e-9)
     population = fit.predict(new[["age", "Sex"]])[:, 0]
     np.testing.assert_allclose(population, X @ fit.coef[0], rtol=1e-9)

@@ -61,7 +61,7 @@ def crossed(seed: int = 0, m: int = 3) -> pd.DataFrame:
 def means(
     formula: str, data: pd.DataFrame, specs: Any, responses: Any = None, df: str = "satterthwaite", **k: Any
 ) -> EMMeans:
-    fit = lmm(formula, data, responses, df=df)
+    fit = lmm(formula, data, responses=responses, df=df)
     return emmeans(prepare_formula(formula, data), fit.estimates, df, specs, **k)
 
 
@@ -183,7 +183,7 @@ def test_the_coding_does_not_matter(coding: str, df: str) -> None:
 @pytest.mark.parametrize("df", DF_METHODS)
 def test_means_are_contrasts_of_the_fit(df: str) -> None:
     data = crossed()
-    fit = lmm("a*x + b + (1 | g)", data, "y?", df=df)
+    fit = lmm("a*x + b + (1 | g)", data, responses="y?", df=df)
     found = emmeans(prepare_formula("a*x + b", data), fit.estimates, df, ["a", "b"])
     assert found.estimate.shape == (3, 6)
     np.testing.assert_allclose(found.L.sum(axis=0)[0], 6)  # every mean has the whole intercept

@@ -48,13 +48,13 @@ def responses() -> Any:
 
 
 def fitted(formula: str = "cond * sex + x + (1 | s)", Y: Any = None) -> Any:
-    return jaxlmm.lmm_dataarray(formula, responses() if Y is None else Y, DATA, obs_dim="trial")
+    return jaxlmm.lmm(formula, DATA, responses() if Y is None else Y, obs_dim="trial")
 
 
 def without(fit: Any, fixed: str = "cond * sex + x") -> Any:
     """A smaller model of the same responses."""
     Y = xr.DataArray(fit.Y, dims=("trial", "response"))
-    return jaxlmm.lmm_dataarray(fixed, Y, DATA, obs_dim="trial")
+    return jaxlmm.lmm(fixed, DATA, Y, obs_dim="trial")
 
 
 @pytest.fixture(scope="module")

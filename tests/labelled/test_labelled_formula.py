@@ -27,8 +27,8 @@ def epochs() -> xr.DataArray:
 def test_coordinates_and_a_table_give_the_fit_of_the_cells() -> None:
     Y = epochs()
     table = pd.DataFrame({name: Y[name].values for name in ("subject", "cond", "age")})
-    found = jaxlmm.lmm_dataarray("cond * age + (1 | subject)", Y, obs_dim="trial", df="kenward-roger")
-    same = jaxlmm.lmm_dataarray("cond * age + (1 | subject)", Y, table, obs_dim="trial", df="kenward-roger")
+    found = jaxlmm.lmm("cond * age + (1 | subject)", Y=Y, obs_dim="trial", df="kenward-roger")
+    same = jaxlmm.lmm("cond * age + (1 | subject)", table, Y, obs_dim="trial", df="kenward-roger")
     matrix = Y.transpose("trial", "channel", "time").values.reshape(60, -1)
     cells = jaxlmm.lmm("cond * age + (1 | subject)", table, matrix, df="kenward-roger")
     for fit in (found, same):
@@ -46,16 +46,19 @@ def test_coordinates_and_a_table_give_the_fit_of_the_cells() -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"obs_dim": "trials"}, "Y has no dimension 'trials'; its dimensions are 'channel', 'trial', 'time'"),
+        (
+            {"obs_dim": "trials"},
+            "obs_dim is 'trials', which is no dimension of Y; these are 'channel' (4), 'trial' (60), 'time' (3)",
+        ),
         ({"data": pd.DataFrame({"cond": ["x"], "subject": ["s"]})}, "data has 1 rows, Y has 60 along 'trial'"),
         ({"formula": "y ~ cond + (1 | subject)"}, "y"),
         ({"formula": "age ~ cond + (1 | subject)"}, "names a response, but the responses are Y"),
         ({"formula": "cnd + (1 | subject)"}, "did you mean 'cond'"),
-        ({"Y": np.zeros((60, 3))}, "must be an xarray DataArray, found ndarray"),
+        ({"Y": np.zeros((60, 3))}, "obs_dim is 'trial', but Y is no DataArray"),
     ],
 )
 def test_errors(change: dict, message: str) -> None:
     options = {"formula": "cond + (1 | subject)", "Y": epochs(), "obs_dim": "trial"} | change
     with pytest.raises(ValueError) as caught:
-        jaxlmm.lmm_dataarray(**options)
+        jaxlmm.lmm(**options)
     assert message in str(caught.value)

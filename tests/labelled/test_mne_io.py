@@ -42,13 +42,13 @@ def test_epochs_that_are_not_read_yet() -> None:
     again = make(preload=False)
     again.drop_bad(verbose=False)
     xr.testing.assert_identical(jaxlmm.mne_io.epochs_to_dataarray(again), loaded)
-    fit = jaxlmm.lmm_dataarray("cond + (1 | subject)", found, obs_dim="trial")
+    fit = jaxlmm.lmm("cond + (1 | subject)", Y=found, obs_dim="trial")
     assert fit.names == ("Intercept", "cond[T.deviant]")
     # A table that follows the epochs, and one of all of them, two too many.
-    same = jaxlmm.lmm_dataarray("cond + (1 | subject)", found, again.metadata, obs_dim="trial")
+    same = jaxlmm.lmm("cond + (1 | subject)", again.metadata, found, obs_dim="trial")
     np.testing.assert_array_equal(same.coef, fit.coef)
     with pytest.raises(ValueError, match="data has 49 rows, Y has 47 along 'trial'"):
-        jaxlmm.lmm_dataarray("cond", found, make(preload=False).metadata, obs_dim="trial")
+        jaxlmm.lmm("cond", make(preload=False).metadata, found, obs_dim="trial")
 
 
 def test_time_frequency_and_spectra() -> None:
@@ -63,7 +63,7 @@ def test_time_frequency_and_spectra() -> None:
         np.testing.assert_array_equal(found.values, values)
         np.testing.assert_array_equal(found["freq"], given.freqs)
         np.testing.assert_array_equal(found["k"], KEPT)
-        maps = jaxlmm.lmm_dataarray("cond + (1 | subject)", found, obs_dim="trial").to_dataset()
+        maps = jaxlmm.lmm("cond + (1 | subject)", Y=found, obs_dim="trial").to_dataset()
         assert maps["coef"].dims == ("term", *dims[1:])
         cell = jaxlmm.lmm("cond + (1 | subject)", epochs.metadata, values[:, 1, 1].reshape(N - 2, -1)[:, 0])
         one = maps["pvalue"].isel(channel=1, freq=1)

@@ -17,7 +17,7 @@ def solve(d: list[float], m: list[float], nu: float, u2: np.ndarray, rest: np.nd
     terms = Terms(d_, m_, np.float64(nu), np.float64(d_.max()), len(d), 0, n_unit)
     with float64_scope():
         found = jax.jit(minimise)(terms, np.atleast_2d(u2.T).T, np.atleast_1d(rest), make_grid(d_))
-        return {k: np.asarray(getattr(found, k)) for k in ("lam", "pwrss", "deviance", "curvature", "converged")}
+        return {k: np.asarray(getattr(found, k)) for k in ("lam", "pwrss", "deviance", "hessian", "converged")}
 
 
 def brute(d: list[float], m: list[float], nu: float, u2: np.ndarray, rest: float) -> tuple[float, float]:

@@ -105,8 +105,8 @@ class Reads:
 )
 def test_the_dataset_of_a_fit_in_memory(chunks: dict[str, int], order: tuple[str, ...]) -> None:
     Y, reads = responses().transpose(*order), Reads()
-    expected = jaxlmm.fit_dataarray(design, Y, "subject", obs_dim="trial", names=NAMES).to_dataset()
-    found = jaxlmm.fit_lazy(design, reads.watch(Y, **chunks), "subject", obs_dim="trial", names=NAMES)
+    expected = jaxlmm.fit(design, Y, "subject", obs_dim="trial", names=NAMES).to_dataset()
+    found = jaxlmm.fit(design, reads.watch(Y, **chunks), "subject", obs_dim="trial", names=NAMES)
     assert not reads.counts  # the call itself reads nothing
     blocks = Y.chunk(chunks).chunksizes
     for name, variable in found.data_vars.items():
@@ -132,24 +132,23 @@ def test_the_dataset_of_a_fit_in_memory(chunks: dict[str, int], order: tuple[str
 def test_options(options: dict[str, Any]) -> None:
     Y = responses()
     model = {"groups": "subject", "obs_dim": "trial", "names": NAMES} | options
-    found = jaxlmm.fit_lazy(design, Y.chunk(channel=4), **model)
+    found = jaxlmm.fit(design, Y.chunk(channel=4), **model)
     level = model.pop("level", 0.95)
-    same(found.compute(), jaxlmm.fit_dataarray(design, Y, **model).to_dataset(level))
+    same(found.compute(), jaxlmm.fit(design, Y, **model).to_dataset(level))
 
 
 def test_formulas() -> None:
     pytest.importorskip("formulaic")
     Y = responses()
     table = Y["trial"].to_dataframe()[["subject", "cond", "age"]]
-    expected = jaxlmm.lmm_dataarray("cond * age + (1 | subject)", Y, obs_dim="trial", weights="precision")
+    expected = jaxlmm.lmm("cond * age + (1 | subject)", Y=Y, obs_dim="trial", weights="precision")
     for data in (None, table):
-        found = jaxlmm.lmm_lazy(
-            "cond * age + (1 | subject)", Y.chunk(channel=4, trial=11), data, obs_dim="trial", weights="precision",
-            level=0.9,
-        )  # fmt: skip
+        found = jaxlmm.lmm(
+            "cond * age + (1 | subject)", data, Y.chunk(channel=4, trial=11), weights="precision", level=0.9
+        )
         same(found.compute(), expected.to_dataset(0.9))
     assert found.attrs["formula"] == "cond * age + (1 | subject)"
-    plain = jaxlmm.lmm_lazy("cond + (1 | subject)", da.from_array(Y.values[0], chunks=(9, 3)), table.reset_index())
+    plain = jaxlmm.lmm("cond + (1 | subject)", table.reset_index(), da.from_array(Y.values[0], chunks=(9, 3)))
     assert plain["pvalue"].dims == ("term", "response")
     want = jaxlmm.lmm("cond + (1 | subject)", table, Y.values[0])
     np.testing.assert_allclose(plain["pvalue"].values.T, want.pvalue, rtol=1e-9)
@@ -161,8 +160,8 @@ def test_formulas() -> None:
 def test_plain_dask_arrays(shape: tuple[int, ...], dims: tuple[str, ...]) -> None:
     Y = np.random.default_rng(0).normal(size=shape).astype(np.float32)
     X = design({"age": np.arange(N) ** 2})
-    found = jaxlmm.fit_lazy(X, da.from_array(Y, chunks=2), SUBJECT)
-    expected = jaxlmm.fit_dataarray(X, xr.DataArray(Y, dims=("o", *dims)), SUBJECT, obs_dim="o").to_dataset()
+    found = jaxlmm.fit(X, da.from_array(Y, chunks=2), SUBJECT)
+    expected = jaxlmm.fit(X, xr.DataArray(Y, dims=("o", *dims)), SUBJECT, obs_dim="o").to_dataset()
     assert found["coef"].dims == ("term", *dims) and found["status"].dims == dims
     same(found.compute(), expected)
 
@@ -170,7 +169,7 @@ def test_plain_dask_arrays(shape: tuple[int, ...], dims: tuple[str, ...]) -> Non
 def test_a_masked_value_is_a_missing_one() -> None:
     Y = responses().values[0]
     masked = da.from_array(Y, chunks=(-1, 1)).map_blocks(lambda b: np.ma.masked_greater(b, 1.5), dtype=float)
-    found = jaxlmm.fit_lazy(np.ones((N, 1)), masked, SUBJECT)
+    found = jaxlmm.fit(np.ones((N, 1)), masked, SUBJECT)
     expected = jaxlmm.fit(np.ones((N, 1)), np.where(Y > 1.5, np.nan, Y), SUBJECT)
     np.testing.assert_array_equal(found["n_used"], expected.n_used)
     np.testing.assert_allclose(found["coef"].values.T, expected.coef, rtol=1e-9)
@@ -179,12 +178,12 @@ def test_a_masked_value_is_a_missing_one() -> None:
 def test_a_zarr_store_is_written_chunk_by_chunk(tmp_path: Path) -> None:
     pytest.importorskip("zarr")
     Y, reads = responses(), Reads()
-    found = jaxlmm.fit_lazy(design, reads.watch(Y, channel=4), "subject", obs_dim="trial", names=NAMES)
+    found = jaxlmm.fit(design, reads.watch(Y, channel=4), "subject", obs_dim="trial", names=NAMES)
     write_zarr(found, tmp_path / "a.zarr")
     assert set(reads.counts.values()) == {1}
     with xr.open_zarr(tmp_path / "a.zarr") as read:
         assert read["coef"].chunksizes["channel"] == (4, 2)
-        expected = jaxlmm.fit_dataarray(design, Y, "subject", obs_dim="trial", names=NAMES).to_dataset()
+        expected = jaxlmm.fit(design, Y, "subject", obs_dim="trial", names=NAMES).to_dataset()
         xr.testing.assert_allclose(read.load(), expected, rtol=1e-9)
         assert read["status"].dtype == np.int8 and read["singular"].dtype == bool
 
@@ -199,7 +198,7 @@ def write_zarr(data: Any, path: Path) -> None:
 
 def test_a_chunk_is_fitted_once_for_all_that_is_computed_together() -> None:
     reads = Reads()
-    found = jaxlmm.fit_lazy(design, reads.watch(responses(), channel=2, time=2), "subject", obs_dim="trial")
+    found = jaxlmm.fit(design, reads.watch(responses(), channel=2, time=2), "subject", obs_dim="trial")
     for compute in (
         lambda: found["pvalue"].compute(),
         lambda: dask.compute(found["coef"], found["se"], found["status"].sum()),
@@ -216,7 +215,7 @@ def test_a_chunk_is_fitted_once_for_all_that_is_computed_together() -> None:
 
 def keys(**change: Any) -> list[str]:
     model = {"X": design, "groups": "subject", "obs_dim": "trial"} | change
-    return [v.data.name for v in jaxlmm.fit_lazy(Y=responses().chunk(channel=2), **model).data_vars.values()]
+    return [v.data.name for v in jaxlmm.fit(Y=responses().chunk(channel=2), **model).data_vars.values()]
 
 
 def test_keys_depend_on_what_is_computed() -> None:
@@ -234,7 +233,7 @@ def test_the_design_is_in_the_graph_once() -> None:
     n, chunks = 3000, 40
     X = np.random.default_rng(0).normal(size=(n, 5))
     Y = da.zeros((n, chunks), chunks=(-1, 1))
-    found = jaxlmm.fit_lazy(X, Y, np.arange(n) % 50)
+    found = jaxlmm.fit(X, Y, np.arange(n) % 50)
     graph = dask.optimize(found)[0].__dask_graph__()
     sizes = [len(pickle.dumps(task)) for task in dict(graph).values()]
     assert len(sizes) > 20 * chunks
@@ -245,7 +244,7 @@ def test_threads_at_once() -> None:
     rng = np.random.default_rng(0)
     V = rng.normal(size=(N, 600)) + rng.normal(size=(G, 600))[SUBJECT]
     V[3, ::7] = np.nan
-    found = jaxlmm.fit_lazy(design({"age": rng.normal(size=N)}), da.from_array(V, chunks=(-1, 20)), SUBJECT)
+    found = jaxlmm.fit(design({"age": rng.normal(size=N)}), da.from_array(V, chunks=(-1, 20)), SUBJECT)
     alone, limits = found.compute(scheduler="synchronous"), blas_threads()
     for _ in range(3):
         same(found.compute(scheduler="threads", num_workers=4), alone, rtol=1e-12)
@@ -262,21 +261,30 @@ def blas_threads() -> set[tuple[str, int]]:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"Y": responses()}, "Y holds no dask array, so there is nothing to compute later: use jaxlmm.fit_dataarray"),
-        ({"Y": np.zeros((N, 2))}, "DataArray that holds one; found ndarray. Arrays in memory go to jaxlmm.fit."),
-        ({"obs_dim": None}, "obs_dim is missing; the dimensions of Y are 'channel', 'trial', 'time'."),
-        ({"Y": da.zeros((N, 2))}, "obs_dim is 'trial', but Y is a dask array"),
+        ({"Y": responses()}, "level is given without out: it is for results on disk, and of dask arrays"),
+        (
+            {"obs_dim": None, "groups": None},
+            "Y has 3 dimensions; say which holds the observations, obs_dim=...; the dimensions of Y are "
+            "'channel' (6), 'trial' (40), 'time' (4).",
+        ),
+        ({"Y": da.zeros((N, 2))}, "obs_dim is 'trial', but Y is no DataArray: its first axis holds"),
         ({"Y": da.zeros(()), "obs_dim": None}, "Y has no dimension"),
         ({"Y": (lambda a: a[a > 0])(da.ones(N)), "obs_dim": None}, "Y has chunks of unknown size"),
         ({"Y": responses().chunk().astype(complex)}, "Y must be numeric, found dtype complex128; take its real part"),
         ({"level": 95}, "level must lie between 0 and 1"),
     ],
-    ids=["memory", "array", "no-obs_dim", "obs_dim", "0d", "unknown", "complex", "level"],
+    ids=["memory", "no-obs_dim", "obs_dim", "0d", "unknown", "complex", "level"],
 )  # fmt: skip
 def test_errors_of_the_call(change: dict[str, Any], message: str) -> None:
-    arguments = {"X": design, "Y": responses().chunk(), "groups": "subject", "obs_dim": "trial"} | change
+    arguments = {
+        "X": design,
+        "Y": responses().chunk(),
+        "groups": "subject",
+        "obs_dim": "trial",
+        "level": 0.9,
+    } | change
     with pytest.raises(ValueError) as error:
-        jaxlmm.fit_lazy(**arguments)
+        jaxlmm.fit(**arguments)
     assert message in str(error.value) and "\n" not in str(error.value)
 
 
@@ -294,10 +302,10 @@ def test_errors_of_the_call(change: dict[str, Any], message: str) -> None:
 def test_errors_are_those_of_a_fit_in_memory(change: dict[str, Any]) -> None:
     arguments = {"X": design, "Y": responses(), "groups": "subject", "obs_dim": "trial"} | change
     with pytest.raises(ValueError) as expected:
-        jaxlmm.fit_dataarray(**arguments)
+        jaxlmm.fit(**arguments)
     reads = Reads()
     with pytest.raises(ValueError) as found:
-        jaxlmm.fit_lazy(**arguments | {"Y": reads.watch(arguments["Y"])})
+        jaxlmm.fit(**arguments | {"Y": reads.watch(arguments["Y"])})
     assert str(found.value) == str(expected.value) and not reads.counts
 
 
@@ -313,13 +321,13 @@ def test_errors_of_formulas(formula: str, data: Any, message: str) -> None:
     pytest.importorskip("formulaic")
     data = None if data is None else xr.Dataset({"cond": ("i", data["cond"])}).to_dataframe()
     with pytest.raises(ValueError, match=message):
-        jaxlmm.lmm_lazy(formula, responses().chunk(), data, obs_dim="trial")
+        jaxlmm.lmm(formula, data, responses().chunk(), obs_dim="trial")
 
 
 def test_a_chunk_that_cannot_be_fitted_is_named() -> None:
     Y = responses().astype(object)
     Y[3, 5, 2] = "n/a"
-    lazy = jaxlmm.fit_lazy(design, Y.chunk(channel=2, time=2), "subject", obs_dim="trial")
+    lazy = jaxlmm.fit(design, Y.chunk(channel=2, time=2), "subject", obs_dim="trial")
     lazy["coef"].isel(channel=0, time=0).compute()  # the others can
     with pytest.raises(ValueError) as error:
         lazy.compute()
@@ -332,7 +340,7 @@ def test_a_chunk_of_another_shape_than_it_says_is_refused() -> None:
         meta=np.empty((0, 0)),
     )  # fmt: skip
     with pytest.raises(ValueError) as error:
-        jaxlmm.fit_lazy(np.ones((N, 1)), Y, SUBJECT).compute()
+        jaxlmm.fit(np.ones((N, 1)), Y, SUBJECT).compute()
     assert "chunk (2,) of Y (response 4:6): its responses have the shape (1,), where Y's chunks say (2,)." in str(
         error.value
     )
@@ -340,7 +348,7 @@ def test_a_chunk_of_another_shape_than_it_says_is_refused() -> None:
 
 @pytest.mark.parametrize("package", ["dask", "xarray"])
 def test_without_the_packages(package: str) -> None:
-    code = f"import sys; sys.modules['{package}'] = None\nimport jaxlmm\njaxlmm.fit_lazy"
+    code = f"import sys; sys.modules['{package}'] = None\nimport jaxlmm.outofcore.cluster"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert 'ImportError: lazy fits need dask and xarray: pip install "jaxlmm[dask]"' in run.stderr
 
@@ -391,8 +399,8 @@ def wait_for(path: Path) -> None:
 
 def test_on_a_cluster(client: Any, tmp_path: Path) -> None:
     Y = responses()
-    expected = jaxlmm.fit_dataarray(design, Y, "subject", **MODEL).to_dataset()
-    found = jaxlmm.fit_lazy(design, Y.chunk(channel=2, trial=9), "subject", **MODEL)
+    expected = jaxlmm.fit(design, Y, "subject", **MODEL).to_dataset()
+    found = jaxlmm.fit(design, Y.chunk(channel=2, trial=9), "subject", **MODEL)
     same(found.compute(), expected)
     pytest.importorskip("zarr")
     write_zarr(found, tmp_path / "a.zarr")
@@ -400,7 +408,7 @@ def test_on_a_cluster(client: Any, tmp_path: Path) -> None:
         xr.testing.assert_allclose(read.load(), expected, rtol=1e-9)
     # Responses that are on the workers already.
     there = Y.chunk(channel=2).persist()
-    same(jaxlmm.fit_lazy(design, there, "subject", **MODEL).compute(), expected)
+    same(jaxlmm.fit(design, there, "subject", **MODEL).compute(), expected)
 
 
 def test_labels_that_the_workers_do_not_know(client: Any) -> None:
@@ -409,22 +417,22 @@ def test_labels_that_the_workers_do_not_know(client: Any) -> None:
             raise TypeError("not to be sent")
 
     labels = [Person(f"s{code}") for code in SUBJECT]
-    found = jaxlmm.fit_lazy(design, responses().chunk(channel=3), labels, **MODEL)
-    same(found.compute(), jaxlmm.fit_dataarray(design, responses(), labels, **MODEL).to_dataset())
+    found = jaxlmm.fit(design, responses().chunk(channel=3), labels, **MODEL)
+    same(found.compute(), jaxlmm.fit(design, responses(), labels, **MODEL).to_dataset())
 
 
 def test_a_worker_is_killed_while_it_fits(client: Any, tmp_path: Path) -> None:
     Y = responses()
     lazy = Y.chunk(channel=2)
     lazy = lazy.copy(data=lazy.data.map_blocks(read_slowly, str(tmp_path), dtype=float, meta=np.empty((0, 0, 0))))
-    found = jaxlmm.fit_lazy(design, lazy, "subject", **MODEL)
+    found = jaxlmm.fit(design, lazy, "subject", **MODEL)
     running = client.compute(found)
     wait_for(tmp_path / "pid")
     (tmp_path / "killed").touch()
     killed = int((tmp_path / "pid").read_text())
     assert killed in client.run(os.getpid).values() and killed != os.getpid()
     os.kill(killed, signal.SIGKILL)
-    expected = jaxlmm.fit_dataarray(design, Y, "subject", **MODEL).to_dataset()
+    expected = jaxlmm.fit(design, Y, "subject", **MODEL).to_dataset()
     same(running.result(timeout=600), expected)
     client.wait_for_workers(2, timeout=600)  # the cluster replaces it
     assert killed not in client.run(os.getpid).values()
@@ -433,7 +441,7 @@ def test_a_worker_is_killed_while_it_fits(client: Any, tmp_path: Path) -> None:
 def test_a_chunk_that_cannot_be_read(client: Any) -> None:
     lazy = responses().chunk(channel=2)
     lazy = lazy.copy(data=lazy.data.map_blocks(read_badly, dtype=float, meta=np.empty((0, 0, 0))))
-    found = jaxlmm.fit_lazy(design, lazy, "subject", obs_dim="trial")
+    found = jaxlmm.fit(design, lazy, "subject", obs_dim="trial")
     with pytest.raises(OSError, match="disk on fire"):
         found.compute()
     assert found["status"].isel(channel=0).compute().shape == (T,)  # of another chunk

@@ -19,7 +19,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import scipy.stats
-from conftest import load_reference
+from conftest import blup_sd, blups, load_reference
 from matplotlib.colors import same_color, to_rgb
 
 import jaxlmm
@@ -691,14 +691,14 @@ def test_icc_distribution_of_singular_fits_only_and_of_none(singular: jaxlmm.Fit
 
 def test_caterpillar(fit: jaxlmm.Fit, ax: Any) -> None:
     plots.caterpillar(fit, "y3", level=0.8, ax=ax)
-    order = np.argsort(fit.ranef[3])
+    order = np.argsort(blups(fit)[3])
     (found,) = markers(ax)
-    np.testing.assert_allclose(found.get_xdata(), fit.ranef[3, order], rtol=1e-12)
+    np.testing.assert_allclose(found.get_xdata(), blups(fit)[3, order], rtol=1e-12)
     np.testing.assert_array_equal(found.get_ydata(), np.arange(10))
-    half = scipy.stats.norm.ppf(0.9) * fit.ranef_sd[3, order]
+    half = scipy.stats.norm.ppf(0.9) * blup_sd(fit)[3, order]
     intervals = segments(ax.collections[0])
-    np.testing.assert_allclose(intervals[:, 0, 0], fit.ranef[3, order] - half, rtol=1e-12)
-    np.testing.assert_allclose(intervals[:, 1, 0], fit.ranef[3, order] + half, rtol=1e-12)
+    np.testing.assert_allclose(intervals[:, 0, 0], blups(fit)[3, order] - half, rtol=1e-12)
+    np.testing.assert_allclose(intervals[:, 1, 0], blups(fit)[3, order] + half, rtol=1e-12)
     np.testing.assert_array_equal(intervals[:, :, 1], np.arange(10)[:, None] * [1, 1])
     assert tick_texts(ax.yaxis) == [fit.design.random[0].levels[k] for k in order]
     assert ax.get_ylabel() == "subject" and ax.get_xlabel() == "y3: random intercept, 80 % interval"
@@ -739,10 +739,10 @@ def test_groups_without_observations_are_left_out() -> None:
     fit = jaxlmm.fit(X, Y, groups)
     assert fit.converged[1]
     keep = [k for k, level in enumerate(fit.design.random[0].levels) if level != "g4"]
-    expected = np.sort(fit.ranef[1, keep])
+    expected = np.sort(blups(fit)[1, keep])
     ax = plots.caterpillar(fit, 1)
     np.testing.assert_array_equal(markers(ax)[0].get_xdata(), expected)
-    sd = fit.ranef_sd[1, keep][np.argsort(fit.ranef[1, keep])]
+    sd = blup_sd(fit)[1, keep][np.argsort(blups(fit)[1, keep])]
     assert np.ptp(sd) > 0.001  # group g0 has an observation less
     widths = np.ptp(segments(ax.collections[0])[:, :, 0], axis=1)
     np.testing.assert_allclose(widths, 2 * scipy.stats.norm.ppf(0.975) * sd, rtol=1e-12)
@@ -810,7 +810,7 @@ def test_residuals_of_a_weighted_fit_are_brought_to_one_scale() -> None:
 @pytest.mark.parametrize(("what", "n"), [("resid", 80), ("ranef", 10)])
 def test_qq_plot(what: str, n: int, fit: jaxlmm.Fit, ax: Any) -> None:
     plots.qq_plot(fit, 1, what=what, ax=ax)
-    values = np.sort(fit.resid()[:, 1] if what == "resid" else fit.ranef[1])
+    values = np.sort(fit.resid()[:, 1] if what == "resid" else blups(fit)[1])
     (found,) = points(ax)
     np.testing.assert_allclose(found[:, 1], values, rtol=1e-12)
     # R: ppoints(n) is (1:n - a) / (n + 1 - 2 a), a = 3/8 up to n = 10.

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import Reference, load_reference, simulate
+from conftest import Reference, blup_sd, blups, load_reference, simulate
 
 import jaxlmm
 
@@ -120,8 +120,8 @@ def test_effects_come_in_one_order_whatever_is_asked() -> None:
     assert table["level"][:3].isna().all()
     assert list(table["level"][3 : 3 + G]) == list(range(G))
     assert all(type(v) is int for v in table["level"][3 : 3 + G])
-    np.testing.assert_array_equal(table["estimate"][3 : 3 + G], fit.ranef[0])
-    np.testing.assert_array_equal(table["std.error"][-G:], fit.ranef_sd[1])
+    np.testing.assert_array_equal(table["estimate"][3 : 3 + G], blups(fit)[0])
+    np.testing.assert_array_equal(table["std.error"][-G:], blup_sd(fit)[1])
 
 
 @pytest.mark.parametrize(
@@ -223,7 +223,7 @@ def test_bad_options(options: dict[str, Any], message: str) -> None:
 
 @pytest.mark.parametrize("function", [tidy, glance, augment])
 def test_not_a_fit(function: Any) -> None:
-    with pytest.raises(ValueError, match=r"a table is made of what jaxlmm\.fit returns, found dict"):
+    with pytest.raises(ValueError, match=r"a table is made of what jaxlmm\ returns, found dict"):
         function({})
 
 
@@ -295,7 +295,7 @@ def test_augment() -> None:
     np.testing.assert_array_equal(table[["one", "a", "b"]], fit.design.X)
     assert list(table["site"]) == [list("abcdef")[c] for c in CODES]
     np.testing.assert_allclose(table[".fixed"], fit.design.X @ fit.coef[1])
-    np.testing.assert_allclose(table[".group"], fit.ranef[1][CODES])
+    np.testing.assert_allclose(table[".group"], blups(fit)[1][CODES])
     np.testing.assert_allclose(table[".fitted"], table[".fixed"] + table[".group"])
     np.testing.assert_allclose(table[".resid"], table["y1"] - table[".fitted"])
     assert table["y1"].isna().tolist() == table[".resid"].isna().tolist()

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from conftest import blups
 
 import jaxlmm
 
@@ -28,7 +29,7 @@ def numbers() -> dict[str, np.ndarray]:
     whole = jaxlmm.fit(X, COMPLETE, CODES, method="ML")
     profile = whole.profile()
     return {
-        "status": fit.status, "coef": fit.coef, "se": fit.se, "loglik": fit.loglik, "df": fit.df, "ranef": fit.ranef,
+        "status": fit.status, "coef": fit.coef, "se": fit.se, "loglik": fit.loglik, "df": fit.df, "ranef": blups(fit),
         "profile": np.column_stack([profile.group_sd, profile.sigma, profile.coef[:, 1]]),
         "rlrt": jaxlmm.rlrt(whole, n_sim=100).pvalue,
         "compare": jaxlmm.compare(jaxlmm.fit(X, Y), jaxlmm.fit(X, Y, CODES)).pvalue,

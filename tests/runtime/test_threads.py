@@ -35,7 +35,7 @@ def problem(p, seed):
     return jaxlmm.prepare(X, codes), Y
 
 def numbers(model, Y):
-    fit = jaxlmm.fit_prepared(model, Y)
+    fit = model.fit(Y)
     return [np.asarray(getattr(fit, name)) for name in ("status", "n_used", "coef", "se", "loglik", "df", "pvalue")]
 
 problems = [problem(p, seed) for seed, p in enumerate((2, 4, 9, 12))]

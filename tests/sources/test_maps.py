@@ -109,17 +109,17 @@ CUT: dict[str, tuple[str, str]] = {
         "import pandas\nz = pandas.DataFrame(saved(wide), copy=False); cut(); jaxlmm.fit(X, z, g)", "OSError"),
     "fit, DataArray": (
         "import xarray\nz = xarray.DataArray(saved(wide).reshape(60, 40, 10), dims=('t', 'a', 'b')); cut()\n"
-        "jaxlmm.fit_dataarray(X, z, g, obs_dim='t')", "OSError"),
+        "jaxlmm.fit(X, z, g, obs_dim='t')", "OSError"),
     "X": ("z = saved(rng.normal(size=(60, 2))); cut(); jaxlmm.fit(z, Y, g)", "OSError"),
     "groups": ("z = saved(g); cut()\nos.truncate(path, 200); jaxlmm.fit(X, Y, z)", "OSError"),
     "weights": ("z = saved(np.ones(60)); cut()\nos.truncate(path, 200); jaxlmm.fit(X, Y, g, weights=z)", "OSError"),
     "predict": ("z = saved(rng.normal(size=(60, 2))); cut(); jaxlmm.fit(X, Y, g).predict(z)", "OSError"),
     "after the fit": (
-        "z = saved(wide); f = jaxlmm.fit(X, z, g); cut(); f.ranef, f.resid(), f.select([3]).profile()", "no error"),
-    "store": ("z = saved(wide); cut(); jaxlmm.fit_to_store(X, z, g, out='o.zarr')", "OSError"),
-    "store, backwards": ("z = saved(wide)[:, ::-1]; cut(); jaxlmm.fit_to_store(X, z, g, out='o.zarr')", "OSError"),
-    "store, private map": ("z = saved(wide, 'c'); cut(); jaxlmm.fit_to_store(X, z, g, out='o.zarr')", "OSError"),
-    "store, path": ("saved(wide); cut(); jaxlmm.fit_to_store(X, path, g, out='o.zarr')", "OSError"),
+        "z = saved(wide); f = jaxlmm.fit(X, z, g); cut(); f.ranef(), f.resid(), f.select([3]).profile()", "no error"),
+    "store": ("z = saved(wide); cut(); jaxlmm.fit(X, z, g, out='o.zarr')", "OSError"),
+    "store, backwards": ("z = saved(wide)[:, ::-1]; cut(); jaxlmm.fit(X, z, g, out='o.zarr')", "OSError"),
+    "store, private map": ("z = saved(wide, 'c'); cut(); jaxlmm.fit(X, z, g, out='o.zarr')", "OSError"),
+    "store, path": ("saved(wide); cut(); jaxlmm.fit(X, path, g, out='o.zarr')", "OSError"),
     "load": ("z = saved(Y); jaxlmm.fit(X, Y, g).save('f'); cut(); jaxlmm.load('f', Y=z)", "OSError"),
 }  # fmt: skip
 
@@ -197,6 +197,6 @@ def test_a_run_closes_no_descriptor_of_others(calls: int, tmp_path: Path, monkey
 
     monkeypatch.setattr(journal, "os", Os())
     for k in range(calls):
-        jaxlmm.fit_to_store(np.ones((N, 1)), np.random.default_rng(k).normal(size=(N, M)), np.arange(N) % 9,
+        jaxlmm.fit(np.ones((N, 1)), np.random.default_rng(k).normal(size=(N, M)), np.arange(N) % 9,
                             out=tmp_path / "o.zarr", block=100, overwrite=True, progress=False)  # fmt: skip
     assert not opened

@@ -107,7 +107,7 @@ def test_any_value_of_the_manifest(stores: tuple[Any, Path], draw: st.DataObject
     holder[key] = draw.draw(st.sampled_from(
         [None, -1, 10**30, 1e308, "x", "", [], {}, [1, 2], {"tuple": 3}, {"array": "coef"}, {"array": []}, nested,
          {"Fraction": "1e999999999"}, {"Decimal": "1e999999999999"}, {"datetime": ["x", 0, "America"]},
-         {"Period": [10**30, "D"]}, {"Grouping": {}}, {"scalar": "coef"}])
+         {"Period": [10**30, "D"]}, {"RandomTerm": {}}, {"scalar": "coef"}])
     )  # fmt: skip
     with zipfile.ZipFile(folder / "odd.npz", "w") as archive:
         for name, content in parts.items():
@@ -236,6 +236,6 @@ def test_a_damaged_unfinished_run_is_said_and_replaced(content: str, tmp_path: P
     (tmp_path / "o.zarr.part" / "store").mkdir(parents=True)
     (tmp_path / "o.zarr.part" / "settings.json").write_text(content)
     with pytest.raises(ValueError, match=r"holds an unfinished run that is damaged .* overwrite=True starts anew"):
-        jaxlmm.fit_to_store(X, Y, CODES, out=out, resume=True, progress=False)
-    jaxlmm.fit_to_store(X, Y, CODES, out=out, overwrite=True, progress=False)
+        jaxlmm.fit(X, Y, CODES, out=out, resume=True, progress=False)
+    jaxlmm.fit(X, Y, CODES, out=out, overwrite=True, progress=False)
     assert os.listdir(tmp_path) == ["o.zarr"]

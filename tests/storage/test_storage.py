@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import simulate
+from conftest import blup_sd, blups, simulate
 
 import jaxlmm
 from jaxlmm.results.results import Fit
@@ -25,19 +25,8 @@ from jaxlmm.storage.storage import load, save
 
 SIZES = [3, 5, 4, 6, 3, 5]
 CODES = np.random.default_rng(5).permutation(np.repeat(np.arange(6), SIZES))
-ROWS = ("coef", "se_gls", "lam", "sigma2", "loglik", "curvature", "status", "n_used")
-DERIVED = (
-    "se",
-    "df",
-    "statistic",
-    "pvalue",
-    "vcov",
-    "icc",
-    "aic",
-    "bic",
-    "rsquared_marginal",
-    "rsquared_conditional",
-)
+ROWS = ("coef", "se_gls", "theta", "sigma2", "loglik", "hessian", "status", "n_used")
+DERIVED = tuple("se df statistic pvalue vcov icc aic bic rsquared_marginal rsquared_conditional".split())
 FROM_Y = ("ranef", "ranef_sd", "fitted", "resid")
 
 
@@ -320,8 +309,8 @@ def test_data_for_a_fit_without_formula(tmp_path: Path) -> None:
 # -- without Y -------------------------------------------------------------------------------------
 
 NEEDS_Y = {
-    "ranef": lambda fit: fit.ranef,
-    "ranef_sd": lambda fit: fit.ranef_sd,
+    "ranef": lambda fit: blups(fit),
+    "ranef_sd": lambda fit: blup_sd(fit),
     "fitted": lambda fit: fit.fitted(),
     "resid": lambda fit: fit.resid(),
     "resid without random": lambda fit: fit.resid(random=False),
@@ -586,17 +575,17 @@ def test_a_zarr_store_is_lossless_too(tmp_path: Path, include_Y: bool) -> None:
     fit = jaxlmm.fit(X, Y, groups, df="kenward-roger", response_names=[f"e{j}" for j in range(7)])
     fit.save(tmp_path / "fit.zarr", include_Y=include_Y)
     again = jaxlmm.load(tmp_path / "fit.zarr")
-    for name in ("coef", "se_gls", "lam", "sigma2", "loglik", "curvature", "status", "n_used", "se", "df", "vcov"):
+    for name in ("coef", "se_gls", "theta", "sigma2", "loglik", "hessian", "status", "n_used", "se", "df", "vcov"):
         np.testing.assert_array_equal(getattr(again, name), getattr(fit, name), err_msg=name)
     assert again.response_names == fit.response_names and again.design.random[0].levels == fit.design.random[0].levels
     assert sorted(p.name for p in tmp_path.iterdir()) == ["fit.zarr"]
     opened = xr.open_zarr(tmp_path / "fit.zarr", chunks=None)
-    xr.testing.assert_equal(opened.drop_vars(["se_gls", "lam", "curvature"]).load(), fit.to_dataset())
+    xr.testing.assert_equal(opened.drop_vars(["se_gls", "theta", "hessian"]).load(), fit.to_dataset())
     if include_Y:
         np.testing.assert_array_equal(again.Y, Y)
-        np.testing.assert_array_equal(again.ranef, fit.ranef)
+        np.testing.assert_array_equal(blups(again), blups(fit))
     else:
-        np.testing.assert_array_equal(jaxlmm.load(tmp_path / "fit.zarr", Y=Y).ranef, fit.ranef)
+        np.testing.assert_array_equal(blups(jaxlmm.load(tmp_path / "fit.zarr", Y=Y)), blups(fit))
         with pytest.raises(ValueError, match="is not what was fitted: 1 responses, the first 'e6'"):
             jaxlmm.load(tmp_path / "fit.zarr", Y=np.where(np.arange(7) == 6, Y + 1, Y))
     again.save(tmp_path / "twice.zarr")
@@ -632,12 +621,12 @@ def test_labels_survive_in_a_zarr_store(tmp_path: Path) -> None:
         rng.normal(size=(40, 3, 2)), dims=("trial", "channel", "time"), attrs={"units": "uV"},
         coords={"channel": ["Fz", "Cz", "Pz"], "time": [0.1, 0.2], "x": ("channel", [1.0, 2.0, 3.0])},
     )  # fmt: skip
-    found = jaxlmm.fit_dataarray(np.ones((40, 1)), Y, np.repeat(list("abcd"), 10), obs_dim="trial")
+    found = jaxlmm.fit(np.ones((40, 1)), Y, np.repeat(list("abcd"), 10), obs_dim="trial")
     found.save(tmp_path / "maps.zarr")
     again = jaxlmm.load(tmp_path / "maps.zarr")
     xr.testing.assert_identical(again.to_dataset(), found.to_dataset())
     assert again.response_names == found.response_names and again.labels.units == "uV"
     assert again.tidy().equals(found.tidy())
-    renamed = jaxlmm.fit_dataarray(np.ones((40, 1)), Y.rename(channel="lam"), obs_dim="trial")
+    renamed = jaxlmm.fit(np.ones((40, 1)), Y.rename(channel="theta"), obs_dim="trial")
     with pytest.raises(ValueError, match="dimension or coordinate 'lam', which stores use; rename it"):
         renamed.save(tmp_path / "lam.zarr")

@@ -19,7 +19,7 @@ from jaxlmm.families.intercept.objective import (
     slope_in_t,
 )  # fmt: skip
 from jaxlmm.optimize.certificate import Candidate, Nodes
-from jaxlmm.optimize.search import Optimum, is_minimum, search
+from jaxlmm.optimize.search import Optimum, hessian_in_theta, is_minimum, search
 from jaxlmm.optimize.solver import bracketed_minimum
 
 __all__ = ["Responses", "make_nodes", "minimise"]
@@ -88,7 +88,7 @@ def minimise(terms: Terms, u2: jax.Array, rest: jax.Array, grid: jax.Array) -> O
     first, second = derivatives(at, terms)
     step = lam + 1 / terms.d_max
     converged = sure & is_minimum(found.t, first * step, second * step**2, terms.nu)
-    return Optimum(lam, at.s, found.deviance, second, converged)
+    return Optimum(lam, at.s, found.deviance, hessian_in_theta(lam, first, second), converged)
 
 
 def make_nodes(terms: Terms, u2: jax.Array, rest: jax.Array, grid: jax.Array) -> Nodes:

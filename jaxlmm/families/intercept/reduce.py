@@ -91,6 +91,14 @@ class Reducer:
         width = int(np.clip(PANEL_BYTES // (8 * self.projection.n_obs), 4, 2048))
         return [slice(k, min(k + width, c)) for k in range(0, c, width)]
 
+    def room(self, c: int) -> Stats:
+        """Room for c responses."""
+        return Stats.empty(self, c)
+
+    def reduce_panel(self, Y: np.ndarray, cols: slice, stats: Stats) -> None:
+        """See :func:`reduce_panel`."""
+        reduce_panel(self, Y, cols, stats)
+
     def coords(self, y: np.ndarray) -> np.ndarray:
         """Coordinates (rows, c) of y (n_obs, c) on an orthonormal basis."""
         return self.A @ y if self.A is not None else self.projection.to_coords(y)

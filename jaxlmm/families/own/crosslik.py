@@ -30,7 +30,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxlmm.optimize.certificate import Candidate, Nodes
-from jaxlmm.optimize.search import is_minimum, search
+from jaxlmm.optimize.search import hessian_in_theta, is_minimum, search
 from jaxlmm.optimize.solver import bracketed_minimum
 
 __all__ = ["CrossFit", "CrossProducts", "cross_curves", "cross_modes", "fit_cross_block"]
@@ -77,7 +77,7 @@ class CrossFit:
     lam: jax.Array
     pwrss: jax.Array
     deviance: jax.Array
-    curvature: jax.Array
+    hessian: jax.Array
     converged: jax.Array
     delta: jax.Array
     C: jax.Array
@@ -262,7 +262,8 @@ def fit_cross_block(data: CrossProducts, grid: jax.Array) -> CrossFit:
     converged = sure & is_minimum(found.t, first * step, second * step**2, data.nu)
     lam = jnp.expm1(found.t) / data.d_max
     s_zero = jax.vmap(_point, in_axes=(None, AXES))(jnp.zeros(()), data).s
-    return CrossFit(lam, at.s, found.deviance, second, converged, at.delta, at.C, s_zero)
+    hessian = hessian_in_theta(lam, first, second)
+    return CrossFit(lam, at.s, found.deviance, hessian, converged, at.delta, at.C, s_zero)
 
 
 @jax.jit

@@ -22,7 +22,7 @@ from jaxlmm.design.identifiability import pivoted
 from jaxlmm.families.intercept.crossprod import project_design
 from jaxlmm.families.intercept.reduce import NOISE, Reducer
 from jaxlmm.families.own.basis import SplitBasis
-from jaxlmm.families.own.patterns import patterns
+from jaxlmm.families.patterns import patterns
 
 __all__ = ["OwnDesign", "OwnStats", "reduce_own"]
 

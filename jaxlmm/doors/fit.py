@@ -1,0 +1,371 @@
+"""The doors: ``fit`` for matrices, ``lmm`` for formulas, ``prepare`` for a model that is fitted again and again."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Hashable, Mapping, Sequence
+from typing import Any
+
+from jaxlmm.design.rows import check_rows
+from jaxlmm.doors.model import Model, check_given, fit_responses
+from jaxlmm.doors.responses import Responses, open_responses
+from jaxlmm.outofcore.place import Place
+from jaxlmm.results.fitting import make_model
+from jaxlmm.results.options import FitOptions
+from jaxlmm.runtime.arguments import shown
+
+__all__ = ["fit", "lmm", "prepare"]
+
+# Names in a formula, quoted or not.
+NAME = re.compile(r"`([^`]+)`|([^\W\d]\w*)")
+
+
+def fit(
+    X: Any,
+    Y: Any,
+    groups: Any = None,
+    *,
+    random: Sequence[Any] | None = None,
+    method: str = "REML",
+    df: str = "satterthwaite",
+    weights: Any = None,
+    missing: str = "drop",
+    names: Sequence[str] | None = None,
+    response_names: Sequence[str] | None = None,
+    group_name: str | None = None,
+    terms: Any = None,
+    obs_dim: Hashable = None,
+    dims: Sequence[Hashable] | None = None,
+    coords: Mapping[Hashable, Any] | None = None,
+    out: Any = None,
+    resume: bool | str = False,
+    block: int | None = None,
+    share: tuple[int, int] | None = None,
+    overwrite: bool = False,
+    level: float | None = None,
+    progress: bool | None = None,
+) -> Any:
+    """Fit a linear mixed model, ``y = X b + random effects + noise``, to every response in Y.
+
+    Parameters
+    ----------
+    X : array-like, (n_obs, p)
+        Fixed-effects matrix, used as given: no intercept is added. If Y is a DataArray it may be a
+        function, which is given a data frame of Y's coordinates along the observations.
+    Y : responses, (n_obs,), (n_obs, m) or (n_obs, *dims)
+        NaN is a missing observation. Y may be
+
+        - an array, a list, or a data frame (pandas, polars, Arrow); an array is not copied, and the
+          result keeps a reference to it for ``ranef``, ``fitted`` and ``resid``;
+        - an xarray DataArray: all its dimensions but ``obs_dim`` are responses;
+        - a Zarr array, an h5py dataset, a memory map, or the path of one, ``"y.npy"``,
+          ``"y.zarr/name"`` or ``"y.h5:/name"``: read in blocks, and may be larger than memory;
+        - a dask array, or a DataArray that holds one: fitted chunk by chunk when dask computes it.
+    groups : array-like, (n_obs,), optional
+        Hashable labels. None: ordinary least squares, in the same result object. If Y is a DataArray
+        it may be the name of a coordinate along the observations, or a function of them as for X.
+    random : sequence of random terms, optional
+        Any random terms, instead of ``groups``: slopes, nested and crossed factors. Each is made by
+        :func:`jaxlmm.random_term`; labels alone are a random intercept.
+    method : {"REML", "ML"}
+    df : {"satterthwaite", "kenward-roger", "residual", "normal"}
+        Degrees of freedom of tests and intervals: as R's lmerTest; as pbkrtest, with its adjusted
+        covariance (REML only); n - p; infinity (z tests, as statsmodels).
+    weights : array-like, (n_obs,), optional
+        Known relative precisions: the residual variance of row i is sigma2 / weights[i], as in
+        lme4. Shared by all responses. A name or a function as for ``groups``.
+    missing : {"drop", "refuse"}
+        What NaN in a response means: these rows are dropped for that response alone, which is
+        fitted exactly as if it had never had them (``n_used`` says how many are left); or the
+        response is not fitted.
+    names, response_names : sequence of str, optional
+        Names of the columns of X and Y. Default: a data frame's own; else x0, x1, ... and y0, ...
+    group_name : str, optional
+        What a group is, for tables. Default: the name of ``groups`` if it has one, else "group".
+    terms : mapping of str to sequence of str or int, optional
+        Columns of X that make a term, for ``Fit.anova``: ``{"dose": ["dose_b", "dose_c"]}``.
+    obs_dim : hashable, optional
+        Dimension of the observations, of a DataArray. Default: that of the coordinates that
+        ``groups`` or ``weights`` name, or the only one of length n_obs.
+    dims, coords : optional
+        Names and labels of the axes of responses, if Y is no DataArray. Default: the names that a
+        store has; of more than one axis ``dim_1``, ``dim_2``, ...
+    out : path, optional
+        Folder of the results on disk, such as ``"maps.zarr"``: Y is read, fitted and written block
+        by block, and ``jaxlmm.load`` or ``xarray.open_zarr`` reads the results. Only then:
+
+        - ``block``, responses read at a time; by default 128 MB of them;
+        - ``resume``: go on with what an earlier call with the same arguments left. The results are
+          the same, bit by bit, as if it had not been stopped. "verify": also if the files of Y have
+          other times, so long as what was fitted is the same in them;
+        - ``overwrite``: replace results at ``out``, once the new ones are complete, and unfinished
+          ones at once;
+        - ``share``, ``(i, k)``: this process does the i-th of k shares, others do theirs at the same
+          time with the same ``out``. Default: as ``jax.distributed`` says, or all;
+        - ``progress``: a bar with responses per second and time left; by default on a terminal.
+    level : float, optional
+        Of the Wald intervals in results on disk, and of dask arrays. Default: 0.95.
+
+    Returns
+    -------
+    Fit
+        One row per response, with the dimensions and coordinates of the responses if they have some.
+        A response that cannot be fitted has NaN in its row and a ``status`` that says why; it never
+        stops the others.
+    Dataset
+        With ``out`` the results on disk, read when asked for; None while other processes still work
+        on their shares. Without, of a dask array: the results to be, computed by dask; the design is
+        checked at once, and of Y only shape, type and coordinates are read. ``compute``, ``persist``,
+        ``to_zarr`` and the like fit each chunk once, for all variables that they need.
+
+    Raises
+    ------
+    ValueError
+        See the table of bad inputs in docs/bad-input.md.
+    OSError
+        Responses cannot be read (says which), or results cannot be written; with ``out`` what was
+        finished stays, to be resumed.
+
+    Notes
+    -----
+    Same estimates as R's ``lme4::lmer(y ~ X + (1 | groups))``; computed in float64 whatever
+    the type of Y, without changing the global JAX settings.
+    """
+    options = FitOptions(method, df, missing)
+    place = Place(out, resume, block, share, overwrite, level, progress)
+    if isinstance(X, str):
+        raise ValueError(f"X must be a matrix, found the text {shown(X)}; a formula goes to jaxlmm.lmm.")
+    opened = open_responses(
+        Y, obs_dim=obs_dim, dims=dims, coords=coords, names=response_names, n_obs=_rows_of(X, groups, weights),
+        named=[name for name in (groups, weights) if isinstance(name, str)],
+    )  # fmt: skip
+    if opened.labelled:
+        if isinstance(groups, str) and group_name is None:
+            group_name = groups
+        X, groups, weights = _by_coordinates(opened, X=X, groups=groups, weights=weights)
+    prepared = make_model(X, groups, random=random, names=names, group_name=group_name, weights=weights, terms=terms)
+    return fit_responses(Model(prepared, rows=prepared.indexes), opened, options, place)
+
+
+def lmm(
+    formula: str,
+    data: Any = None,
+    Y: Any = None,
+    *,
+    responses: str | Sequence[str] | None = None,
+    method: str = "REML",
+    df: str = "satterthwaite",
+    weights: Any = None,
+    missing: str = "drop",
+    response_names: Sequence[str] | None = None,
+    context: Mapping[str, Any] | None = None,
+    obs_dim: Hashable = None,
+    dims: Sequence[Hashable] | None = None,
+    coords: Mapping[Hashable, Any] | None = None,
+    out: Any = None,
+    resume: bool | str = False,
+    block: int | None = None,
+    share: tuple[int, int] | None = None,
+    overwrite: bool = False,
+    level: float | None = None,
+    progress: bool | None = None,
+) -> Any:
+    """Fit a mixed model, given by a formula, to one or many responses.
+
+    Parameters
+    ----------
+    formula : str
+        ``"y ~ age * Sex + (1 | Subject)"``, read as R reads it. Left of "~": one response, which may
+        be computed, ``post - pre`` or ``log(y)``; several as ``cbind(y1, log(y2))``; nothing, and then
+        no "~" either, if ``responses`` or ``Y`` is given. Random terms are lme4's: ``(1 | g)``,
+        ``(1 + x | g)``, ``(x || g)``, ``(0 + x | g)``, ``(1 | a/b)``, ``(1 | a:b)``, any number of them;
+        without one it is ordinary least squares. Columns of text,
+        categories or bools are factors, in treatment coding unless ``C(x, contr.sum)`` or the like
+        says otherwise (also those of ordered categories), with levels in the order of the
+        categories, those of text sorted as R does in a language's locale ("control" before
+        "Treatment"). Names that are not Python's are quoted with backticks or ``Q("a name")``.
+        Within calls stands Python, with ``^`` as R's power and arithmetic in doubles.
+    data : pandas DataFrame, or what makes one, optional
+        The variables, one row per observation, in Y's order. May be left out if Y is a DataArray:
+        then the variables are Y's coordinates along the observations; those with pandas'
+        categories, or with the attribute ``categories``, are factors with their levels in that order.
+    Y : responses, (n_obs,), (n_obs, m) or (n_obs, *dims), optional
+        Responses that are not columns of ``data``, of any kind that :func:`jaxlmm.fit` takes.
+    responses : str or list of str, optional
+        Columns of ``data``, by name or by pattern, ``"elec_*"``.
+    weights : str, array-like (n_obs,), or function, optional
+        As in :func:`jaxlmm.fit`, or the name of a column.
+    context : mapping, optional
+        Functions and values that the formula uses, beside numpy as ``np``, formulaic's own and some of R's.
+    obs_dim : hashable, optional
+        Dimension of the observations, of a DataArray. Default: the only one of the length of ``data``;
+        without ``data``, that of the coordinates that the formula names.
+    method, df, missing, response_names, dims, coords, out, resume, block, share, overwrite, level, progress
+        As in :func:`jaxlmm.fit`.
+
+    Returns
+    -------
+    Fit or Dataset
+        As :func:`jaxlmm.fit`.
+
+    Raises
+    ------
+    ValueError
+        A formula that cannot be read or evaluated; unknown columns; missing values in covariates
+        or groups (those in responses are as in :func:`jaxlmm.fit`); an index of ``data``, or a column
+        with the name of ``obs_dim``, that holds the labels of Y in another order; and what
+        :func:`jaxlmm.fit` raises.
+    """
+    import jaxlmm.formula.formula  # noqa: F401  # says what to install, if anything is missing
+    from jaxlmm.sources.table import as_frame
+
+    options = FitOptions(method, df, missing)
+    place = Place(out, resume, block, share, overwrite, level, progress)
+    check_given(Y, responses)
+    frame = None if data is None else as_frame(data)
+    opened = None
+    if Y is not None:
+        opened = open_responses(
+            Y, obs_dim=obs_dim, dims=dims, coords=coords, names=response_names,
+            n_obs=None if frame is None else len(frame), of="data",
+            named=() if frame is not None else [quoted or plain for quoted, plain in NAME.findall(str(formula))],
+        )  # fmt: skip
+    model = _formula_model(formula, data, frame, opened, weights, context)
+    columns = model.columns(responses, given=opened is not None)
+    if opened is None:
+        opened = Responses(columns, names=response_names)
+    return fit_responses(model, opened, options, place)
+
+
+def prepare(
+    X: Any,
+    groups: Any = None,
+    *,
+    random: Sequence[Any] | None = None,
+    weights: Any = None,
+    names: Sequence[str] | None = None,
+    group_name: str | None = None,
+    terms: Any = None,
+    data: Any = None,
+    context: Mapping[str, Any] | None = None,
+) -> Model:
+    """Do all the work that depends on X, groups and weights, or on a formula and its data, only.
+
+    The model's :meth:`~Model.fit` fits it to one set of responses after another (permutations,
+    simulations), without paying for this again.
+
+    Parameters
+    ----------
+    X : array-like, (n_obs, p); or str
+        Fixed-effects matrix, or a formula as :func:`jaxlmm.lmm` takes it.
+    groups : array-like, (n_obs,), optional
+        For a formula, in the place of ``data``, the table.
+    data, context : optional
+        Of a formula, as in :func:`jaxlmm.lmm`.
+    random, weights, names, group_name, terms
+        As in :func:`jaxlmm.fit`; a formula has names, groups and terms of its own.
+
+    Returns
+    -------
+    Model
+
+    Raises
+    ------
+    ValueError
+        As :func:`jaxlmm.fit` and :func:`jaxlmm.lmm`.
+    """
+    if not isinstance(X, str):
+        for name, given in (("data", data), ("context", context)):
+            if given is not None:
+                raise ValueError(f"{name} is given, but X is no formula; leave it out.")
+        prepared = make_model(
+            X, groups, random=random, names=names, group_name=group_name, weights=weights, terms=terms
+        )
+        return Model(prepared, rows=prepared.indexes)
+    for name, given in (("random", random), ("names", names), ("group_name", group_name), ("terms", terms)):
+        if given is not None:
+            raise ValueError(f"{name} is given, but X is a formula, which says so itself; leave it out.")
+    if groups is not None and data is not None:
+        raise ValueError("groups and data are both given, but X is a formula, which names its groups; leave one out.")
+    import jaxlmm.formula.formula  # noqa: F401  # says what to install, if anything is missing
+    from jaxlmm.sources.table import as_frame
+
+    table = groups if data is None else data
+    return _formula_model(X, table, None if table is None else as_frame(table), None, weights, context)
+
+
+def _formula_model(
+    formula: str, data: Any, frame: Any, opened: Responses | None, weights: Any, context: Mapping[str, Any] | None
+) -> Model:
+    """The model of a formula, for ``frame``, made of ``data``, or for the coordinates of the responses."""
+    from jaxlmm.formula.data import table_rows
+    from jaxlmm.formula.formula import prepare_formula
+
+    along = _along(opened) if opened is not None and opened.labelled else None
+    if frame is None and along is None:
+        raise ValueError("data is missing: give the table of the variables, one row per observation.")
+    rows = None if frame is None else table_rows(data, frame)
+    if frame is not None and opened is not None:
+        opened.check_length(len(frame), "data")
+        if opened.labelled:
+            from jaxlmm.labelled.responses import check_order
+
+            check_order(frame, rows, opened.values, opened.obs_dim)
+        else:
+            check_rows(data=rows, Y=opened.rows)
+    table = along if frame is None else frame
+    made = prepare_formula(formula, table, context=context)
+    prepared = make_model(
+        made.X, random=made.random_terms, names=made.names, terms=made.structure,
+        weights=_formula_weights(weights, table, rows, along, opened),
+    )  # fmt: skip
+    reserved = (weights,) if isinstance(weights, str) else ()
+    return Model(prepared, made, table, () if rows is None else (("data", rows),), reserved)
+
+
+def _formula_weights(weights: Any, table: Any, rows: Any, along: Any, opened: Responses | None) -> Any:
+    """Weights that may be the name of a variable or of a coordinate, or a function of all coordinates."""
+    from jaxlmm.formula.data import table_weights
+
+    if along is not None and opened is not None:
+        if callable(weights):
+            return weights(along.copy())
+        if isinstance(weights, str) and weights not in table.columns and weights in along.columns:
+            table = along
+        check_rows(weights=weights, Y=opened.rows)
+    elif callable(weights):
+        raise ValueError("weights is a function, but Y is no DataArray with coordinates for it; give numbers.")
+    return table_weights(weights, table, rows)
+
+
+def _along(opened: Responses) -> Any:
+    """The coordinates along the observations, a column each."""
+    from jaxlmm.labelled.data import coords_along
+
+    return coords_along(opened.values, opened.obs_dim)
+
+
+def _by_coordinates(opened: Responses, **given: Any) -> list[Any]:
+    """X, groups and weights, of which names and functions are looked up in the coordinates along the observations."""
+    from jaxlmm.labelled.responses import coordinate_values
+
+    found, along = [], _along(opened)
+    for what, value in given.items():
+        check_rows(**{what: value, "Y": opened.rows})
+        value = coordinate_values(value, what, along, opened.values, opened.obs_dim)
+        n = _rows_of(value)
+        if n is not None:
+            opened.check_length(n, what)
+        found.append(value)
+    return found
+
+
+def _rows_of(*values: Any) -> int | None:
+    """The length of the first of these that has one, and is no name or function."""
+    for value in values:
+        if isinstance(value, str) or callable(value):
+            continue
+        shape = getattr(value, "shape", None)
+        if shape or hasattr(value, "__len__"):
+            return int(shape[0]) if shape else len(value)
+    return None

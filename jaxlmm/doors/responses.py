@@ -1,0 +1,201 @@
+"""Responses as users hold them: one description of them all, before any value is read.
+
+An array, a list, a data frame, a DataArray, a store, a dask array, or the path of an array on disk.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Collection, Hashable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from jaxlmm.design.arrays import distinct, numeric, response_matrix
+from jaxlmm.design.rows import RowLabels, row_labels
+from jaxlmm.runtime.arguments import shown
+from jaxlmm.runtime.device import DeviceMatrix
+from jaxlmm.sources.lazy import lazy_matrix
+from jaxlmm.sources.opening import open_path
+from jaxlmm.sources.sources import Source, is_dask, is_dataarray, is_store, open_source
+
+if TYPE_CHECKING:
+    from jaxlmm.tabular.labels import Labels
+
+__all__ = ["Responses", "open_responses"]
+
+
+@dataclass(frozen=True, eq=False)
+class Responses:
+    """Responses that were opened, but not read.
+
+    Attributes
+    ----------
+    values : array-like (n_obs, *dims), or DataArray
+    obs_dim : hashable or None
+        The dimension of the observations, of a DataArray; of all else it is the first axis.
+    labels : Labels or None
+        Of the responses; None if they are plain columns.
+    names : sequence of str or None
+        Of plain columns, as given.
+    """
+
+    values: Any
+    obs_dim: Hashable = None
+    labels: Labels | None = None
+    names: Sequence[str] | None = None
+
+    @property
+    def labelled(self) -> bool:
+        """Whether the responses are a DataArray."""
+        return is_dataarray(self.values)
+
+    @property
+    def lazy(self) -> bool:
+        """Whether they are computed by dask."""
+        return is_dask(self.values)
+
+    @property
+    def axis(self) -> int:
+        """Position of the observations among the axes."""
+        return int(self.values.get_axis_num(self.obs_dim)) if self.labelled else 0
+
+    @property
+    def rows(self) -> RowLabels | None:
+        """Labels of the observations, if they have some."""
+        return row_labels(self.values, self.obs_dim)
+
+    def check_length(self, n_obs: int, of: str) -> None:
+        """ValueError unless there are ``n_obs`` observations, as many as ``of`` has rows."""
+        shape = tuple(getattr(self.values, "shape", ()))
+        if not shape or shape[self.axis] == n_obs:
+            return
+        n = shape[self.axis]
+        if self.labelled:
+            raise ValueError(
+                f"{of} has {n_obs} rows, Y has {n} along {self.obs_dim!r}; they must have the same rows."
+            )
+        hint = "they must have the same rows"
+        if len(shape) == 2 and shape[1] == n_obs:
+            hint = "it looks transposed, try Y.T"
+        elif len(shape) > 2 or is_store(self.values) or self.lazy:
+            hint = "observations must be its first axis, and the rows the same"
+        raise ValueError(f"Y has {n} rows, {of} has {n_obs}; {hint}.")
+
+    def columns(self) -> Any:
+        """What :func:`jaxlmm.results.fitting.fit_model` takes, responses in columns."""
+        if self.labelled:
+            from jaxlmm.labelled.responses import obs_first
+
+            return obs_first(self.values, self.obs_dim)
+        if self.labels is None or len(self.labels.shape) == 1:
+            return self.values
+        matrix = lazy_matrix(self.values)
+        if matrix is not None:
+            return matrix
+        values = self.values if hasattr(self.values, "reshape") else numeric(self.values, "Y")
+        return values.reshape(len(values), -1)
+
+    def source(self, n_obs: int) -> tuple[Source, Labels]:
+        """Where to read blocks of responses, and their labels."""
+        from jaxlmm.labelled.responses import axis_labels
+
+        values, labels, names = self.values, self.labels, self.names
+        plain = type(values) in (np.ndarray, np.memmap) and values.ndim > 1
+        if not (plain or self.labelled or self.lazy or is_store(values)):
+            if labels is not None:
+                values = numeric(values, "Y")
+            else:
+                values, names = response_matrix(values, n_obs, names)
+                values = np.asarray(values) if isinstance(values, DeviceMatrix) else values
+        source = open_source(values, self.obs_dim)
+        if labels is None:
+            labels = axis_labels(source.shape[1:], coords=_name_coords(names, source.shape[1], "response"))
+        return source, labels
+
+
+def open_responses(
+    Y: Any,
+    *,
+    obs_dim: Hashable = None,
+    dims: Any = None,
+    coords: Mapping[Hashable, Any] | None = None,
+    names: Sequence[str] | None = None,
+    n_obs: int | None = None,
+    of: str = "X",
+    named: Collection[str] = (),
+) -> Responses:
+    """Find out what Y is.
+
+    Parameters
+    ----------
+    Y, obs_dim, dims, coords
+        As in :func:`jaxlmm.fit`; ``names`` is ``response_names`` there.
+    n_obs, of, named
+        For the default of ``obs_dim``; see :func:`jaxlmm.labelled.responses.find_obs_dim`.
+
+    Raises
+    ------
+    ValueError
+        Options that do not go with such responses; labels that do not match their shape.
+    """
+    if isinstance(Y, (str, os.PathLike)):
+        try:
+            Y = open_path(Y)
+        except ValueError as error:
+            raise ValueError(f"Y is a path, and {error}") from None
+    if is_dataarray(Y):
+        return _open_labelled(Y, obs_dim, dims, coords, names, n_obs, of, named)
+    if obs_dim is not None:
+        raise ValueError(
+            f"obs_dim is {shown(obs_dim)}, but Y is no DataArray: its first axis holds the observations."
+        )
+    if hasattr(Y, "data_vars"):
+        raise ValueError("Y is an xarray Dataset; give one of its variables, Y['name'], or Y.to_dataarray().")
+    if not hasattr(Y, "iloc") and (isinstance(Y, Mapping) or hasattr(Y, "columns")):
+        from jaxlmm.sources.table import as_frame
+
+        try:
+            Y = as_frame(Y)
+        except ValueError as error:
+            raise ValueError(f"Y cannot be read as a table: {error}") from None
+    if isinstance(Y, (list, tuple)):
+        Y = numeric(Y, "Y")
+    shape = tuple(getattr(Y, "shape", ()))
+    dask = is_dask(Y)
+    if dask and not shape:
+        raise ValueError("Y has no dimension; its first one is the observations.")
+    if dask and any(n != n for n in shape):
+        raise ValueError("Y has chunks of unknown size; call Y.compute_chunk_sizes() first.")
+    stored = open_source(Y).dims if is_store(Y) and len(shape) > 1 else None
+    if not (dask or stored or len(shape) > 2 or dims is not None or coords is not None):
+        return Responses(Y, names=names)
+    from jaxlmm.labelled.responses import axis_labels
+
+    if names is not None and len(shape) != 2:
+        raise ValueError(f"response_names is given, but Y has {len(shape)} axes; name these by dims= and coords=.")
+    if names is None and len(shape) == 2:
+        names = getattr(Y, "columns", None)
+    labels = axis_labels(shape[1:], dims, coords, stored)
+    if names is not None and labels.dims[0] not in labels.coords:
+        known = {**(coords or {}), **_name_coords(names, shape[1], labels.dims[0])}
+        labels = axis_labels(shape[1:], labels.dims, known)
+    return Responses(Y, labels=labels)
+
+
+def _open_labelled(
+    Y: Any, obs_dim: Any, dims: Any, coords: Any, names: Any, n_obs: int | None, of: str, named: Collection[str]
+) -> Responses:
+    from jaxlmm.labelled.responses import array_labels, find_obs_dim
+
+    for name, given in (("dims", dims), ("coords", coords), ("response_names", names)):
+        if given is not None:
+            raise ValueError(f"{name} is given, but Y is a DataArray, which has its own labels; leave it out.")
+    obs_dim = find_obs_dim(Y, obs_dim, n_obs, of, named)
+    return Responses(Y, obs_dim, array_labels(Y, obs_dim))
+
+
+def _name_coords(names: Sequence[str] | None, m: int, dim: Hashable) -> dict[Hashable, Any]:
+    """Names of plain columns as labels of their dimension."""
+    return {} if names is None or not len(names) else {dim: list(distinct(names, m, "response_names", "Y"))}

@@ -1,0 +1,37 @@
+"""Widths of blocks of responses, so that few shapes are compiled; and how a block is spread over devices."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+__all__ = ["AXIS", "BLOCK_WIDTHS", "GPU_BYTES", "GPU_WIDTHS", "block_width", "mesh", "placement"]
+
+# Blocks are padded up to one of these, so that a last or a small block compiles nothing new.
+BLOCK_WIDTHS = (8, 128, 2048)
+# A GPU does thousands of responses in the time of one.
+GPU_WIDTHS = (128, 2048, 16384)
+# Statistics of a block in the memory of a GPU.
+GPU_BYTES = 256 * 2**20
+AXIS = "responses"
+
+
+def block_width(m: int, widths: Sequence[int] = BLOCK_WIDTHS) -> int:
+    """Width of the blocks in which m responses are computed: the least of ``widths`` that holds them, or the last."""
+    return next((w for w in widths if m <= w), widths[-1])
+
+
+@functools.cache
+def mesh(devices: tuple[jax.Device, ...]) -> Mesh:
+    """The devices along the axis of the responses."""
+    return Mesh(np.array(devices), (AXIS,))
+
+
+def placement(devices: tuple[jax.Device, ...], *axes: str | None) -> Any:
+    """Where arrays go: cut along ``axes`` if there are several devices, and the same on each without axes."""
+    return devices[0] if len(devices) == 1 else NamedSharding(mesh(devices), PartitionSpec(*axes))

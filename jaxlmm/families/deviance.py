@@ -1,0 +1,69 @@
+"""The profiled deviance of any family as a function of theta: what an optimiser and the tests of effects need.
+
+    deviance(theta) = nu log s(phi) + l(phi),   phi = phi(theta)
+
+up to a constant, with nu = n - p and l = log|V| + log|Q'V^-1Q| for REML, n and log|V| for ML.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jaxlmm.families.base import Moments
+from jaxlmm.families.parameters import phi_from_theta, second_derivatives, theta_gradient, theta_jacobian
+from jaxlmm.optimize.several import Evaluation
+
+__all__ = ["Deviance", "phi_derivatives"]
+
+
+def phi_derivatives(at: Moments, nu: Any) -> tuple[Any, Any]:
+    """Gradient (k, c) and Hessian (k, k, c) in phi of the profiled deviance; numpy or JAX."""
+    pull = at.s1 / at.s
+    return nu * pull + at.l1, nu * (at.s2 / at.s - pull[:, None] * pull[None]) + at.l2
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Deviance:
+    """The deviance of a family's responses, as ``optimize.several.Problem``.
+
+    Attributes
+    ----------
+    family : families.base.Family
+        With ``deviance_parts``, which is cheap where all responses share phi.
+    nu : scalar or (c,)
+    reml : bool, static
+    """
+
+    family: Any
+    nu: Any
+    reml: bool = field(metadata=dict(static=True))
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """Columns of each random term."""
+        return self.family.sizes
+
+    @property
+    def bytes_per_response(self) -> int:
+        """Memory that the evaluation of one response takes."""
+        return self.family.bytes_per_response
+
+    def evaluate(self, theta: jax.Array, stats: Any) -> Evaluation:
+        """Value, gradient and Hessian in theta, and the gradient in phi, at theta (k, c)."""
+        at = self.family.moments(phi_from_theta(theta, self.sizes), stats, reml=self.reml)
+        first, second = phi_derivatives(at, self.nu)
+        jacobian = theta_jacobian(theta, self.sizes)
+        inner = (second[:, :, None] * jacobian[None]).sum(1)
+        curved = jnp.tensordot(second_derivatives(self.sizes), first, axes=(0, 0))
+        hessian = (jacobian[:, :, None] * inner[:, None]).sum(0) + curved
+        return Evaluation(self.nu * jnp.log(at.s) + at.l, theta_gradient(first, jacobian), hessian, first)
+
+    def value(self, theta: jax.Array, stats: Any) -> jax.Array:
+        """Value (c,) at theta (k, c), or (k, 1) for all responses."""
+        s, l = self.family.deviance_parts(phi_from_theta(theta, self.sizes), stats, reml=self.reml)  # noqa: E741
+        return self.nu * jnp.log(s) + l

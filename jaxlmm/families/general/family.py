@@ -1,0 +1,304 @@
+"""The family of any random terms: nested, crossed, slopes, several terms on one factor."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import scipy.linalg
+
+from jaxlmm._types import float64_scope
+from jaxlmm.design.random import RandomTerm
+from jaxlmm.families.base import Covariance, Moments, Scaling
+from jaxlmm.families.general import moments as kernel
+from jaxlmm.families.general.layout import Core, Reducer, make_core, whitener
+from jaxlmm.families.general.moments import Stats
+from jaxlmm.families.general.reduce import reduce_responses
+from jaxlmm.families.parameters import lower_triangle, phi_from_theta
+from jaxlmm.runtime.batches import in_batches, take, width_for
+
+__all__ = ["General", "make_general"]
+
+# Memory of the responses that are computed at once, a thread.
+CHUNK_BYTES = 16 * 2**20
+
+
+@dataclass(frozen=True, eq=False)
+class General:
+    """A design with random terms, as ``families.base.Family``.
+
+    What compiled code calls (``moments``, ``deviance_parts``, ``fixef``, ``covariance``, ``simulate``) takes phi of
+    whitened columns (see ``layout``), and so does the optimiser's theta; ``to_user`` and ``hessian_to_user`` take
+    its results to the columns of Z as they were given. ``modes``, ``curves`` and ``information``, in numpy, take
+    phi of the columns as given. Inside compiled code only ``core`` is there.
+    """
+
+    core: Core
+    reducer: Reducer | None
+    whiteners: tuple[np.ndarray, ...]
+
+    @property
+    def n_phi(self) -> int:
+        """k, the number of variance parameters beside sigma2."""
+        return self.core.n_phi
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """Columns of each term."""
+        return self.core.sizes
+
+    @property
+    def shared(self) -> bool:
+        """Whether phi (k, 1) for all responses at once is a matrix product."""
+        return True
+
+    @property
+    def bytes_per_response(self) -> int:
+        """Memory that one response takes while its moments are computed."""
+        core = self.core
+        squares = core.d**2 * (6 + 2 * len(core.sizes) * core.r1)
+        return 8 * (squares + core.G * core.r1**2 * 8 + core.q2 * core.n_phi)
+
+    def reduce(self, Y: np.ndarray) -> tuple[Stats, Scaling]:
+        """All that is needed of the responses Y (n_obs, c), in numpy."""
+        if self.reducer is None:
+            raise TypeError("responses are reduced outside of compiled code.")
+        return reduce_responses(self.core, self.reducer, Y)
+
+    def moments(self, phi: jax.Array, stats: Stats, *, reml: bool) -> Moments:
+        """pwrss and log-determinants at phi (k, c)."""
+        return kernel.moments(self.core, phi, stats, reml=reml)
+
+    def deviance_parts(self, phi: jax.Array, stats: Stats, *, reml: bool) -> tuple[jax.Array, jax.Array]:
+        """pwrss and log-determinant (c,) alone, at phi (k, c), or (k, 1) for all."""
+        return kernel.deviance_parts(self.core, phi, stats, reml=reml)
+
+    def fixef(self, phi: jax.Array, stats: Stats) -> jax.Array:
+        """Generalised least squares estimate (p, c) of b, the coefficients of Q."""
+        return kernel.fixef(self.core, phi, stats)
+
+    def covariance(self, phi: jax.Array, stats: Stats, L: jax.Array) -> Covariance:
+        """Covariance of the contrasts L (q, p) of b, over sigma2, with derivatives in phi."""
+        return kernel.covariance(self.core, phi, L)
+
+    def modes(self, phi: np.ndarray, fixef: np.ndarray, Y: np.ndarray) -> tuple[Any, ...]:
+        """Modes (levels, r, c) of each term, and their covariances / sigma2 (levels, r, r, c).
+
+        ``phi`` (k, c) and the modes are of the user's columns. ``fixef`` (p, c), the coefficients of Q at phi, is
+        taken off Y first, which leaves the modes as they are.
+        """
+        if self.reducer is None:
+            raise TypeError("modes are computed outside of compiled code.")
+        root_w = self.reducer.root_w
+        fitted = self.reducer.Q @ fixef
+        stats, scaling = self.reduce(Y - (fitted if root_w is None else fitted / root_w[:, None]))
+        inner = self.phi_from_user(phi)
+
+        def conditional(index: np.ndarray) -> Any:
+            with float64_scope():
+                return _conditional(self.core, inner[:, index], take(stats, index))
+
+        modes, spread = in_batches(conditional, phi.shape[1], self._width(phi.shape[1]))
+        out = []
+        for A, b, v in zip(self.whiteners, modes, spread, strict=True):
+            effects = np.einsum("ij,ljc->lic", A, b) * scaling.scale
+            out.append((effects, np.einsum("ij,ljkc,mk->limc", A, v, A, optimize=True)))
+        return tuple(out)
+
+    def estimates(self, theta: np.ndarray, stats: Stats) -> tuple[np.ndarray, np.ndarray]:
+        """pwrss (c,) and coefficients of Q (p, c) at theta (k, c) of the whitened columns, in numpy."""
+
+        def solved(index: np.ndarray) -> Any:
+            with float64_scope():
+                return _estimates(self.core, theta[:, index], take(stats, index))
+
+        c = theta.shape[1]
+        pwrss, fixef = in_batches(solved, c, self._width(c))
+        return pwrss, fixef
+
+    def variances(self, theta: np.ndarray, L: np.ndarray) -> np.ndarray:
+        """diag L C L' (q, c) for contrasts L (q, p) of the coefficients of Q, at theta of the whitened columns."""
+
+        def variance(index: np.ndarray) -> Any:
+            with float64_scope():
+                return _variances(self.core, theta[:, index], L)
+
+        found: np.ndarray = in_batches(variance, theta.shape[1], self._width(theta.shape[1]))
+        return found
+
+    def curves(self, phi: np.ndarray, L: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """L C L' and its derivatives in phi; needs no responses.
+
+        Parameters
+        ----------
+        phi : (k, m)
+            Relative covariances of the user's columns.
+        L : (q, p)
+            Contrasts of the coefficients of Q.
+
+        Returns
+        -------
+        value, first, second : (m, q, q), (m, k, q, q), (m, k, k, q, q)
+        """
+        inner, q, p = self.phi_from_user(phi), len(L), self.core.p
+        padding = np.zeros((-q % p, p))  # one compiled function serves all tests of up to p contrasts
+        contrasts = np.concatenate([L, padding])
+
+        def covariance(index: np.ndarray) -> Any:
+            with float64_scope():
+                return _covariance(self.core, inner[:, index], contrasts)
+
+        at = in_batches(covariance, phi.shape[1], self._width(phi.shape[1]))
+        back = np.linalg.inv(self.phi_to_user_matrix)
+        first = np.einsum("ts,tijm->msij", back, at.first[:, :q, :q], optimize=True)
+        second = np.einsum("ts,uv,tuijm->msvij", back, back, at.second[:, :, :q, :q], optimize=True)
+        return np.ascontiguousarray(np.moveaxis(at.value[:q, :q], -1, 0)), first, second
+
+    def information(self, phi: np.ndarray, *, reml: bool) -> tuple[np.ndarray, np.ndarray]:
+        """Derivatives (m, k) and (m, k, k) of the log-determinants in phi (k, m) of the user's columns."""
+        inner = self.phi_from_user(phi)
+
+        def derivatives(index: np.ndarray) -> Any:
+            with float64_scope():
+                return _information(self.core, inner[:, index], reml=reml)
+
+        l1, l2 = in_batches(derivatives, phi.shape[1], self._width(phi.shape[1]))
+        back = np.linalg.inv(self.phi_to_user_matrix)
+        return l1.T @ back, np.einsum("ts,uv,tum->msv", back, back, l2, optimize=True)
+
+    def _width(self, c: int) -> int:
+        return width_for(c, self.bytes_per_response, CHUNK_BYTES)
+
+    def simulate(self, phi: jax.Array, key: jax.Array) -> Stats:
+        """Statistics of simulated responses, one for each column of phi (k, c), with b = 0 and sigma2 = 1."""
+        core, c = self.core, phi.shape[1]
+        keys = jax.random.split(key, 3 + len(core.sizes))
+        alpha = core.W_root @ jax.random.normal(keys[0], (core.W_root.shape[1], c), core.W.dtype)
+        present = (jnp.abs(core.R).sum(1) > 0).reshape(-1, 1)
+        b = jax.random.normal(keys[1], (core.r1 * core.G, c), core.W.dtype) * present - core.C @ alpha
+        rest = jnp.zeros(c)
+        if core.n_rest:
+            rest = 2 * jax.random.gamma(keys[2], 0.5 * core.n_rest, (c,), core.W.dtype)
+        start, effects = 0, {}
+        for t, r in enumerate(core.sizes):
+            pairs = list(zip(*lower_triangle(r), strict=True))
+            Phi = {(int(i), int(j)): phi[core.offsets[t] + k] for k, (i, j) in enumerate(pairs)}
+            T = kernel.singular_cholesky(Phi, r)
+            u = jax.random.normal(keys[3 + t], (core.levels[t], r, c), core.W.dtype)
+            effects[t] = jnp.stack([kernel.add(T[i, j] * u[:, j] for j in range(i + 1)) for i in range(r)], axis=1)
+        for t in core.first:
+            for j in range(core.sizes[t]):
+                for a in range(core.r1):
+                    rows = slice(a * core.G, (a + 1) * core.G)
+                    b = b.at[rows].add(core.R[a, start + j][:, None] * effects[t][:, j])
+            start += core.sizes[t]
+        others = alpha[: core.q2]
+        if core.second:
+            others = others + jnp.concatenate([effects[t].reshape(-1, c) for t in core.second])
+        return Stats(rest, b, others, alpha[core.q2 :])
+
+    @functools.cached_property
+    def theta_to_user_matrix(self) -> np.ndarray:
+        """B (k, k): theta of the columns of Z as given is B times theta of the whitened columns."""
+        return _blocks(self.whiteners, lambda A, E: A @ E)
+
+    @functools.cached_property
+    def phi_to_user_matrix(self) -> np.ndarray:
+        """B (k, k): phi of the columns of Z as given is B times phi of the whitened columns."""
+        return _blocks(self.whiteners, lambda A, E: A @ (E + E.T - np.diag(np.diag(E))) @ A.T)
+
+    def to_user(self, theta: np.ndarray) -> np.ndarray:
+        """theta (k, c) of the columns of Z as given, from that of the whitened columns."""
+        return _transform(theta, self.whiteners)
+
+    def from_user(self, theta: np.ndarray) -> np.ndarray:
+        """theta (k, c) of the whitened columns, from that of the columns of Z as given."""
+        return _transform(theta, tuple(np.linalg.inv(A) for A in self.whiteners))
+
+    def phi_from_user(self, phi: np.ndarray) -> np.ndarray:
+        """phi (k, c) of the whitened columns, from that of the columns of Z as given."""
+        return np.linalg.solve(self.phi_to_user_matrix, phi)
+
+    def hessian_to_user(self, hessian: np.ndarray) -> np.ndarray:
+        """Hessian (k, k, c) in theta of the columns of Z as given, from that in theta of the whitened columns."""
+        back = np.linalg.inv(self.theta_to_user_matrix)
+        return np.einsum("as,abc,bt->stc", back, hessian, back, optimize=True)
+
+
+jax.tree_util.register_pytree_node(
+    General, lambda family: ((family.core,), None), lambda _, children: General(children[0], None, ())
+)
+
+
+def make_general(Q: np.ndarray, root_w: np.ndarray | None, terms: Sequence[RandomTerm]) -> General:
+    """The family of a design; its work that depends on the design alone.
+
+    Parameters
+    ----------
+    Q : (n_obs, p)
+        Orthonormal basis of X, rows multiplied by ``root_w``.
+    root_w : (n_obs,) or None
+        Roots of the weights.
+    terms : sequence of RandomTerm
+    """
+    core, reducer = make_core(Q, root_w, terms)
+    return General(core, reducer, tuple(whitener(term, root_w) for term in terms))
+
+
+@jax.jit
+def _conditional(core: Core, phi: jax.Array, stats: Stats) -> Any:
+    return kernel.conditional(core, phi, stats)
+
+
+@jax.jit
+def _covariance(core: Core, phi: jax.Array, L: jax.Array) -> Covariance:
+    return kernel.covariance(core, phi, L)
+
+
+@jax.jit
+def _variances(core: Core, theta: jax.Array, L: jax.Array) -> jax.Array:
+    at = kernel.covariance(core, phi_from_theta(theta, core.sizes), L)  # derivatives are left out by the compiler
+    return jnp.diagonal(at.value).T
+
+
+@functools.partial(jax.jit, static_argnames="reml")
+def _information(core: Core, phi: jax.Array, *, reml: bool) -> tuple[jax.Array, jax.Array]:
+    return kernel.information(core, phi, reml=reml)
+
+
+@jax.jit
+def _estimates(core: Core, theta: jax.Array, stats: Stats) -> tuple[jax.Array, jax.Array]:
+    return kernel.estimates(core, phi_from_theta(theta, core.sizes), stats)
+
+
+def _blocks(whiteners: Sequence[np.ndarray], change: Callable[[np.ndarray, np.ndarray], np.ndarray]) -> np.ndarray:
+    """Block-diagonal matrix of a linear change of each term's lower triangle (r, r)."""
+    parts = []
+    for A in whiteners:
+        r = len(A)
+        rows, columns = lower_triangle(r)
+        images = []
+        for i, j in zip(rows, columns, strict=True):
+            E = np.zeros((r, r))
+            E[i, j] = 1.0
+            images.append(change(A, E)[rows, columns])
+        parts.append(np.column_stack(images))
+    return np.asarray(scipy.linalg.block_diag(*parts))
+
+
+def _transform(theta: np.ndarray, factors: Sequence[np.ndarray]) -> np.ndarray:
+    """A T of each term, T the lower triangle held by theta."""
+    out, start = [], 0
+    for A in factors:
+        r = len(A)
+        rows, columns = lower_triangle(r)
+        T = np.zeros((r, r, theta.shape[1]))
+        T[rows, columns] = theta[start : start + len(rows)]
+        start += len(rows)
+        out.append(np.einsum("ij,jkc->ikc", A, T)[rows, columns])
+    return np.concatenate(out)

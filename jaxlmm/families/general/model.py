@@ -1,0 +1,120 @@
+"""The family of any random terms on a design: blocks of responses through ``family``, in the user's units."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from jaxlmm.design.columns import Basis, make_columns
+from jaxlmm.design.design import Design
+from jaxlmm.engine.finish import Found, empty_results, finish
+from jaxlmm.families.base import Curves, Family, Modes
+from jaxlmm.families.deviance import Deviance
+from jaxlmm.families.general.family import General, make_general
+from jaxlmm.optimize.several import minimise_several
+from jaxlmm.runtime.device import DeviceMatrix
+
+__all__ = ["RandomTerms"]
+
+# Responses that are fitted at once, and those whose random effects are.
+BLOCK = 4096
+CHUNK = 1024
+
+
+@dataclass(frozen=True, eq=False)
+class RandomTerms(Family):
+    """Nested, crossed, slopes, several terms on one factor.
+
+    Attributes
+    ----------
+    design : Design
+    basis : Basis
+    kernel : General
+    """
+
+    design: Design
+    basis: Basis
+    kernel: General
+
+    @classmethod
+    def make(cls, design: Design) -> RandomTerms:
+        """All the work that depends on the design alone."""
+        root_w = None if design.weights is None else np.sqrt(design.weights)
+        columns = make_columns(design.X, root_w)
+        Q, R = np.linalg.qr(columns.unit if root_w is None else root_w[:, None] * columns.unit)
+        return cls(design, Basis(columns, R), make_general(Q, root_w, design.random))
+
+    def take(self, rows: np.ndarray) -> RandomTerms:
+        """The same structure on some rows of the design."""
+        return RandomTerms.make(self.design.take(rows))
+
+    def fit(self, Y: Any, method: str) -> dict[str, np.ndarray]:
+        """See :class:`jaxlmm.families.base.Family`."""
+        m = Y.shape[1]
+        out = empty_results(m, self.design.n_fixef, self.n_theta)
+        out["n_used"][:] = self.design.n_obs
+        if isinstance(Y, DeviceMatrix):
+            for at, columns in Y.fetch(np.arange(m)):
+                for name, value in self.fit(columns, method).items():
+                    out[name][at] = value
+            return out
+        for start in range(0, m, BLOCK):
+            cols = slice(start, min(start + BLOCK, m))
+            self._fit_block(Y[:, cols], method, out, cols)
+        return out
+
+    def _fit_block(self, Y: np.ndarray, method: str, out: dict[str, np.ndarray], cols: slice) -> None:
+        kernel, reml = self.kernel, method == "REML"
+        n, p = self.design.X.shape
+        nu = float(n - p if reml else n)
+        stats, scaling = kernel.reduce(Y)
+        optimum = minimise_several(Deviance(kernel, nu, reml), stats)
+        pwrss, fixef = kernel.estimates(optimum.theta, stats)
+        theta = kernel.to_user(optimum.theta)
+        variance = kernel.variances(optimum.theta, self.basis.contrast(np.eye(p)))
+        found = Found(
+            theta, pwrss, optimum.value, kernel.hessian_to_user(optimum.hessian), optimum.converged,
+            np.any(optimum.singular, axis=0), self.basis.coef(fixef).T, variance.T,
+        )  # fmt: skip
+        log_w = 0.0 if self.design.weights is None else float(np.sum(np.log(self.design.weights)))
+        logdet = (self.basis.logdet if reml else 0.0) - log_w
+        finish(out, cols, found, scaling, intercept=None, nu=nu, logdet=logdet)
+
+    def curves(self, phi: np.ndarray, L: np.ndarray, *, joint: bool) -> Curves:
+        """See :class:`jaxlmm.families.base.Family`."""
+        q = len(L)
+        if joint:
+            return Curves(*self.kernel.curves(np.ascontiguousarray(phi.T), L))
+        out = Curves.empty(len(phi), phi.shape[1], q, False)
+        for start in range(0, len(phi), CHUNK):  # joint curves of all contrasts take q times the room
+            rows = slice(start, start + CHUNK)
+            value, first, second = self.kernel.curves(np.ascontiguousarray(phi[rows].T), L)
+            out.value[rows] = np.einsum("mqq->mq", value)
+            out.first[rows] = np.einsum("mkqq->mkq", first)
+            out.second[rows] = np.einsum("mklqq->mklq", second)
+        return out
+
+    def information(self, phi: np.ndarray, *, reml: bool) -> tuple[np.ndarray, np.ndarray]:
+        """See :class:`jaxlmm.families.base.Family`."""
+        return self.kernel.information(np.ascontiguousarray(phi.T), reml=reml)
+
+    def complete_modes(self, Y: np.ndarray, coef: np.ndarray, theta: np.ndarray) -> tuple[Modes, ...]:
+        """See :class:`jaxlmm.families.base.Family`."""
+        m = len(coef)
+        out = tuple(
+            Modes(np.empty((m, t.n_levels, t.size)), np.empty((m, t.n_levels, t.size, t.size)))
+            for t in self.design.random
+        )
+        phi = self.phi(theta)
+        for start in range(0, m, CHUNK):
+            rows = slice(start, min(start + CHUNK, m))
+            fixef = self.basis.coords(coef[rows].T)
+            found = self.kernel.modes(np.ascontiguousarray(phi[rows].T), fixef, np.asarray(Y[:, rows]))
+            for whole, (values, covariance) in zip(out, found, strict=True):
+                whole.values[rows] = np.moveaxis(values, -1, 0)
+                whole.covariance[rows] = np.moveaxis(covariance, -1, 0)
+        for part in out:
+            part.values[np.isnan(theta).any(axis=1)] = np.nan
+        return out

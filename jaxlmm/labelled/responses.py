@@ -1,0 +1,170 @@
+"""What a labelled array, or a store with names of its axes, says about the responses without their values."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Hashable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import xarray as xr
+
+from jaxlmm.design.rows import RowLabels, check_rows, row_labels
+from jaxlmm.runtime.arguments import shown
+from jaxlmm.sources.lazy import lazy_matrix
+from jaxlmm.sources.maps import in_memory
+from jaxlmm.tabular.dataset import RESERVED
+from jaxlmm.tabular.labels import Labels
+
+__all__ = ["array_labels", "axis_labels", "check_order", "coordinate_values", "find_obs_dim", "obs_first"]
+
+
+def find_obs_dim(
+    Y: xr.DataArray, obs_dim: Hashable, n_obs: int | None, of: str = "X", named: Collection[str] = ()
+) -> Hashable:
+    """The dimension of the observations.
+
+    Parameters
+    ----------
+    Y : DataArray
+    obs_dim : hashable, or None
+        As the user says.
+    n_obs : int or None
+        Observations of what Y is fitted to, which ``of`` names, if known.
+    named : collection of str
+        Names that are those of coordinates along the observations, if they are names of coordinates.
+
+    Raises
+    ------
+    ValueError
+        No such dimension; without ``obs_dim``, none or several that can be meant.
+    """
+    lengths = ", ".join(f"{dim!r} ({size})" for dim, size in Y.sizes.items()) or "none"
+    if obs_dim is not None:
+        if obs_dim not in Y.dims:
+            raise ValueError(f"obs_dim is {shown(obs_dim)}, which is no dimension of Y; these are {lengths}.")
+        return obs_dim
+    along = {Y[name].dims[0] for name in named if name in Y.coords and Y[name].ndim == 1}
+    if len(along) == 1:
+        return along.pop()
+    found = [dim for dim in Y.dims if n_obs is None or Y.sizes[dim] == n_obs]
+    if len(found) == 1:
+        return found[0]
+    if n_obs is not None and not found:
+        raise ValueError(
+            f"no dimension of Y has length {n_obs}, the number of rows of {of}; its dimensions are {lengths}."
+        )
+    which = "" if n_obs is None else f" of length {n_obs}, the number of rows of {of}"
+    raise ValueError(
+        f"Y has {len(found)} dimensions{which}; say which holds the observations, obs_dim=...; the dimensions of Y "
+        f"are {lengths}."
+    )
+
+
+def array_labels(Y: xr.DataArray, obs_dim: Hashable) -> Labels:
+    """Labels of all dimensions but that of the observations; ValueError for names that the results use."""
+    dims = tuple(dim for dim in Y.dims if dim != obs_dim)
+    kept = Y.coords.to_dataset().drop_vars([name for name in Y.coords if obs_dim in Y[name].dims])
+    taken = [name for name in (*dims, *kept.coords) if name in RESERVED]
+    if taken:
+        raise ValueError(f"Y has a dimension or coordinate {taken[0]!r}, which the results use; rename it.")
+    units = Y.attrs.get("units")
+    shape = tuple(Y.sizes[dim] for dim in dims)
+    return Labels.of_coords(dims, shape, kept.coords, None if units is None else str(units))
+
+
+def axis_labels(
+    shape: Sequence[int],
+    dims: Any = None,
+    coords: Mapping[Hashable, Any] | None = None,
+    stored: Sequence[str] | None = None,
+) -> Labels:
+    """Labels of the axes of responses, of lengths ``shape``.
+
+    Parameters
+    ----------
+    dims, coords : optional
+        As the user gives them. Default: the names ``stored`` with Y, or ``response``, or ``dim_1``,
+        ``dim_2``, ...
+    """
+    shape = tuple(shape)
+    if dims is None:
+        dims = stored or (("response",) if len(shape) == 1 else tuple(f"dim_{i + 1}" for i in range(len(shape))))
+    listed = isinstance(dims, (list, tuple)) and all(isinstance(dim, Hashable) for dim in dims)
+    names = tuple(dims) if listed else (dims,)
+    if not (listed or isinstance(dims, str)) or len(names) != len(shape) or len(set(names)) < len(names):
+        raise ValueError(
+            f"dims must be {len(shape)} different names, one for each axis of Y after the first; found {shown(dims)}."
+        )
+    dims = names
+    if coords is not None and not isinstance(coords, Mapping):
+        raise ValueError(f"coords must be a mapping of names to labels, as xarray takes it, found {shown(coords)}.")
+    try:
+        made = xr.DataArray(np.broadcast_to(np.int8(0), shape), dims=dims, coords=coords).coords
+    except (ValueError, TypeError) as error:
+        raise ValueError(
+            f"coords do not match Y, whose responses have the shape {shape} and dims {dims}: {error}"
+        ) from None
+    taken = [name for name in (*dims, *made) if name in RESERVED]
+    if taken:
+        raise ValueError(f"dims or coords have {taken[0]!r}, which the results use; rename it.")
+    return Labels.of_coords(dims, shape, made)
+
+
+def coordinate_values(value: Any, what: str, along: pd.DataFrame, Y: xr.DataArray, dim: Hashable) -> Any:
+    """What a function makes of the coordinates along ``dim``, or the coordinate of that name; or the value itself.
+
+    Raises
+    ------
+    ValueError
+        No such coordinate; a function that changes the order of the rows.
+    """
+    if callable(value):
+        made = value(along.copy())
+        if not isinstance(made, (pd.DataFrame, pd.Series)):
+            return made
+        if made.index.equals(along.index):  # its rows are Y's, whatever labels these have
+            labels = row_labels(Y, dim)
+            return made if labels is None else made.set_axis(labels.index, axis=0)
+        if len(made) == len(along) and made.index.isin(along.index).all():
+            raise ValueError(
+                f"{what}, as the function makes it, has the rows in another order than Y; keep their order."
+            )
+        return made
+    if not isinstance(value, str):
+        return value
+    if value not in along.columns:
+        known = ", ".join(map(repr, along.columns)) or "none"
+        raise ValueError(f"{what} is {value!r}, which is no coordinate of Y along {dim!r}; these are: {known}.")
+    column = along[value]
+    return column.array if isinstance(column.dtype, pd.CategoricalDtype) else column.to_numpy()
+
+
+def check_order(frame: pd.DataFrame, rows: RowLabels | None, Y: xr.DataArray, dim: Hashable) -> None:
+    """Refuse a table that says, by its index or a column of labels, that its rows are in another order than Y's."""
+    labels = row_labels(Y, dim)
+    check_rows(data=rows, Y=labels)
+    by_index = rows is not None and not isinstance(rows.index, pd.RangeIndex)
+    if (
+        labels is None
+        or dim not in frame.columns
+        or (rows is not None and by_index and rows.index.equals(labels.index))
+    ):
+        return
+    column = pd.Index(frame[dim])
+    if column.is_unique and not column.equals(labels.index) and column.isin(labels.index).all():
+        raise ValueError(
+            f"column {dim!r} of data holds the labels of Y in another order; give "
+            f"data.set_index({dim!r}).loc[Y.indexes[{dim!r}]], or rename the column if rows match by position."
+        )
+
+
+def obs_first(Y: xr.DataArray, obs_dim: Hashable) -> Any:
+    """Y as a matrix (n_obs, m), the last dimension varying fastest; a ``LazyMatrix`` if it is a large store.
+
+    Not copied where the responses lie regularly in memory.
+    """
+    matrix = lazy_matrix(Y, obs_dim)
+    if matrix is not None:
+        return matrix
+    return np.moveaxis(in_memory(Y.to_numpy()), Y.get_axis_num(obs_dim), 0).reshape(Y.sizes[obs_dim], -1)

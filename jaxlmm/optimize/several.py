@@ -1,0 +1,536 @@
+"""Global minimum of the deviance over the covariances of several random terms, for a batch of responses.
+
+theta holds the Cholesky factors T of the relative covariances Phi = T T' (in units in which 1 is a moderate
+value). The search of each response goes:
+
+1. The deviance at nodes of theta that all responses share, which is a matrix product. The lowest node, and
+   the next ones that are below all their neighbours, are starts.
+2. From each start, Newton steps within a trust region; where the Hessian is not positive definite they go
+   down along its negative directions too (Dauphin et al. 2014). The steps are run by jaxopt (``solver``).
+3. A covariance that is all but singular is made exactly singular: eigenvalues to 0, columns of T to 0, and
+   the rest polished again.
+4. The answer is checked on the cone of covariance matrices, where theta's own gradient says too little (it
+   vanishes wherever a column of T does): with D the derivative of the deviance in Phi, a minimum has D >= 0
+   and D Phi = 0. Along an eigenvector of D with a negative eigenvalue the deviance falls; so the search goes
+   on from there.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import scipy.stats
+
+from jaxlmm._types import float64_scope
+from jaxlmm.optimize.solver import iteration_step
+from jaxlmm.runtime.batches import WIDTHS, in_batches, take, width_for
+from jaxlmm.runtime.threads import by_chunks
+
+__all__ = ["Evaluation", "Problem", "SeveralOptimum", "minimise_several"]
+
+# Memory of the responses that are computed at once, a thread.
+CHUNK_BYTES = 16 * 2**20
+MAX_STEPS = 100
+# Starts of each response: the best node and the next lowest local minima among the nodes.
+N_STARTS = 3
+# What counts as converged: gradient in theta (or in log theta where theta > 1), relative to nu.
+TOL_GRADIENT = 1e-11
+TOL_CONVERGED = 1e-9
+# Eigenvalues of Phi below this are tried as 0.
+NEARLY_SINGULAR = 1e-4
+# D may be negative by this much of its own size, which is what rounding leaves of 0.
+TOL_CONE = 1e-7
+# Deviances that differ by less than this, relative to nu, are the same minimum.
+SAME = 1e-11
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Evaluation:
+    """The deviance of c responses at theta: ``value`` (c,), ``gradient`` (k, c) and ``hessian`` (k, k, c) in
+    theta, ``slope`` (k, c) the gradient in phi."""
+
+    value: jax.Array
+    gradient: jax.Array
+    hessian: jax.Array
+    slope: jax.Array
+
+
+class Problem(Protocol):
+    """What is minimised; a pytree. See ``families.deviance.Deviance``."""
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """Columns of each random term: theta holds lower triangles, column by column, of these sizes."""
+        ...
+
+    @property
+    def bytes_per_response(self) -> int:
+        """Memory that the evaluation of one response takes."""
+        ...
+
+    @property
+    def nu(self) -> Any:
+        """The size of the deviance: degrees of freedom, scalar or (c,)."""
+        ...
+
+    def evaluate(self, theta: jax.Array, stats: Any) -> Evaluation:
+        """Value and derivatives at theta (k, c)."""
+        ...
+
+    def value(self, theta: jax.Array, stats: Any) -> jax.Array:
+        """Value (c,) at theta (k, c), or (k, 1) for all responses."""
+        ...
+
+
+@dataclass(frozen=True, eq=False)
+class SeveralOptimum:
+    """Per response, at the minimum.
+
+    ``theta`` (k, c), with exact zeros where a covariance is singular; ``value`` (c,); ``gradient`` (k, c),
+    ``hessian`` (k, k, c) in theta; ``converged`` (c,); ``singular`` (terms, c): whose covariance is singular.
+    """
+
+    theta: np.ndarray
+    value: np.ndarray
+    gradient: np.ndarray
+    hessian: np.ndarray
+    converged: np.ndarray
+    singular: np.ndarray
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class _State:
+    """Of c responses: the best theta so far, what is known there, and how far the next step may go.
+
+    ``free`` is 1 for parameters that move; ``done`` is 1 where there is nothing left to do.
+    """
+
+    theta: Any
+    at: Any
+    radius: Any
+    free: Any
+    done: Any
+    steps: Any
+
+
+def minimise_several(problem: Problem, stats: Any, *, n_starts: int = N_STARTS) -> SeveralOptimum:
+    """Global minimum of c responses.
+
+    Parameters
+    ----------
+    problem : Problem
+    stats : pytree of arrays
+        Response axis last.
+    n_starts : int
+        Starts of each response at most.
+    """
+    c = int(jax.tree.leaves(stats)[0].shape[-1])
+    k = sum(r * (r + 1) // 2 for r in problem.sizes)
+    search = _Search(problem, stats, np.zeros((k, c)), np.full(c, np.inf), np.zeros((k, c)), np.zeros((k, k, c)),
+                     np.zeros((k, c)), np.zeros(c, bool))  # fmt: skip
+    everyone = np.arange(c)
+    with float64_scope():
+        starts, height = _starts(problem, stats, n_starts)
+        search.keep(everyone, search.polish(everyone, starts[0]))
+        # Another node can lead lower only if the way down from it is long beside that from the best node.
+        reach = height[0] + 0.5 + 3 * np.maximum(height[0] - search.value, 0)
+        for start, above in zip(starts[1:], height[1:], strict=True):
+            rows = everyone[above < reach]
+            if len(rows):
+                search.keep(rows, search.polish(rows, start[:, rows]))
+        search.to_boundary(everyone)
+        search.off_saddles(everyone)
+    singular = np.stack([_is_singular(T) for T in _factors(search.theta, problem.sizes)])
+    return SeveralOptimum(search.theta, search.value, search.gradient, search.hessian, search.converged(), singular)
+
+
+# Starts --------------------------------------------------------------------------------------------
+
+
+@functools.cache
+def _nodes(sizes: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
+    """Nodes of theta (K, k), and the numbers (K, neighbours) of the nodes next to each.
+
+    Standard deviations spread on a log scale, correlations evenly, by a Sobol sequence.
+    """
+    k = sum(r * (r + 1) // 2 for r in sizes)
+    if k == 1:
+        u = np.linspace(0, 1, 12)[:, None]
+    else:
+        power = {2: 5, 3: 6}.get(k, 7)
+        u = scipy.stats.qmc.Sobol(k, scramble=True, rng=np.random.default_rng(1)).random_base2(power)
+    out, start = [], 0
+    for r in sizes:
+        sd = 10 ** (-0.9 + 2.6 * u[:, start : start + r])
+        T = np.zeros((len(u), r, r))
+        at = start + r
+        for i in range(r):
+            left = np.ones(len(u))
+            for j in range(i):
+                partial = 1.8 * u[:, at] - 0.9
+                at += 1
+                T[:, i, j] = sd[:, i] * partial * np.sqrt(left)
+                left = left * (1 - partial**2)
+            T[:, i, i] = sd[:, i] * np.sqrt(left)
+        column, row = np.triu_indices(r)
+        out.append(T[:, row, column])
+        start = at
+    distance = np.linalg.norm(u[:, None] - u[None], axis=2)
+    return np.concatenate(out, axis=1), np.argsort(distance, axis=1)[:, 1 : 2 + 4 * k]
+
+
+def _starts(problem: Problem, stats: Any, n_starts: int) -> tuple[np.ndarray, np.ndarray]:
+    """Starts (n_starts, k, c), and the deviance there (n_starts, c), infinite where there is no other minimum."""
+    nodes, neighbours = _nodes(problem.sizes)
+    c = int(jax.tree.leaves(stats)[0].shape[-1])
+    width = next((w for w in WIDTHS if c <= w), WIDTHS[-1])
+
+    def values(index: np.ndarray) -> Any:
+        with float64_scope():
+            return _values_compiled(_take_nu(problem, index), nodes[:, :, None], take(stats, index))
+
+    value = in_batches(values, c, width)
+    value = np.where(np.isfinite(value), value, np.inf)
+    local = np.all(value[:, None] <= value[neighbours], axis=1)
+    value[:, ~np.isfinite(value).any(axis=0)] = 0.0
+    low = np.where(local, value, np.inf)
+    low[np.argmin(value, axis=0), np.arange(c)] = value.min(axis=0)
+    order = np.argsort(low, axis=0)[:n_starts]
+    return np.moveaxis(nodes[order], 2, 1), np.take_along_axis(low, order, axis=0)
+
+
+@jax.jit
+def _values_compiled(problem: Problem, nodes: jax.Array, stats: Any) -> jax.Array:
+    return jax.lax.map(lambda theta: problem.value(theta, stats), nodes)
+
+
+# The trust region ----------------------------------------------------------------------------------
+
+
+def _eigen(H: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Eigenvalues (k, c) and eigenvectors (k, k, c) of symmetric H (k, k, c), by Jacobi's rotations."""
+    k = H.shape[0]
+    V = jnp.zeros_like(H) + jnp.eye(k)[:, :, None]
+    if k == 1:
+        return H[0], V
+    first, second = (jnp.asarray(v) for v in np.triu_indices(k, 1))
+    n_pairs = k * (k - 1) // 2
+
+    def rotate(step: Any, state: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+        A, V = state
+        p, q = first[step % n_pairs], second[step % n_pairs]
+        off = A[p, q]
+        ratio = (A[q, q] - A[p, p]) / jnp.where(off == 0, 1.0, 2 * off)
+        t = jnp.where(ratio >= 0, 1.0, -1.0) / (jnp.abs(ratio) + jnp.sqrt(1 + ratio * ratio))
+        t = jnp.where(off == 0, 0.0, t)
+        cosine = 1 / jnp.sqrt(1 + t * t)
+        sine = t * cosine
+
+        def turned(X: jax.Array) -> jax.Array:
+            a, b = X[p], X[q]
+            return X.at[p].set(cosine * a - sine * b).at[q].set(sine * a + cosine * b)
+
+        A = turned(jnp.swapaxes(turned(A), 0, 1))
+        return A, jnp.swapaxes(turned(jnp.swapaxes(V, 0, 1)), 0, 1)
+
+    A, V = jax.lax.fori_loop(0, n_pairs * (1 if k == 2 else 6), rotate, (H, V))
+    return jnp.stack([A[i, i] for i in range(k)]), V
+
+
+def _direction(state: _State) -> tuple[jax.Array, jax.Array]:
+    """The next step (k, c), and by how much the quadratic model says that it lowers the deviance (c,)."""
+    k = state.theta.shape[0]
+    free = state.free
+    gradient = state.at.gradient * free
+    hessian = state.at.hessian * free[:, None] * free[None] + jnp.eye(k)[:, :, None] * (1 - free)[:, None]
+    values, vectors = _eigen(hessian)
+    along = (vectors * gradient[:, None]).sum(0)
+    size = jnp.abs(values)
+    # The least shift that keeps the step inside the radius, to a few digits.
+    size = jnp.maximum(size, jnp.maximum(1e-9 * size.max(0), 1e-12))
+
+    def shifted(_: Any, shift: jax.Array) -> jax.Array:
+        part = along / (size + shift)
+        norm2 = (part * part).sum(0)
+        change = (part * part / (size + shift)).sum(0)
+        more = norm2 * (jnp.sqrt(norm2) / state.radius - 1) / jnp.where(change > 0, change, 1.0)
+        return jnp.where(jnp.sqrt(norm2) > 1.001 * state.radius, shift + more, shift)
+
+    part = -along / (size + jax.lax.fori_loop(0, 4, shifted, jnp.zeros_like(along[0])))
+    norm = jnp.sqrt((part * part).sum(0))
+    part = part * jnp.minimum(1.0, state.radius / jnp.where(norm > 0, norm, 1.0))
+    gain = -(along * part + 0.5 * values * part * part).sum(0)
+    return (vectors * part[None]).sum(1), gain
+
+
+def _advance(state: _State, problem: Problem, stats: Any) -> _State:
+    """One step of each response that is not done."""
+    step, gain = _direction(state)
+    nu = problem.nu
+    active = state.done == 0
+    trial = jnp.where(active, state.theta + step, state.theta)
+    # Barriers, or the compiler would repeat the step's arithmetic in every part of the evaluation.
+    new = jax.lax.optimization_barrier(problem.evaluate(jax.lax.optimization_barrier(trial), stats))
+    noise = 1e-14 * (nu + jnp.abs(new.value))
+    finite = jnp.isfinite(new.value) & jnp.isfinite(new.gradient).all(0) & jnp.isfinite(new.hessian).all((0, 1))
+    fall = state.at.value - new.value
+    first = state.steps == 0
+    smaller = _steepness(new, trial, state.free) <= _steepness(state.at, state.theta, state.free)
+    better = (fall > 0) | ((fall > -20 * noise) & smaller) | first
+    accept = active & finite & better
+    ratio = fall / jnp.where(gain > 0, gain, 1.0)
+    norm = jnp.sqrt((step * step).sum(0))
+    good = accept & ((ratio > 0.7) | (gain < 100 * noise)) & (norm > 0.9 * state.radius)
+    radius = jnp.where(good, 3 * state.radius, state.radius)
+    radius = jnp.where(~first & active & ((ratio < 0.2) & (gain > 100 * noise) | ~accept), 0.25 * norm, radius)
+
+    def choose(a: jax.Array, b: jax.Array) -> jax.Array:
+        return jnp.where(accept, a, b)
+
+    theta, at = choose(trial, state.theta), jax.tree.map(choose, new, state.at)
+    steep = _steepness(at, theta, state.free)
+    flat = steep <= TOL_GRADIENT * nu
+    # Rounding: steps that gain nothing more that can be seen.
+    spent = ~first & ((gain <= 0.01 * noise) & ~accept | (radius < 1e-12))
+    failed = first & ~finite
+    steps = state.steps + jnp.where(active, 1.0, 0.0)
+    done = jnp.where(active & (flat & (accept | ~first) | spent | failed | (steps >= MAX_STEPS)), 1.0, state.done)
+    return _State(theta, at, jnp.where(active, radius, state.radius), state.free, done, steps)
+
+
+def _steepness(at: Evaluation, theta: jax.Array, free: jax.Array) -> jax.Array:
+    """The largest derivative in theta, or in log theta where theta is above 1."""
+    return jnp.max(jnp.abs(at.gradient) * free * jnp.maximum(jnp.abs(theta), 1.0), axis=0)
+
+
+@functools.cache
+def _compiled() -> Any:
+    return jax.jit(iteration_step(_advance))
+
+
+# The search ----------------------------------------------------------------------------------------
+
+
+@dataclass(eq=False)
+class _Search:
+    """The lowest minimum of each response that has been found so far."""
+
+    problem: Problem
+    stats: Any
+    theta: np.ndarray
+    value: np.ndarray
+    gradient: np.ndarray
+    hessian: np.ndarray
+    slope: np.ndarray
+    settled: np.ndarray
+
+    def converged(self) -> np.ndarray:
+        """Whether each response stands at a minimum, to TOL_CONVERGED."""
+        steep = np.abs(self.gradient) * np.maximum(np.abs(self.theta), 1)
+        return self.settled & np.isfinite(self.value) & (steep.max(axis=0) <= TOL_CONVERGED * self.problem.nu)
+
+    def polish(self, rows: np.ndarray, start: np.ndarray, free: np.ndarray | None = None) -> _State:
+        """Newton steps of the responses ``rows`` from ``start`` (k, len(rows)), of the ``free`` parameters."""
+        c = start.shape[1]
+        out = _empty_state(start, free)
+        width = self._width(c)
+        by_chunks(c, width, lambda part: self._polish_chunk(rows, out, np.arange(part.start, part.stop)))
+        return out
+
+    def _width(self, c: int) -> int:
+        return width_for(c, self.problem.bytes_per_response, CHUNK_BYTES)
+
+    def _polish_chunk(self, rows: np.ndarray, out: _State, active: np.ndarray) -> None:
+        """The responses ``active`` of ``out``, all the way; those that are done leave the batch."""
+        with float64_scope():
+            while len(active):
+                width = next((w for w in WIDTHS if len(active) <= w), WIDTHS[-1])
+                index = active[np.minimum(np.arange(width), len(active) - 1)]
+                state, stats = take(out, index), take(self.stats, rows[index])
+                problem = _take_nu(self.problem, rows[index])
+                while True:
+                    state = _compiled()(state, problem, stats)
+                    left = np.asarray(state.done)[: len(active)] == 0
+                    n_left = int(left.sum())
+                    smaller = any(n_left <= w < width for w in WIDTHS)
+                    if n_left == 0 or smaller:
+                        break
+                for whole, part in zip(jax.tree.leaves(out), jax.tree.leaves(state), strict=True):
+                    whole[..., active] = np.asarray(part)[..., : len(active)]
+                active = active[left]
+
+    def keep(self, rows: np.ndarray, new: _State, *, better: np.ndarray | None = None) -> np.ndarray:
+        """Take over what is lower than before, or what ``better`` says; returns which."""
+        nu = np.broadcast_to(self.problem.nu, self.value.shape)[rows]
+        value = np.where(np.isfinite(new.at.value), new.at.value, np.inf)
+        if better is None:
+            better = value < self.value[rows] - SAME * nu
+        at = rows[better]
+        self.theta[:, at] = new.theta[:, better]
+        self.value[at] = value[better]
+        self.gradient[:, at] = (new.at.gradient * new.free)[:, better]
+        self.hessian[:, :, at] = new.at.hessian[:, :, better]
+        self.slope[:, at] = new.at.slope[:, better]
+        return better
+
+    def to_boundary(self, rows: np.ndarray) -> None:
+        """Covariances that are all but singular are made singular where that is a minimum too."""
+        sizes = self.problem.sizes
+        theta, close = _rounded(self.theta[:, rows], sizes)
+        rows, theta = rows[close], theta[:, close]
+        if not len(rows):
+            return
+        new = self.polish(rows, theta, _free_parameters(theta, sizes))
+        nu = np.broadcast_to(self.problem.nu, self.value.shape)[rows]
+        lowest = np.stack([v[0] for v in _cone(new.theta, new.at.slope, sizes)]).min(axis=0)
+        ok = (new.at.value <= self.value[rows] + 1e-10 * nu) & (lowest >= 0)
+        self.keep(rows, new, better=ok)
+
+    def off_saddles(self, rows: np.ndarray) -> None:
+        """Go on along negative eigenvectors of D until there are none (see the module's docstring)."""
+        sizes = self.problem.sizes
+        for _ in range(4):
+            cones = _cone(self.theta[:, rows], self.slope[:, rows], sizes)
+            lowest = np.stack([value for value, _ in cones])
+            term = lowest.argmin(axis=0)
+            bad = lowest.min(axis=0) < 0
+            self.settled[rows] = ~bad
+            rows = rows[bad]
+            if not len(rows):
+                return
+            start = self._downhill(rows, term[bad], [vector[bad] for _, vector in cones])
+            moved = self.keep(rows, self.polish(rows, start))
+            # What goes no lower stands at a minimum, as far as rounding shows.
+            self.settled[rows[~moved]] = True
+            rows = rows[moved]
+            self.to_boundary(rows)
+
+    def _downhill(self, rows: np.ndarray, term: np.ndarray, vectors: Sequence[np.ndarray]) -> np.ndarray:
+        """theta after a step along the eigenvector of ``term``, of the length that lowers the deviance most."""
+        sizes = self.problem.sizes
+        best, lowest = self.theta[:, rows].copy(), np.full(len(rows), np.inf)
+        for length in 10.0 ** np.arange(-4, 2):
+            parts = []
+            for t, T in enumerate(_factors(self.theta[:, rows], sizes)):
+                v = vectors[t] * (term == t)[:, None]
+                parts.append(_lower(_cholesky(T @ T.swapaxes(1, 2) + length * v[:, :, None] * v[:, None, :])))
+            theta = np.concatenate(parts)
+            value = self._values(rows, theta)
+            lower = value < lowest
+            best[:, lower], lowest = theta[:, lower], np.minimum(value, lowest)
+        return best
+
+    def _values(self, rows: np.ndarray, theta: np.ndarray) -> np.ndarray:
+        """The deviance of the responses ``rows`` at theta, infinite where it is not finite."""
+
+        def values(index: np.ndarray) -> Any:
+            with float64_scope():
+                state, problem = _empty_state(theta[:, index]), _take_nu(self.problem, rows[index])
+                return _compiled()(state, problem, take(self.stats, rows[index])).at.value
+
+        out = in_batches(values, len(rows), self._width(len(rows)))
+        return np.where(np.isfinite(out), out, np.inf)
+
+
+def _take_nu(problem: Any, index: np.ndarray) -> Any:
+    """The problem of some responses."""
+    if np.ndim(problem.nu) == 0:
+        return problem
+    return dataclasses.replace(problem, nu=np.asarray(problem.nu)[index])
+
+
+def _empty_state(start: np.ndarray, free: np.ndarray | None = None) -> _State:
+    """A state whose first step only evaluates the deviance at ``start``."""
+    k, c = start.shape
+    free = np.ones((k, c)) if free is None else free
+    at = Evaluation(np.zeros(c), np.zeros((k, c)), np.tile(np.eye(k)[:, :, None], c), np.zeros((k, c)))  # type: ignore[arg-type]
+    radius = 0.5 * (1 + np.abs(start).max(axis=0))
+    return _State(start.copy(), at, radius, free, np.zeros(c), np.zeros(c))
+
+
+# Covariance matrices -------------------------------------------------------------------------------
+
+
+def _factors(theta: np.ndarray, sizes: Sequence[int]) -> list[np.ndarray]:
+    """T (c, r, r) of each term."""
+    out, start = [], 0
+    for r in sizes:
+        column, row = np.triu_indices(r)
+        T = np.zeros((theta.shape[1], r, r))
+        T[:, row, column] = theta[start : start + len(row)].T
+        start += len(row)
+        out.append(T)
+    return out
+
+
+def _lower(T: np.ndarray) -> np.ndarray:
+    """theta (r (r + 1) / 2, c) of T (c, r, r)."""
+    column, row = np.triu_indices(T.shape[1])
+    return np.ascontiguousarray(T[:, row, column].T)
+
+
+def _cholesky(Phi: np.ndarray, tol: float = 1e-14) -> np.ndarray:
+    """Lower factor (c, r, r) of covariance matrices that may be singular: a pivot of 0 has a column of 0."""
+    T = np.zeros_like(Phi)
+    r = Phi.shape[1]
+    for j in range(r):
+        pivot = Phi[:, j, j] - np.einsum("ck,ck->c", T[:, j, :j], T[:, j, :j])
+        kept = pivot > tol * np.maximum(Phi[:, j, j], 1e-300)
+        T[:, j, j] = np.where(kept, np.sqrt(np.where(kept, pivot, 1.0)), 0.0)
+        for i in range(j + 1, r):
+            rest = Phi[:, i, j] - np.einsum("ck,ck->c", T[:, i, :j], T[:, j, :j])
+            T[:, i, j] = np.where(kept, rest / np.where(kept, T[:, j, j], 1.0), 0.0)
+    return T
+
+
+def _is_singular(T: np.ndarray) -> np.ndarray:
+    return np.asarray(np.any(np.diagonal(T, axis1=1, axis2=2) == 0, axis=1))
+
+
+def _rounded(theta: np.ndarray, sizes: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
+    """theta with positive diagonals and small eigenvalues of Phi at 0, and which responses had some."""
+    parts, close = [], np.zeros(theta.shape[1], bool)
+    for T in _factors(theta, sizes):
+        Phi = T @ T.swapaxes(1, 2)
+        values, vectors = np.linalg.eigh(np.where(np.isfinite(Phi), Phi, 0.0))
+        small = values < NEARLY_SINGULAR * np.maximum(1.0, values[:, -1:] * 1e-4)
+        near = np.asarray(small.any(axis=1))
+        kept = np.where(small, 0.0, values)
+        lower = _cholesky((vectors * kept[:, None, :]) @ vectors.swapaxes(1, 2), tol=1e-12)
+        parts.append(_lower(np.where(near[:, None, None], lower, T)))
+        close |= near
+    return np.concatenate(parts), close
+
+
+def _free_parameters(theta: np.ndarray, sizes: Sequence[int]) -> np.ndarray:
+    """Which parameters move while columns of T that are 0 stay so, (k, c)."""
+    parts = []
+    for T in _factors(theta, sizes):
+        moves = np.zeros(T.shape)
+        moves[:] = (np.einsum("cii->ci", T) != 0)[:, None, :]
+        parts.append(_lower(moves))
+    return np.concatenate(parts)
+
+
+def _cone(theta: np.ndarray, slope: np.ndarray, sizes: Sequence[int]) -> list[tuple[np.ndarray, np.ndarray]]:
+    """For each term the lowest eigenvalue (c,) of D, 0 where it is not below rounding, and its vector (c, r)."""
+    out, start = [], 0
+    for r in sizes:
+        column, row = np.triu_indices(r)
+        D = np.zeros((theta.shape[1], r, r))
+        part = slope[start : start + len(row)].T * np.where(row == column, 1.0, 0.5)
+        D[:, row, column] = D[:, column, row] = np.where(np.isfinite(part), part, 0.0)
+        start += len(row)
+        values, vectors = np.linalg.eigh(D)
+        tolerance = TOL_CONE * (1 + np.abs(values).max(axis=1))
+        out.append((np.where(values[:, 0] < -tolerance, values[:, 0], 0.0), vectors[:, :, 0]))
+    return out

@@ -1,0 +1,104 @@
+"""Responses in memory, or read block by block, to a ``Fit``: the rooms called in order, and the one float64 scope."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from jaxlmm._types import Status
+from jaxlmm.design.arrays import response_matrix
+from jaxlmm.design.design import make_design
+from jaxlmm.design.rows import check_rows
+from jaxlmm.design.terms import make_terms_structure
+from jaxlmm.engine.finish import empty_results
+from jaxlmm.families.patterns import missing_mask
+from jaxlmm.families.registry import Model, make_family
+from jaxlmm.results.options import FitOptions
+from jaxlmm.results.results import Fit
+from jaxlmm.sources.lazy import LazyMatrix
+from jaxlmm.tabular.labels import Labels
+
+__all__ = ["fit_model", "make_model"]
+
+DEFAULT = FitOptions()
+
+
+def make_model(
+    X: Any,
+    groups: Any = None,
+    *,
+    names: Sequence[str] | None = None,
+    group_name: str | None = None,
+    weights: Any = None,
+    terms: Any = None,
+    random: Sequence[Any] | None = None,
+) -> Model:
+    """All the work that depends on X, groups and weights only; parameters and errors as in :func:`jaxlmm.fit`."""
+    indexes = check_rows(X=X, groups=groups, weights=weights)
+    design = make_design(X, groups, names, weights, random=random)
+    if terms is not None:
+        constant = np.flatnonzero((design.X == design.X[0]).all(axis=0)).tolist()
+        design = dataclasses.replace(design, terms=make_terms_structure(terms, design.names, constant))
+    if group_name is not None:
+        design = dataclasses.replace(
+            design, random=tuple(dataclasses.replace(g, name=str(group_name)) for g in design.random)
+        )
+    return Model(make_family(design), indexes)
+
+
+def fit_model(
+    model: Model,
+    Y: Any,
+    options: FitOptions = DEFAULT,
+    *,
+    response_names: Sequence[str] | None = None,
+    labels: Labels | None = None,
+    source: Any = None,
+) -> Fit:
+    """Fit a model to Y, a matrix or what makes one.
+
+    Parameters
+    ----------
+    model : Model
+    Y : array-like, (n_obs,) or (n_obs, m)
+        See :func:`jaxlmm.design.arrays.response_matrix`.
+    options : FitOptions
+    response_names : sequence of str, optional
+    labels : Labels, optional
+        Dimensions and coordinates of the responses. Default: those of the columns of a matrix.
+    source : FormulaDesign, optional
+        What X was made with.
+    """
+    known = dict(model.indexes)
+    check_rows(X=known.get("X"), Y=Y, groups=known.get("groups"), weights=known.get("weights"))
+    matrix, given_names = response_matrix(Y, model.design.n_obs, response_names)
+    out = _fit_matrix(model, matrix, options.method, options.missing)
+    return Fit(
+        design=model.design, method=options.method, df_method=options.df, **out,
+        Y=matrix, model=Model(model.family), source=source,
+        labels=Labels.of_matrix(matrix.shape[1], given_names) if labels is None else labels,
+    )  # fmt: skip
+
+
+def _fit_matrix(model: Model, Y: Any, method: str, missing: str) -> dict[str, np.ndarray]:
+    """All columns of Y, wherever they are."""
+    if isinstance(Y, LazyMatrix):
+        out = empty_results(Y.shape[1], model.design.n_fixef, model.family.n_theta)
+
+        def store(columns: np.ndarray, part: dict[str, np.ndarray]) -> None:
+            for name, value in part.items():
+                out[name][columns] = value
+
+        Y.each_block(lambda block: _fit_matrix(model, block, method, missing), store)
+        return out
+    out = model.family.fit(Y, method)
+    if missing == "drop" and Y.dtype.kind == "f":
+        where = np.flatnonzero(out["status"] == Status.NONFINITE)
+        where = where[missing_mask(Y, where).any(axis=0)] if len(where) else where
+        if len(where):
+            for name, value in model.family.fit_incomplete(Y, where, method).items():
+                out[name][where] = value
+    return out

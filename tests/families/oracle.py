@@ -1,0 +1,99 @@
+"""What the general family computes, by n x n matrices and one response at a time."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import jax.numpy as jnp
+import numpy as np
+
+from jaxlmm.design.random import RandomTerm, make_random_term
+from jaxlmm.families.general.family import General, make_general
+from jaxlmm.families.parameters import lower_triangle
+
+
+@dataclass(frozen=True, eq=False)
+class Case:
+    """A design, its matrices G_s and whitened family."""
+
+    X: np.ndarray
+    root_w: np.ndarray
+    terms: list[RandomTerm]
+    Q: np.ndarray
+    family: General
+    G: np.ndarray  # (k, n, n), of the whitened columns
+    Z: list[np.ndarray]  # (n, levels * r), of the whitened columns
+
+    def V(self, phi):  # type: ignore[no-untyped-def]
+        return jnp.eye(len(self.Q)) + jnp.tensordot(phi, self.G, 1)
+
+    def deviance_parts(self, phi, y, reml):  # type: ignore[no-untyped-def]
+        V = self.V(phi)
+        Vinv = jnp.linalg.inv(V)
+        M = self.Q.T @ Vinv @ self.Q
+        beta = jnp.linalg.solve(M, self.Q.T @ Vinv @ y)
+        r = y - self.Q @ beta
+        l = jnp.linalg.slogdet(V)[1] + (jnp.linalg.slogdet(M)[1] if reml else 0.0)  # noqa: E741
+        return r @ Vinv @ r, l
+
+
+def make_case(X, terms, weights=None) -> Case:  # type: ignore[no-untyped-def]
+    n = len(X)
+    root_w = np.ones(n) if weights is None else np.sqrt(weights)
+    Q = np.linalg.qr(root_w[:, None] * X)[0]
+    family = make_general(Q, None if weights is None else root_w, terms)
+    G, Zs = [], []
+    for term, A in zip(terms, family.whiteners, strict=True):
+        Z = root_w[:, None] * term.Z @ A
+        r, L = term.size, term.n_levels
+        full = np.zeros((n, L, r))
+        full[np.arange(n), term.codes] = Z
+        Zs.append(full.reshape(n, L * r))
+        for i, j in zip(*lower_triangle(r), strict=True):
+            E = np.zeros((r, r))
+            E[i, j] = E[j, i] = 1
+            G.append(np.einsum("nlr,rs,mls->nm", full, E, full))
+    return Case(X, root_w, list(terms), Q, family, np.array(G), Zs)
+
+
+def intercept(name, codes):  # type: ignore[no-untyped-def]
+    return make_random_term(name, range(codes.max() + 1), codes)
+
+
+def slope(name, codes, *columns, one=True):  # type: ignore[no-untyped-def]
+    Z = np.column_stack(([np.ones(len(codes))] if one else []) + list(columns))
+    names = (["(Intercept)"] if one else []) + [f"z{j}" for j in range(len(columns))]
+    return make_random_term(name, range(codes.max() + 1), codes, Z, names)
+
+
+def structures(rng, n=70):  # type: ignore[no-untyped-def]
+    """Name -> terms and weights, for one X (n, 3)."""
+    g = np.concatenate([np.arange(12), rng.integers(0, 12, n - 12)])
+    h = np.concatenate([np.arange(7), rng.integers(0, 7, n - 7)])[rng.permutation(n)]
+    half = rng.integers(0, 2, n)
+    nested = np.unique(g * 2 + half, return_inverse=True)[1]
+    x, z = rng.normal(size=n), rng.normal(size=n)
+    f = rng.integers(0, 3, n)
+    dummies = [(f == k).astype(float) for k in range(3)]
+    X = np.column_stack([np.ones(n), x, z])
+    w = rng.uniform(0.2, 3, n)
+    terms = {
+        "intercept": [intercept("g", g)],
+        "slope": [slope("g", g, x)],
+        "double": [intercept("g", g), slope("g", g, x, one=False)],
+        "factor": [slope("g", g, *dummies, one=False)],
+        "nested": [intercept("nested", nested), intercept("g", g)],
+        "crossed": [intercept("h", h), intercept("g", g)],
+        "maximal": [slope("g", g, x), slope("h", h, x)],
+        "mixed": [slope("h", h, x, z), intercept("g", g), slope("g", g, z, one=False)],
+        "three": [intercept("g", g), intercept("h", h), intercept("f", f)],
+        "outer slope": [slope("g", g, x), intercept("nested", nested)],
+    }
+    return X, w, terms
+
+
+def random_phi(rng, sizes, c):  # type: ignore[no-untyped-def]
+    theta = []
+    for r in sizes:
+        theta += [rng.normal(size=(r * (r + 1) // 2, c))]
+    return np.concatenate(theta)

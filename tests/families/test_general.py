@@ -1,0 +1,166 @@
+"""The family of any random terms against n x n matrices, differentiated by JAX."""
+
+from __future__ import annotations
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from oracle import make_case, random_phi, structures
+
+from jaxlmm._types import float64_scope
+from jaxlmm.families.general.family import General
+from jaxlmm.families.parameters import lower_triangle, phi_from_theta
+
+NAMES = list(structures(np.random.default_rng(0))[2])
+
+
+@functools.cache
+def setting(name):
+    """A case with weights where the name's number is odd, four responses, and phi: two of them singular."""
+    rng = np.random.default_rng(NAMES.index(name))
+    X, w, terms = structures(rng)
+    case = make_case(X, terms[name], w if NAMES.index(name) % 2 else None)
+    first = terms[name][0]
+    Y = rng.normal(size=(len(X), 4)) + X @ rng.normal(size=(3, 4)) + rng.normal(size=(first.n_levels, 4))[first.codes]
+    theta = random_phi(rng, case.family.sizes, 4)
+    theta[:, 1], theta[-1, 2], theta[0, 2] = 0, 0, 0
+    stats, scaling = case.family.reduce(Y)
+    phi = np.asarray(phi_from_theta(theta, case.family.sizes))
+    return case, Y, phi, stats, case.root_w[:, None] * Y / scaling.scale, scaling
+
+
+@pytest.mark.parametrize("reml", [True, False])
+@pytest.mark.parametrize("name", NAMES)
+def test_moments(name: str, reml: bool) -> None:
+    case, _, phi, stats, y, _ = setting(name)
+    with float64_scope():
+        at = jax.jit(General.moments, static_argnames="reml")(case.family, jnp.asarray(phi), stats, reml=reml)
+        parts = jax.jit(General.deviance_parts, static_argnames="reml")(
+            case.family, jnp.asarray(phi), stats, reml=reml
+        )
+
+        def value(p, v):
+            return jnp.stack(case.deviance_parts(p, v, reml))
+
+        first, second = jax.jit(jax.jacfwd(value)), jax.jit(jax.jacfwd(jax.jacrev(value)))
+        for c in range(y.shape[1]):
+            s, l = value(phi[:, c], y[:, c])  # noqa: E741
+            gradient, hessian = first(phi[:, c], y[:, c]), second(phi[:, c], y[:, c])
+            np.testing.assert_allclose([at.s[c], parts[0][c]], s, rtol=1e-12)
+            np.testing.assert_allclose([at.l[c], parts[1][c]], l, rtol=1e-12, atol=1e-11)
+            for ours, theirs in (
+                (at.s1, gradient[0]),
+                (at.l1, gradient[1]),
+                (at.s2, hessian[0]),
+                (at.l2, hessian[1]),
+            ):
+                np.testing.assert_allclose(ours[..., c], theirs, rtol=1e-9, atol=1e-10 * np.abs(theirs).max())
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_one_phi_for_all_responses(name: str) -> None:
+    case, _, phi, stats, _, _ = setting(name)
+    with float64_scope():
+        parts = jax.jit(General.deviance_parts, static_argnames="reml")
+        shared = parts(case.family, jnp.asarray(phi[:, :1]), stats, reml=True)
+        each = parts(case.family, jnp.asarray(np.repeat(phi[:, :1], 4, axis=1)), stats, reml=True)
+        np.testing.assert_allclose(shared[0], each[0], rtol=1e-12)
+        np.testing.assert_allclose(shared[1], each[1][:1], rtol=1e-12)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_coefficients_their_covariance_and_modes(name: str) -> None:
+    case, Y, phi, stats, y, scaling = setting(name)
+    L = np.random.default_rng(1).normal(size=(2, 3))
+    with float64_scope():
+        at = jax.jit(General.covariance)(case.family, jnp.asarray(phi), stats, jnp.asarray(L))
+        b = np.asarray(jax.jit(General.fixef)(case.family, jnp.asarray(phi), stats))
+
+        def matrix(p):
+            return L @ jnp.linalg.inv(case.Q.T @ jnp.linalg.solve(case.V(p), case.Q)) @ L.T
+
+        first, second = jax.jit(jax.jacfwd(matrix)), jax.jit(jax.jacfwd(jax.jacrev(matrix)))
+        modes = case.family.modes(case.family.phi_to_user_matrix @ phi, b * scaling.scale, Y)
+        for c in range(y.shape[1]):
+            C1, C2 = jnp.moveaxis(first(phi[:, c]), -1, 0), jnp.moveaxis(second(phi[:, c]), (-2, -1), (0, 1))
+            for ours, theirs in ((at.value, matrix(phi[:, c])), (at.first, C1), (at.second, C2)):
+                np.testing.assert_allclose(ours[..., c], theirs, rtol=1e-8, atol=1e-10 * np.abs(theirs).max())
+            Vinv = np.linalg.inv(case.V(phi[:, c]))
+            beta = np.linalg.solve(case.Q.T @ Vinv @ case.Q, case.Q.T @ Vinv @ y[:, c])
+            np.testing.assert_allclose(b[:, c], beta, rtol=1e-10, atol=1e-12 * np.abs(beta).max())
+            check_modes(case, phi[:, c], Vinv, Vinv @ (y[:, c] - case.Q @ beta), modes, c, scaling.scale[c])
+
+
+def check_modes(case, phi, Vinv, pulled, modes, c, scale) -> None:
+    start = 0
+    for term, A, Z, (effects, spread) in zip(case.terms, case.family.whiteners, case.Z, modes, strict=True):
+        i, j = lower_triangle(term.size)
+        Phi = np.zeros((term.size, term.size))
+        Phi[i, j] = Phi[j, i] = phi[start : start + len(i)]
+        start += len(i)
+        whole = np.kron(np.eye(term.n_levels), Phi)
+        expected = (whole @ Z.T @ pulled).reshape(-1, term.size) @ A.T * scale
+        np.testing.assert_allclose(effects[:, :, c], expected, atol=1e-10 * (np.abs(expected).max() + scale))
+        left = (whole - whole @ Z.T @ Vinv @ Z @ whole).reshape(term.n_levels, term.size, term.n_levels, term.size)
+        expected = np.einsum("ij,ljlk,mk->lim", A, left, A)
+        np.testing.assert_allclose(spread[..., c], expected, atol=1e-11 * (np.abs(expected).max() + 1))
+
+
+@pytest.mark.parametrize("name", ["slope", "nested", "maximal"])
+def test_simulated_statistics_have_the_moments_of_simulated_responses(name: str) -> None:
+    case, _, phi, *_ = setting(name)
+    m = 20_000
+    many = np.repeat(phi[:, :1], m, axis=1)
+    with float64_scope():
+        stats = jax.jit(General.simulate)(case.family, jnp.asarray(many), jax.random.key(0))
+        at = jax.jit(General.moments, static_argnames="reml")(case.family, jnp.asarray(many), stats, reml=True)
+    s, s1, l1 = (np.asarray(a) for a in (at.s, at.s1, at.l1))
+    # s is chi-square with n - p degrees of freedom, and its derivatives have the expectation -tr(P G_s).
+    n_left = len(case.Q) - 3
+    np.testing.assert_allclose(s.mean(), n_left, rtol=5 * np.sqrt(2 / (n_left * m)))
+    np.testing.assert_allclose(s.var(), 2 * n_left, rtol=0.1)
+    error = 5 * s1.std(axis=1) / np.sqrt(m)
+    np.testing.assert_array_less(np.abs(s1.mean(axis=1) + l1[:, 0]), error)
+
+
+@pytest.mark.skipif(np.finfo(np.longdouble).eps > 2e-19, reason="needs a long double to compare with")
+@pytest.mark.parametrize("name", ["slope", "nested", "maximal"])
+def test_large_variances_lose_nothing(name: str) -> None:
+    """pwrss beside random effects 1e6 times the residual sd; the n x n computation loses that in double precision."""
+    case, Y, phi, *_ = setting(name)
+    effects = np.random.default_rng(2).normal(size=case.Z[-1].shape[1])
+    y = (Y[:, 0] + 1e6 * (case.Z[-1] @ effects) / case.root_w)[:, None]
+    phi = 1e12 * phi[:, :1]
+    stats, scaling = case.family.reduce(y)
+    with float64_scope():
+        parts = jax.jit(General.deviance_parts, static_argnames="reml")
+        s = np.asarray(parts(case.family, jnp.asarray(phi), stats, reml=True)[0])
+    V = np.eye(len(y), dtype=np.longdouble) + np.tensordot(phi[:, 0].astype(np.longdouble), case.G, 1)
+    L = np.zeros_like(V)
+    for j in range(len(V)):
+        column = V[j:, j] - L[j:, :j] @ L[j, :j]
+        L[j:, j] = column / np.sqrt(column[0])
+    both = np.column_stack([case.Q, case.root_w * y[:, 0]]).astype(np.longdouble)
+    for j in range(len(V)):  # L^-1 [Q, y]
+        both[j] = (both[j] - L[j, :j] @ both[:j]) / L[j, j]
+    for j in range(3):  # y off Q
+        unit = both[:, j] / np.sqrt(both[:, j] @ both[:, j])
+        both[:, j + 1 :] -= np.outer(unit, unit @ both[:, j + 1 :])
+    expected = float(both[:, 3] @ both[:, 3])
+    np.testing.assert_allclose(s[0] * scaling.scale[0] ** 2, expected, rtol=1e-5)
+
+
+def test_bad_responses_are_told_apart() -> None:
+    case, Y, *_ = setting("slope")
+    constant = case.X @ np.array([1.0, 2.0, 3.0])
+    exact = case.Z[0] @ np.random.default_rng(3).normal(size=case.Z[0].shape[1])
+    many = np.column_stack(
+        [Y[:, 0], np.where(np.arange(len(Y)) == 3, np.nan, Y[:, 0]), constant, exact / case.root_w]
+    )
+    _, scaling = case.family.reduce(many)
+    assert scaling.finite.tolist() == [True, False, True, True]
+    assert scaling.constant.tolist() == [False, False, True, False]
+    assert scaling.exact.tolist() == [False, False, False, True]
