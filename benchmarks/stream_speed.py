@@ -4,7 +4,7 @@
 
 1. By source: n = 1000, p = 4, 40 unequal groups, 100,000 responses (0.8 GB) as a .npy file, Zarr without
    and with compression, HDF5, dask on Zarr, xarray on Zarr, and a numpy array. Each in a fresh process:
-   reading all blocks and nothing else, then ``fit_to_store``, both with the files out of the page cache.
+   reading all blocks and nothing else, then ``fit`` with ``out``, both with the files out of the page cache.
 2. By size: n = 200, float32, 10,000 to ``--largest`` responses of a .npy file.
 3. Bounded memory: n = 1000, float64, a file of ``--gigabytes``.
 4. A pool of statsmodels in dask's processes, and R's lme4 ``refit``, on a few responses of 1; each is

@@ -82,7 +82,7 @@ def fit_file(
     read = functools.partial(_trusted, plain, formula, trust_formula)
     if out.suffix == STORE:
         unused = {"--adjust": adjust, "--what glance": what == "glance", "--save": save}
-        return _fit_to_store(
+        return _fit_blocks(
             read, formula, responses, array, out, weights=weights, method=method, df=df, overwrite=overwrite,
             resume=resume, progress=progress, unused=unused,
         )  # fmt: skip
@@ -225,7 +225,7 @@ def _array(path: str) -> LazyMatrix:
     return LazyMatrix.make(source)
 
 
-def _fit_to_store(
+def _fit_blocks(
     read: Callable[[], pd.DataFrame],
     formula: str,
     responses: str | None,

@@ -12,6 +12,7 @@ from jaxlmm.doors.responses import Responses, open_responses
 from jaxlmm.outofcore.place import Place
 from jaxlmm.results.fitting import make_model
 from jaxlmm.results.options import FitOptions
+from jaxlmm.runtime.arguments import shown
 
 __all__ = ["fit", "lmm", "prepare"]
 
@@ -132,6 +133,8 @@ def fit(
     """
     options = FitOptions(method, df, missing)
     place = Place(out, resume, block, share, overwrite, level, progress)
+    if isinstance(X, str):
+        raise ValueError(f"X must be a matrix, found the text {shown(X)}; a formula goes to jaxlmm.lmm.")
     opened = open_responses(
         Y, obs_dim=obs_dim, dims=dims, coords=coords, names=response_names, n_obs=_rows_of(X, groups, weights),
         named=[name for name in (groups, weights) if isinstance(name, str)],
@@ -349,7 +352,7 @@ def _by_coordinates(opened: Responses, **given: Any) -> list[Any]:
     found, along = [], _along(opened)
     for what, value in given.items():
         check_rows(**{what: value, "Y": opened.rows})
-        value = coordinate_values(value, what, along, opened.obs_dim)
+        value = coordinate_values(value, what, along, opened.values, opened.obs_dim)
         n = _rows_of(value)
         if n is not None:
             opened.check_length(n, what)

@@ -34,7 +34,7 @@ UNITS = dict.fromkeys(("eeg", "eog", "ecg", "emg", "bio", "seeg", "ecog", "dbs")
 def epochs_to_dataarray(
     epochs: mne.BaseEpochs | mne.time_frequency.EpochsTFR | mne.time_frequency.EpochsSpectrum,
 ) -> xr.DataArray:
-    """Epochs as responses for :func:`jaxlmm.lmm`, with ``obs_dim="trial"``.
+    """Epochs as responses for :func:`jaxlmm.lmm`, whose ``obs_dim`` is "trial".
 
     Parameters
     ----------

@@ -42,7 +42,7 @@ def find_obs_dim(
     lengths = ", ".join(f"{dim!r} ({size})" for dim, size in Y.sizes.items()) or "none"
     if obs_dim is not None:
         if obs_dim not in Y.dims:
-            raise ValueError(f"Y has no dimension {shown(obs_dim)}, obs_dim; its dimensions are {lengths}.")
+            raise ValueError(f"obs_dim is {shown(obs_dim)}, which is no dimension of Y; these are {lengths}.")
         return obs_dim
     along = {Y[name].dims[0] for name in named if name in Y.coords and Y[name].ndim == 1}
     if len(along) == 1:
@@ -111,10 +111,26 @@ def axis_labels(
     return Labels.of_coords(dims, shape, made)
 
 
-def coordinate_values(value: Any, what: str, along: pd.DataFrame, dim: Hashable) -> Any:
-    """What a function makes of the coordinates along ``dim``, or the coordinate of that name; or the value itself."""
+def coordinate_values(value: Any, what: str, along: pd.DataFrame, Y: xr.DataArray, dim: Hashable) -> Any:
+    """What a function makes of the coordinates along ``dim``, or the coordinate of that name; or the value itself.
+
+    Raises
+    ------
+    ValueError
+        No such coordinate; a function that changes the order of the rows.
+    """
     if callable(value):
-        return value(along.copy())
+        made = value(along.copy())
+        if not isinstance(made, (pd.DataFrame, pd.Series)):
+            return made
+        if made.index.equals(along.index):  # its rows are Y's, whatever labels these have
+            labels = row_labels(Y, dim)
+            return made if labels is None else made.set_axis(labels.index, axis=0)
+        if len(made) == len(along) and made.index.isin(along.index).all():
+            raise ValueError(
+                f"{what}, as the function makes it, has the rows in another order than Y; keep their order."
+            )
+        return made
     if not isinstance(value, str):
         return value
     if value not in along.columns:

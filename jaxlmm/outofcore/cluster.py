@@ -104,7 +104,8 @@ def lazy_fit(
     plan = Plan(_for_travel(design), axis, labels.dims, chunks, options, level)
     arrays = _lazy_arrays(values, plan, design)
     attrs = result_attrs(design, formula, options.method, options.df, level)
-    return results_dataset(arrays, design.names, labels.dims, labels.to_coords(), labels.units, attrs)
+    coords = labels.to_coords(numbered=False)
+    return results_dataset(arrays, design.names, labels.dims, coords, labels.units, attrs)
 
 
 def _for_travel(design: Design) -> Design:

@@ -75,11 +75,11 @@ def fit_to_disk(task: Task, options: FitOptions, place: Place) -> xr.Dataset | N
     level, resume = LEVEL if place.level is None else place.level, place.resume
     target, mine = Path(os.path.abspath(os.fspath(place.out))), check_share(place.share)
     manifest, arrays = design_parts(design, options.method, options.df, task.formula)
-    coords = xr.Dataset(coords=labels.to_coords())
+    coords = xr.Dataset(coords=labels.to_coords(numbered=False))
     fixed = {**manifest, "jaxlmm": None, "fields": manifest["fields"]["design"]}
     asked = dataclasses.asdict(options) | {"level": level}
     settings = make_settings(asked, digest(fixed, arrays), _label_digest(labels, coords), source)
-    inside = {"design": packed_archive(manifest, arrays)}
+    inside = {"design": packed_archive(*design_parts(design, options.method, options.df, task.formula, labels))}
     bytes_each = source.shape[0] * source.dtype.itemsize
     dims = tuple(source.shape[1:])
 
@@ -89,7 +89,7 @@ def fit_to_disk(task: Task, options: FitOptions, place: Place) -> xr.Dataset | N
         whole = {k: np.broadcast_to(v, (*v.shape[: v.ndim - len(dims)], *dims)) for k, v in one.items()}
         formula = None if task.formula is None else task.formula.formula
         attrs = result_attrs(design, formula, options.method, options.df, level)
-        template = stored_dataset(whole, design.names, labels.dims, labels.to_coords(), labels.units, attrs)
+        template = stored_dataset(whole, design.names, labels.dims, coords.coords, labels.units, attrs)
         return ResultStore.create(target, settings, plan, template, inside)
 
     def compute(Y: np.ndarray, shape: tuple[int, ...]) -> dict[str, np.ndarray]:

@@ -53,7 +53,7 @@ def write_fit(fit: Fit, path: str, include_Y: bool, overwrite: bool) -> None:
     clean_up(out)
     if os.path.lexists(part_of(out)):
         raise ValueError(
-            f"'{part_of(out)}' is in the way, and was not left by save: an unfinished run of fit_to_store, or of "
+            f"'{part_of(out)}' is in the way, and was not left by save: an unfinished run with out=, or of "
             "others; finish it, move it, or give another path."
         )
     if os.path.lexists(out):
@@ -104,7 +104,7 @@ def _steady(path: str, read: Callable[[str], Any]) -> Any:
             hint = ""
             if os.path.exists(part_of(Path(os.path.abspath(path)))):
                 hint = "; its run is not finished: call it again with resume=True"
-            raise ValueError(f"'{path}' holds no results of fit_to_store{hint}.")
+            raise ValueError(f"'{path}' holds no results of jaxlmm{hint}.")
         try:
             with reading(path):
                 found = read(path)

@@ -133,11 +133,11 @@ class Labels:
             return self.coords[dim]
         return Coord((dim,), np.array(self._texts(dim, size)) if dim == RESPONSE else np.arange(size))
 
-    def to_coords(self) -> Any:
-        """xarray Coordinates; the names of the responses of a matrix are one."""
+    def to_coords(self, *, numbered: bool = True) -> Any:
+        """xarray Coordinates; the names of the responses of a matrix are one, y0, y1, ... too if ``numbered``."""
         xr = extra("xarray", "labelled results")
         coords = dict(self.coords)
-        if RESPONSE in self.dims:
+        if RESPONSE in self.dims and (numbered or RESPONSE in coords):
             coords = {RESPONSE: self._coord(RESPONSE, self.shape[self.dims.index(RESPONSE)])} | coords
         made = xr.Coordinates({k: (c.dims, c.values, dict(c.attrs)) for k, c in coords.items() if not c.levels})
         for dim, coord in coords.items():

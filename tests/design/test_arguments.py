@@ -52,7 +52,7 @@ ARGUMENTS: dict[str, tuple[Callable[[Any], Any], str, set[str]]] = {
     "fit obs_dim": (lambda v: jaxlmm.fit(X, Y, CODES, obs_dim=v), "obs_dim", {"None"}),
     "fit dims": (lambda v: jaxlmm.fit(X, Y, CODES, dims=v), "dims", {"None", "text", "no text"}),
     "fit coords": (lambda v: jaxlmm.fit(X, Y, CODES, coords=v), "coords",
-                   {"None", "empty dict", "dict of text", "dict of None", "dict of huge"}),
+        {"None", "empty dict", "dict of text", "dict of None", "dict of huge"}),
     "fit level": (lambda v: jaxlmm.fit(X, Y, CODES, level=v), "level", {"None"}),
     "fit out": (lambda v: jaxlmm.fit(X, Y, CODES, out=v, share=9), "out|share", set()),
     "fit resume": (lambda v: jaxlmm.fit(X, Y, CODES, resume=v), "resume", {"None"}),

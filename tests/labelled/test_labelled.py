@@ -98,7 +98,7 @@ def test_every_cell_is_the_fit_of_its_column(order: tuple[str, ...]) -> None:
 def test_responses_are_not_copied_where_they_need_not_be(order: tuple[str, ...], copied: bool) -> None:
     Y = responses(order)
     found = jaxlmm.fit(design, Y, "subject", obs_dim="trial")
-    assert np.shares_memory(found.fit.Y, Y.values) is not copied
+    assert np.shares_memory(found.Y, Y.values) is not copied
 
 
 @pytest.mark.parametrize(
@@ -172,7 +172,7 @@ def test_a_multiindex_of_observations_and_groups_from_its_level() -> None:
 def test_coordinates_are_kept() -> None:
     Y = responses()
     data = jaxlmm.fit(design, Y, "subject", obs_dim="trial").to_dataset()
-    assert set(data.coords) == {"term", "channel", "time", "region", "latency", "session"}
+    assert set(data.coords) == {"term", "ran_par", "channel", "time", "region", "latency", "session"}
     for name in ("channel", "time", "region", "latency", "session"):
         xr.testing.assert_identical(data[name].variable, Y[name].variable)
     assert list(data["term"].values) == ["one", "age"]
@@ -335,8 +335,8 @@ def test_a_dimension_by_the_name_of_a_column_of_the_table() -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"obs_dim": "epoch"}, "Y has no dimension 'epoch'; its dimensions are 'trial', 'channel', 'time'."),
-        ({"Y": matrix(responses())}, "Y must be an xarray DataArray, found ndarray; arrays go to jaxlmm.fit."),
+        ({"obs_dim": "epoch"}, "obs_dim is 'epoch', which is no dimension of Y; these are 'trial' (30)"),
+        ({"Y": matrix(responses())}, "obs_dim is 'trial', but Y is no DataArray: its first axis holds"),
         ({"X": np.ones((7, 1))}, "X has 7 rows, Y has 30 along 'trial'; they must have the same rows."),
         ({"X": lambda coords: np.ones((7, 1))}, "X has 7 rows, Y has 30 along 'trial'"),
         ({"groups": ["a", "b"]}, "groups has 2 rows, Y has 30 along 'trial'"),
@@ -382,6 +382,8 @@ def test_rows_in_another_order_are_refused() -> None:
     jaxlmm.fit(frame.reset_index(drop=True), Y, obs_dim="trial")
     shuffled = Y.assign_coords(trial=np.random.default_rng(0).permutation(N))
     jaxlmm.fit(design, shuffled, "subject", obs_dim="trial")
+    with pytest.raises(ValueError, match="X, as the function makes it, has the rows in another order than Y"):
+        jaxlmm.fit(lambda coords: design(coords.sort_values("age")), Y, "subject", obs_dim="trial")
 
 
 def test_a_multiindex_survives_a_file(tmp_path: Path) -> None:

@@ -46,12 +46,15 @@ def test_coordinates_and_a_table_give_the_fit_of_the_cells() -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"obs_dim": "trials"}, "Y has no dimension 'trials'; its dimensions are 'channel', 'trial', 'time'"),
+        (
+            {"obs_dim": "trials"},
+            "obs_dim is 'trials', which is no dimension of Y; these are 'channel' (4), 'trial' (60), 'time' (3)",
+        ),
         ({"data": pd.DataFrame({"cond": ["x"], "subject": ["s"]})}, "data has 1 rows, Y has 60 along 'trial'"),
         ({"formula": "y ~ cond + (1 | subject)"}, "y"),
         ({"formula": "age ~ cond + (1 | subject)"}, "names a response, but the responses are Y"),
         ({"formula": "cnd + (1 | subject)"}, "did you mean 'cond'"),
-        ({"Y": np.zeros((60, 3))}, "must be an xarray DataArray, found ndarray"),
+        ({"Y": np.zeros((60, 3))}, "obs_dim is 'trial', but Y is no DataArray"),
     ],
 )
 def test_errors(change: dict, message: str) -> None:
