@@ -12,7 +12,8 @@ import pytest
 from conftest import REFERENCE
 
 import jaxlmm
-from jaxlmm.formula.formula import lmm, prepare_formula
+from jaxlmm import lmm
+from jaxlmm.formula.formula import prepare_formula
 from jaxlmm.sources.levels import in_level_order
 
 pd = pytest.importorskip("pandas")

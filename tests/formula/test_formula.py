@@ -12,8 +12,9 @@ import pytest
 from conftest import DATA_SETS, REFERENCE, blups, load_reference
 
 import jaxlmm
+from jaxlmm import lmm
 from jaxlmm.formula.bars import split_formula
-from jaxlmm.formula.formula import lmm, prepare_formula
+from jaxlmm.formula.formula import prepare_formula
 from jaxlmm.formula.text import expression_names
 
 
@@ -176,8 +177,9 @@ def test_groups_of_two_columns(data: pd.DataFrame) -> None:
     np.testing.assert_allclose(found.coef, expected.coef, rtol=1e-10)
     np.testing.assert_allclose(blups(found), blups(expected), rtol=1e-8)
     design = prepare_formula("y ~ x + (1 | g:h)", data)
-    assert design.group_name == "g:h"
-    assert design.group_labels({"g": [4], "h": ["v"]}).tolist() == [(4, "v")]
+    assert design.random[0].name == "g:h"
+    ((codes, Z),) = design.random_rows({"g": [1, 9], "h": ["u", "v"]}, found.design)
+    assert codes.tolist() == [3, -1] and Z.tolist() == [[1.0], [1.0]]
 
 
 @pytest.mark.parametrize("kind", ["int", "float", "str", "category"])
@@ -268,8 +270,10 @@ def test_new_data_that_do_not_fit(data: pd.DataFrame, changes: dict[str, Any], m
 def test_new_data_without_a_column(data: pd.DataFrame) -> None:
     with pytest.raises(ValueError, match="the model needs 'x', which is no column of the data"):
         prepare_formula("x + a", data).rows({"a": ["b"]})
-    with pytest.raises(ValueError, match="the random term needs 'g'"):
-        prepare_formula("x + (1 | g)", data).group_labels({"x": [1.0]})
+    design = prepare_formula("x + (1 | g:h)", data)
+    assert design.random_rows({"x": [1.0]}, lmm("y ~ x + (1 | g:h)", data).design) is None
+    with pytest.raises(ValueError, match="the random term needs 'h'"):
+        lmm("y ~ x + (1 | g:h)", data).predict({"x": [1.0], "g": [1]})
 
 
 # -- responses ------------------------------------------------------------------------------------
