@@ -4,7 +4,7 @@
 
 1. n = 1000, p = 4, 40 unequal groups, m responses, float64: one ``np.sum`` over Y, statsmodels on
    a few responses (skipped with a message where it is missing), jaxlmm from numpy arrays to coef,
-   se, stat, df, pvalue, variances, likelihoods and status. First call (compiles) and later calls.
+   se, statistic, df, pvalue, variances, likelihoods and status. First call (compiles) and later calls.
 2. Time against the number of groups: n = 20,000, m = 1000, G = 40, 500, 5000.
 3. Peak memory of a fit over that of Y, and the first call of a small fit, each in a fresh process.
 4. --million: n = 3,000,000 rows in 1,000,000 groups, once.
@@ -61,7 +61,7 @@ print(imported - start, first, time.perf_counter() - start_fit)
 def fit_all(X: np.ndarray, Y: np.ndarray, groups: np.ndarray, **options: Any) -> jaxlmm.Fit:
     """Everything that is made without being asked for one by one."""
     found = jaxlmm.fit(X, Y, groups, **options)
-    _ = found.stat, found.df, found.pvalue, found.group_var, found.icc, found.aic, found.bic
+    _ = found.statistic, found.df, found.pvalue, found.group_var, found.icc, found.aic, found.bic
     return found
 
 

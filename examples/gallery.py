@@ -76,7 +76,7 @@ k = terms.index("deviant")
 significant = jaxlmm.adjust_pvalues(fit.pvalue[:, k]) <= 0.05
 axes = {
     "stat_map": plots.stat_map(
-        fit.stat[:, k].reshape(shape),
+        fit.statistic[:, k].reshape(shape),
         x=times,
         y=channels,
         mask=significant.reshape(shape),

@@ -107,10 +107,10 @@ def _draw(real: Fit, electrodes: Fit, data: Electrodes, picture: Path) -> None:
     ci = real.conf_int()[0, 1:]
     plot_effects(real.coef[0, 1:], ci[:, 0], ci[:, 1], ["Days"], ax=left)
     left.set(title="sleepstudy", xlabel="ms per day, 95 % interval")
-    limit = np.max(np.abs(electrodes.stat[:, 1]))
+    limit = np.max(np.abs(electrodes.statistic[:, 1]))
     for ax, values, name, end in (
         (middle, data.effect, "true effect (sd of noise)", np.max(data.effect)),
-        (right, electrodes.stat[:, 1], "t of condition", limit),
+        (right, electrodes.statistic[:, 1], "t of condition", limit),
     ):
         image = ax.imshow(values.reshape(side, side), cmap="RdBu_r", vmin=-end, vmax=end)
         figure.colorbar(image, ax=ax, label=name)

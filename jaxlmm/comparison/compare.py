@@ -17,6 +17,7 @@ from jaxlmm.comparison.rlrt import mixture_pvalue
 from jaxlmm.design.columns import make_columns
 from jaxlmm.design.identifiability import RANK_TOL
 from jaxlmm.design.random import terms_outside
+from jaxlmm.inference.tabular import Table, Tabular
 from jaxlmm.results.fitting import fit_model
 from jaxlmm.results.options import FitOptions
 from jaxlmm.results.results import Fit
@@ -30,19 +31,19 @@ __all__ = ["Comparison", "compare"]
 COMPARED = 2**24
 
 
-@dataclass(frozen=True, eq=False)
-class Comparison:
+@dataclass(frozen=True, eq=False, repr=False)
+class Comparison(Tabular):
     """k nested models compared for each of m responses; what :func:`compare` returns.
 
     Where one of the fits has no result for a response, its row is NaN in every array.
 
     Attributes
     ----------
-    stat : ndarray, (m,), or (m, k - 1) for k > 2
+    statistic : ndarray, (m,), or (m, k - 1) for k > 2
         Likelihood ratio statistics 2 (loglik_1 - loglik_0) of neighbouring models, >= 0.
     df : int, or tuple of k - 1 int for k > 2
         Parameters that the larger model has more.
-    pvalue : ndarray, as ``stat``
+    pvalue : ndarray, as ``statistic``
         From chi-square with ``df`` degrees of freedom; where ``boundary``, from the 50:50 mixture
         of chi-square with ``df`` - 1 and ``df``, which is an upper limit if several variances are added.
     boundary : bool, or tuple of k - 1 bool for k > 2
@@ -59,7 +60,7 @@ class Comparison:
         Of the log-likelihoods compared.
     """
 
-    stat: np.ndarray
+    statistic: np.ndarray
     df: int | tuple[int, ...]
     pvalue: np.ndarray
     boundary: bool | tuple[bool, ...]
@@ -70,6 +71,21 @@ class Comparison:
     bic_weight: np.ndarray
     n_params: tuple[int, ...]
     method: str
+
+    def _table(self, level: float) -> Table:
+        m, k = self.loglik.shape
+        none = np.full((m, 1), np.nan)
+        columns = {
+            "n_params": np.array(self.n_params), "aic": self.aic, "bic": self.bic, "loglik": self.loglik,
+            "statistic": np.hstack([none, self.statistic.reshape(m, -1)]),
+            "df": np.append(np.nan, np.atleast_1d(self.df)),
+            "pvalue": np.hstack([none, self.pvalue.reshape(m, -1)]),
+            "aic_weight": self.aic_weight, "bic_weight": self.bic_weight,
+        }  # fmt: skip
+        mixture = ", ".join(str(j + 1) for j in np.flatnonzero(np.atleast_1d(self.boundary)))
+        notes = (f"P by the mixture of chi-square distributions: model {mixture}",) if mixture else ()
+        title = f"Likelihood ratio tests, by {self.method}"
+        return Table(title, {"model": [str(j) for j in range(k)]}, columns, {"statistic": "Chisq"}, notes)
 
 
 def compare(*fits: Fit, refit: str | None = None) -> Comparison:
@@ -138,11 +154,11 @@ def compare(*fits: Fit, refit: str | None = None) -> Comparison:
     bic = -2 * loglik + np.log(np.maximum(fits[0].n_used, 1))[:, None] * np.array(n_params)
     rest = dict(
         loglik=loglik, aic=aic, bic=bic, aic_weight=_weights(aic), bic_weight=_weights(bic),
-        n_params=n_params, method=fits[0].method,
+        n_params=n_params, method=fits[0].method, responses=fits[0].labels,
     )  # fmt: skip
     if len(fits) == 2:
-        return Comparison(stat=stat[:, 0], df=df[0], pvalue=pvalue[:, 0], boundary=boundary[0], **rest)
-    return Comparison(stat=stat, df=df, pvalue=pvalue, boundary=boundary, **rest)
+        return Comparison(statistic=stat[:, 0], df=df[0], pvalue=pvalue[:, 0], boundary=boundary[0], **rest)
+    return Comparison(statistic=stat, df=df, pvalue=pvalue, boundary=boundary, **rest)
 
 
 def _by_ml(fit: Fit) -> Fit:

@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import scipy.special
 
+from jaxlmm.inference.tabular import Table, Tabular
 from jaxlmm.results.fitting import fit_model, make_model
 from jaxlmm.results.options import FitOptions
 from jaxlmm.results.results import Fit
@@ -28,18 +29,18 @@ __all__ = ["RandomEffectTest", "mixture_pvalue", "rlrt"]
 MOST_SIM = 10_000_000
 
 
-@dataclass(frozen=True, eq=False)
-class RandomEffectTest:
+@dataclass(frozen=True, eq=False, repr=False)
+class RandomEffectTest(Tabular):
     """Test of group variance = 0 for m responses; what :func:`rlrt` returns.
 
     Attributes
     ----------
-    stat : ndarray, (m,)
+    statistic : ndarray, (m,)
         2 (loglik - loglik without groups), >= 0, and exactly 0 where the fit is singular. NaN
         where the response has no fit.
     pvalue : ndarray, (m,)
-        Monte Carlo p-values from the exact null distribution, (1 + #{null >= stat}) / (1 + n_sim):
-        1 where stat is 0, never below 1 / (1 + n_sim).
+        Monte Carlo p-values from the exact null distribution, (1 + #{null >= statistic}) / (1 + n_sim):
+        1 where the statistic is 0, never below 1 / (1 + n_sim).
     pvalue_mixture : ndarray, (m,)
         p-values from the 50:50 mixture of chi-square with 0 and with 1 degree of freedom (Self &
         Liang 1987, Stram & Lee 1994). Right for many groups; with few it is conservative.
@@ -50,13 +51,20 @@ class RandomEffectTest:
         That of the fit, and so of the test.
     """
 
-    stat: np.ndarray
+    statistic: np.ndarray
     pvalue: np.ndarray
     pvalue_mixture: np.ndarray
     null: np.ndarray = field(repr=False)
     n_sim: int
     seed: int
     method: str
+
+    def _table(self, level: float) -> Table:
+        name = "RLRT" if self.method == "REML" else "LRT"
+        columns = {"statistic": self.statistic, "pvalue": self.pvalue, "pvalue_mixture": self.pvalue_mixture}
+        title = "Exact test of the random effect: group variance = 0"
+        note = f"P by {self.n_sim} simulated statistics; none is below {1 / (1 + self.n_sim):.2g}"
+        return Table(title, {}, columns, {"statistic": name}, (note,))
 
 
 def rlrt(fit: Fit, *, n_sim: int = 10_000, seed: int = 0) -> RandomEffectTest:
@@ -113,7 +121,14 @@ def rlrt(fit: Fit, *, n_sim: int = 10_000, seed: int = 0) -> RandomEffectTest:
     stat = np.maximum(2 * (fit.loglik - without.loglik), 0.0)
     stat[fit.singular] *= 0  # the fits are one and the same; keeps NaN
     return RandomEffectTest(
-        stat, _exact_pvalue(stat, null), mixture_pvalue(stat, 0), null, len(null), operator.index(seed), fit.method
+        stat,
+        _exact_pvalue(stat, null),
+        mixture_pvalue(stat, 0),
+        null,
+        len(null),
+        operator.index(seed),
+        fit.method,
+        responses=fit.labels,
     )
 
 
@@ -129,6 +144,6 @@ def mixture_pvalue(stat: np.ndarray, n_fixed: int) -> np.ndarray:
 
 
 def _exact_pvalue(stat: np.ndarray, null: np.ndarray) -> np.ndarray:
-    """(1 + #{null >= stat}) / (1 + n_sim) (Davison & Hinkley 1997, section 4.2); ``null`` is sorted."""
+    """(1 + #{null >= statistic}) / (1 + n_sim) (Davison & Hinkley 1997, section 4.2); ``null`` is sorted."""
     reached = len(null) - np.searchsorted(null, stat, side="left")
     return np.where(np.isnan(stat), np.nan, (1 + reached) / (1 + len(null)))

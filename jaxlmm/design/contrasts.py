@@ -9,7 +9,7 @@ import numpy as np
 
 from jaxlmm.runtime.arguments import check_concrete, shown
 
-__all__ = ["contrast_matrix"]
+__all__ = ["contrast_matrix", "contrast_text"]
 
 RANK_TOL = 1e-10
 
@@ -90,3 +90,15 @@ def _from_mapping(row: Mapping[str, float], names: Sequence[str]) -> np.ndarray:
         except (TypeError, ValueError, OverflowError):
             raise ValueError(f"L gives {shown(weight)} for {name!r}; give a number.") from None
     return weights
+
+
+def contrast_text(weights: np.ndarray, value: float, names: Sequence[str]) -> str:
+    """A contrast as it is written by hand, "a - 0.5 b = 2"; without its value if that is 0."""
+    parts = []
+    for weight, name in zip(weights, names, strict=True):
+        if weight:
+            sign = "-" if weight < 0 else "+"
+            parts.append(f"{sign} {name}" if abs(weight) == 1 else f"{sign} {abs(weight):.4g} {name}")
+    text = " ".join(parts)
+    text = text.removeprefix("+ ") if weights[weights != 0][0] > 0 else f"-{text[2:]}"
+    return text if value == 0 else f"{text} = {value:.6g}"

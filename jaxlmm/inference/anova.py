@@ -9,14 +9,13 @@ import numpy as np
 
 from jaxlmm.inference.estimates import Estimates
 from jaxlmm.inference.hypotheses import f_test
-from jaxlmm.runtime.arguments import check_integer
-from jaxlmm.runtime.text import number, summary_layout
+from jaxlmm.inference.tabular import Table, Tabular
 
 __all__ = ["Anova", "anova"]
 
 
-@dataclass(frozen=True, eq=False)
-class Anova:
+@dataclass(frozen=True, eq=False, repr=False)
+class Anova(Tabular):
     """F tests of t terms for m responses, as lmerTest's ``anova(fit, type = 3)`` or emmeans' ``joint_tests``.
 
     Which of them where they differ: :meth:`jaxlmm.Fit.anova`.
@@ -25,26 +24,23 @@ class Anova:
     ----------
     terms : tuple of str, length t
     df_num : ndarray of int, (t,)
-    stat, df_den, pvalue : ndarray, (m, t)
+    statistic, df_den, pvalue : ndarray, (m, t)
     df_method : str
     """
 
     terms: tuple[str, ...]
     df_num: np.ndarray
-    stat: np.ndarray
+    statistic: np.ndarray
     df_den: np.ndarray
     pvalue: np.ndarray
     df_method: str
 
-    def text(self, response: int = 0) -> str:
-        """The table of one response, given by its position."""
-        response = check_integer("response", response, -len(self.stat), len(self.stat) - 1)
-        rows = [
-            [term, str(self.df_num[k]), *(number(a[response, k]) for a in (self.df_den, self.stat, self.pvalue))]
-            for k, term in enumerate(self.terms)
-        ]
+    def _table(self, level: float) -> Table:
+        columns = {
+            "df_num": self.df_num, "df_den": self.df_den, "statistic": self.statistic, "pvalue": self.pvalue,
+        }  # fmt: skip
         title = f"Type III tests, {self.df_method} degrees of freedom"
-        return summary_layout(title, [], ["Term", "NumDF", "DenDF", "F", "P>F"], rows)
+        return Table(title, {"term": self.terms}, columns, {"statistic": "F", "pvalue": "P>F"})
 
 
 def anova(est: Estimates, contrasts: Mapping[str, np.ndarray], df_method: str) -> Anova:
@@ -57,5 +53,5 @@ def anova(est: Estimates, contrasts: Mapping[str, np.ndarray], df_method: str) -
 
     return Anova(
         tuple(contrasts), np.array([test.df_num for test in tests], dtype=int),
-        column("stat"), column("df_den"), column("pvalue"), df_method,
+        column("statistic"), column("df_den"), column("pvalue"), df_method,
     )  # fmt: skip

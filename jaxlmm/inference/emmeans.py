@@ -21,8 +21,9 @@ import numpy as np
 
 from jaxlmm.inference import hypotheses
 from jaxlmm.inference.estimates import Estimates
-from jaxlmm.inference.hypotheses import TTest
+from jaxlmm.inference.hypotheses import TTest, t_table
 from jaxlmm.inference.multiplicity import adjust_pvalues, adjustment
+from jaxlmm.inference.tabular import Table, Tabular
 from jaxlmm.inference.tukey import range_tail
 from jaxlmm.runtime.arguments import name_list, shown
 
@@ -58,8 +59,8 @@ class RowSource(Protocol):
         """Rows of X, (n, p), for n values of each variable."""
 
 
-@dataclass(frozen=True, eq=False)
-class Pairs:
+@dataclass(frozen=True, eq=False, repr=False)
+class Pairs(Tabular):
     """Differences of all pairs of marginal means for m responses; arrays (m, c) for c pairs.
 
     Attributes
@@ -103,9 +104,9 @@ class Pairs:
         return self.test.df
 
     @property
-    def stat(self) -> np.ndarray:
+    def statistic(self) -> np.ndarray:
         """Test statistics estimate / se."""
-        return self.test.stat
+        return self.test.statistic
 
     @functools.cached_property
     def pvalue(self) -> np.ndarray:
@@ -116,20 +117,27 @@ class Pairs:
             out[:, cols] = self._adjusted(out[:, cols], cols, n_means)
         return out
 
+    def _table(self, level: float) -> Table:
+        names = tuple(self.by[0])
+        axes: dict[str, Any] = {name: list(dict.fromkeys(at[name] for at in self.by)) for name in reversed(names)}
+        each = len(self.labels) // len(self.families)
+        title = "Pairwise differences" + ("" if self.adjust == "none" else f", P adjusted by {self.adjust}")
+        return t_table(title, axes | {"contrast": self.labels[:each]}, self.test, self.pvalue, None)
+
     def _adjusted(self, p: np.ndarray, cols: slice, n_means: int) -> np.ndarray:
         if self.adjust == "tukey":
             # With two means the range is the difference: its test is the t test.
-            return (
-                p if n_means == 2 else range_tail(np.sqrt(2) * np.abs(self.stat[:, cols]), n_means, self.df[:, cols])
-            )
+            if n_means == 2:
+                return p
+            return range_tail(np.sqrt(2) * np.abs(self.statistic[:, cols]), n_means, self.df[:, cols])
         if self.adjust == "sidak":
             with np.errstate(divide="ignore"):
                 return np.asarray(-np.expm1(p.shape[1] * np.log1p(-p)))
         return np.asarray(adjust_pvalues(p, self.adjust, axis=1))
 
 
-@dataclass(frozen=True, eq=False)
-class EMMeans:
+@dataclass(frozen=True, eq=False, repr=False)
+class EMMeans(Tabular):
     """Estimated marginal means of m responses; arrays (m, k) for k means.
 
     The means are on the scale of the response as it was fitted.
@@ -179,6 +187,12 @@ class EMMeans:
         """Lower and upper limit of each mean, (m, k, 2), not adjusted for their number."""
         return self._test.conf_int(level)
 
+    def _table(self, level: float) -> Table:
+        # The first of specs varies fastest, and those of by slowest.
+        names = (self.specs + self.by)[::-1]
+        axes = {name: list(dict.fromkeys(label[name] for label in self.labels)) for name in names}
+        return t_table("Estimated marginal means", axes, self, None, self.conf_int(level))
+
     def pairs(self, adjust: str = "tukey") -> Pairs:
         """Compare every mean with every later one, within each level of ``by``.
 
@@ -210,6 +224,7 @@ class EMMeans:
             adjust,
             hypotheses.t_test(self.estimates, L, np.zeros(len(L)), self.df_method),
             tuple(families),
+            responses=self.responses,
         )
 
 
@@ -301,10 +316,19 @@ def _levels(variable: GridVariable, values: Any) -> tuple[Any, ...]:
         if unknown:
             known = ", ".join(map(repr, variable.levels))
             raise ValueError(f"at gives {shown(unknown[0])} for '{variable.name}', whose levels are {known}.")
-        return listed
+        return _once(variable.name, listed)
     if not all(isinstance(v, numbers.Real) and _is_finite(v) for v in listed):
         raise ValueError(f"at gives {shown(values)} for the covariate '{variable.name}'; give finite numbers.")
-    return tuple(v if isinstance(v, (int, float)) and abs(v) < 2**53 else float(v) for v in listed)
+    numbers_ = tuple(v if isinstance(v, (int, float)) and abs(v) < 2**53 else float(v) for v in listed)
+    return _once(variable.name, numbers_)
+
+
+def _once(name: str, values: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Values of ``at``, if no two are equal."""
+    twice = [v for i, v in enumerate(values) if v in values[:i]]
+    if twice:
+        raise ValueError(f"at gives {shown(twice[0])} for '{name}' twice; give each value once.")
+    return values
 
 
 def _is_finite(value: Any) -> bool:

@@ -18,7 +18,9 @@ contrast their df reduces to 2 / A1.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -31,6 +33,7 @@ from jaxlmm.inference.estimates import (
     observed_inverse,
     orthonormal_curves,
 )
+from jaxlmm.inference.tabular import Table, Tabular
 from jaxlmm.runtime.arguments import check_option
 
 __all__ = [
@@ -42,6 +45,7 @@ __all__ = [
     "contrast_se_df",
     "covariance_se",
     "f_test",
+    "t_table",
     "t_test",
 ]
 
@@ -50,11 +54,11 @@ DF_METHODS = ("satterthwaite", "kenward-roger", "residual", "normal")
 SAME_DF = 1e-8
 
 
-@dataclass(frozen=True, eq=False)
-class TTest:
+@dataclass(frozen=True, eq=False, repr=False)
+class TTest(Tabular):
     """t tests of q contrasts for m responses; all arrays (m, q).
 
-    ``estimate`` is L coef - rhs; ``df`` is infinite for z tests.
+    ``estimate`` is L coef - rhs; ``df`` is infinite for z tests; ``names`` say what is tested.
     """
 
     L: np.ndarray
@@ -62,16 +66,17 @@ class TTest:
     estimate: np.ndarray
     se: np.ndarray
     df: np.ndarray
+    names: tuple[str, ...] = ()
 
     @property
-    def stat(self) -> np.ndarray:
+    def statistic(self) -> np.ndarray:
         """Test statistics estimate / se."""
         return self.estimate / self.se
 
     @property
     def pvalue(self) -> np.ndarray:
         """Two-sided p-values."""
-        return distributions.pvalues(self.stat, self.df)
+        return distributions.pvalues(self.statistic, self.df)
 
     def conf_int(self, level: float = 0.95) -> np.ndarray:
         """Intervals of L coef (rhs added again): lower and upper limit, (m, q, 2)."""
@@ -79,21 +84,45 @@ class TTest:
         centre = self.estimate + self.rhs
         return np.stack([centre - half, centre + half], axis=-1)
 
+    def _table(self, level: float) -> Table:
+        names = self.names or tuple(f"contrast {j}" for j in range(len(self.L)))
+        return t_table("Tests of contrasts", {"contrast": names}, self, self.pvalue, self.conf_int(level))
 
-@dataclass(frozen=True, eq=False)
-class FTest:
+
+@dataclass(frozen=True, eq=False, repr=False)
+class FTest(Tabular):
     """Joint F test of q contrasts for m responses; all arrays (m,), ``df_num`` the rank of L."""
 
     L: np.ndarray
     rhs: np.ndarray
-    stat: np.ndarray
+    statistic: np.ndarray
     df_num: int
     df_den: np.ndarray
 
     @property
     def pvalue(self) -> np.ndarray:
         """Upper tail of the F distribution (chi-square / df_num where df_den is infinite)."""
-        return distributions.f_pvalues(self.stat, self.df_num, self.df_den)
+        return distributions.f_pvalues(self.statistic, self.df_num, self.df_den)
+
+    def _table(self, level: float) -> Table:
+        columns = {
+            "statistic": self.statistic, "df_num": np.full(len(self.statistic), self.df_num), "df_den": self.df_den,
+            "pvalue": self.pvalue,
+        }  # fmt: skip
+        return Table("Joint test of contrasts", {}, columns, {"statistic": "F", "pvalue": "P>F"})
+
+
+def t_table(
+    title: str, axes: Mapping[str, Any], test: Any, pvalue: np.ndarray | None, limits: np.ndarray | None
+) -> Table:
+    """The table of t tests, of which p-values and intervals (m, q, 2) may be left out."""
+    columns = {"estimate": test.estimate, "se": test.se, "df": test.df}
+    if pvalue is not None:
+        columns |= {"statistic": test.statistic, "pvalue": pvalue}
+    if limits is not None:
+        columns |= {"conf_low": limits[..., 0], "conf_high": limits[..., 1]}
+    letter = "z" if np.isposinf(test.df).any() else "t"
+    return Table(title, axes, columns, {"statistic": letter, "pvalue": f"P>|{letter}|"})
 
 
 def check_df_method(df_method: str, fit_method: str) -> None:

@@ -11,12 +11,13 @@ import scipy.special
 from jaxlmm.families.base import Family
 from jaxlmm.families.patterns import missing_mask, patterns
 from jaxlmm.inference.distributions import check_level
+from jaxlmm.inference.tabular import Table, Tabular
 
 __all__ = ["Profile", "profile_intervals"]
 
 
-@dataclass(frozen=True, eq=False)
-class Profile:
+@dataclass(frozen=True, eq=False, repr=False)
+class Profile(Tabular):
     """Profile likelihood intervals of m responses; NaN where a search did not end.
 
     Attributes
@@ -29,6 +30,8 @@ class Profile:
     sigma : ndarray, (m, 2)
         Of the residual standard deviation.
     coef : ndarray, (m, p, 2)
+    names : tuple of str
+        Of the coefficients.
     """
 
     level: float
@@ -36,6 +39,14 @@ class Profile:
     random: np.ndarray
     sigma: np.ndarray
     coef: np.ndarray
+    names: tuple[str, ...] = ()
+
+    def _table(self, level: float) -> Table:
+        limits = np.concatenate([self.random, self.sigma[:, None], self.coef], axis=1)
+        names = self.names or tuple(f"x{j}" for j in range(self.coef.shape[1]))
+        axes = {"parameter": (*self.labels, "sigma", *names)}
+        title = f"Profile likelihood intervals, level {self.level:g}"
+        return Table(title, axes, {"conf_low": limits[..., 0], "conf_high": limits[..., 1]})
 
     @property
     def group_sd(self) -> np.ndarray:

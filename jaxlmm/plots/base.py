@@ -15,7 +15,7 @@ from matplotlib.lines import Line2D
 
 from jaxlmm._types import Status
 from jaxlmm.results.results import Fit
-from jaxlmm.results.selection import position, positions
+from jaxlmm.tabular.selection import position, positions
 
 __all__ = [
     "ABOVE",

@@ -39,7 +39,7 @@ def stat_map(
     Parameters
     ----------
     values : array-like or xarray.DataArray, (n_y, n_x)
-        For example ``fit.stat[:, 1].reshape(n_channels, n_times)``. Cells that are not finite are
+        For example ``fit.statistic[:, 1].reshape(n_channels, n_times)``. Cells that are not finite are
         hatched in grey, and counted in the legend. A DataArray brings coordinates and labels.
     x, y : array-like, (n_x,), (n_y,), optional
         Where the columns and rows are: increasing or decreasing numbers, at any spacing (the

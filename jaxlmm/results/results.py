@@ -13,7 +13,7 @@ import numpy as np
 
 from jaxlmm._types import Status
 from jaxlmm.design.arrays import numeric
-from jaxlmm.design.contrasts import contrast_matrix
+from jaxlmm.design.contrasts import contrast_matrix, contrast_text
 from jaxlmm.design.design import Design
 from jaxlmm.design.groups import group_codes
 from jaxlmm.design.random import term_keys
@@ -38,11 +38,11 @@ from jaxlmm.results.derived import (
     random_variance,
 )
 from jaxlmm.results.exports import Exports
-from jaxlmm.results.selection import position, positions
 from jaxlmm.results.summary import overview, summary_text
 from jaxlmm.results.varcorr import RandomEffects, RandomParameters, random_parameters
 from jaxlmm.runtime.text import Text
 from jaxlmm.tabular.labels import NO_LABELS, Labels
+from jaxlmm.tabular.selection import position, positions
 
 __all__ = ["Fit"]
 
@@ -296,7 +296,7 @@ class Fit(Exports):
         return self._se_df[0] if self.df_method == "kenward-roger" else self.se_gls
 
     @functools.cached_property
-    def stat(self) -> np.ndarray:
+    def statistic(self) -> np.ndarray:
         """Test statistics coef / se, (m, p)."""
         return self.coef / self.se
 
@@ -308,7 +308,7 @@ class Fit(Exports):
     @functools.cached_property
     def pvalue(self) -> np.ndarray:
         """Two-sided p-values of coef = 0, (m, p)."""
-        return distributions.pvalues(self.stat, self.df)
+        return distributions.pvalues(self.statistic, self.df)
 
     def conf_int(self, level: float = 0.95) -> np.ndarray:
         """Wald intervals of the fixed effects: lower and upper limit, (m, p, 2)."""
@@ -321,7 +321,7 @@ class Fit(Exports):
         By maximum likelihood whatever ``method`` is, as R's ``confint(fit, method="profile")``.
         Incomplete responses need a design for each of their patterns, some 10 ms each.
         """
-        return fit_profile(self, level)
+        return dataclasses.replace(fit_profile(self, level), names=self.names, responses=self.labels)
 
     @functools.cached_property
     def vcov(self) -> np.ndarray:
@@ -340,10 +340,12 @@ class Fit(Exports):
         Returns
         -------
         TTest
-            ``estimate, se, stat, df, pvalue`` (m, q), ``conf_int(level)`` (m, q, 2).
+            ``estimate, se, statistic, df, pvalue`` (m, q), ``conf_int(level)`` (m, q, 2).
         """
         matrix, rhs = contrast_matrix(L, rhs, self.names)
-        return hypotheses.t_test(self.estimates, matrix, rhs, self.df_method)
+        found = hypotheses.t_test(self.estimates, matrix, rhs, self.df_method)
+        names = tuple(contrast_text(row, value, self.names) for row, value in zip(matrix, rhs, strict=True))
+        return dataclasses.replace(found, names=names, responses=self.labels)
 
     def ftest(self, L: Any, rhs: Any = 0.0) -> FTest:
         """F test of several contrasts together; arguments as in :meth:`test`.
@@ -351,11 +353,12 @@ class Fit(Exports):
         Returns
         -------
         FTest
-            ``stat, df_den, pvalue`` (m,), ``df_num``. Denominators as lmerTest's (Satterthwaite)
+            ``statistic, df_den, pvalue`` (m,), ``df_num``. Denominators as lmerTest's (Satterthwaite)
             or pbkrtest's (Kenward-Roger, with its scaled statistic).
         """
         matrix, rhs = contrast_matrix(L, rhs, self.names, joint=True)
-        return hypotheses.f_test(self.estimates, matrix, rhs, self.df_method)
+        found = hypotheses.f_test(self.estimates, matrix, rhs, self.df_method)
+        return dataclasses.replace(found, responses=self.labels)
 
     def anova(self) -> Anova:
         """Type III F tests of the terms, by this fit's ``df_method``.
@@ -373,7 +376,8 @@ class Fit(Exports):
         X, structure = self.design.X, self.design.terms
         if structure is None:
             structure = make_terms_structure(None, self.names, np.flatnonzero((X == X[0]).all(axis=0)).tolist())
-        return anova(self.estimates, type3_contrasts(structure, self.names), self.df_method)
+        found = anova(self.estimates, type3_contrasts(structure, self.names), self.df_method)
+        return dataclasses.replace(found, responses=self.labels)
 
     def emmeans(self, specs: Any, by: Any = None, at: Any = None) -> EMMeans:
         """Estimated marginal means, as R's ``emmeans``; ``.pairs()`` of the result compares them.
@@ -389,7 +393,8 @@ class Fit(Exports):
                 "emmeans needs the variables behind X: fit with jaxlmm.lmm(formula, data). With X alone, "
                 "write the means as contrasts and use test(L)."
             )
-        return emmeans(self.source, self.estimates, self.df_method, specs, by, at)
+        found = emmeans(self.source, self.estimates, self.df_method, specs, by, at)
+        return dataclasses.replace(found, responses=self.labels)
 
     # -- random effects, fitted values, predictions -------------------------------------------
 
@@ -567,8 +572,8 @@ class Fit(Exports):
 
     @property
     def tvalues(self) -> np.ndarray:
-        """``stat``, by statsmodels' name."""
-        return self.stat
+        """``statistic``, by statsmodels' name."""
+        return self.statistic
 
     @property
     def pvalues(self) -> np.ndarray:

@@ -46,7 +46,7 @@ def summary_text(one: Any, name: str, level: float) -> Text:
     ]
     tail = (1 - level) / 2
     header = ["", "Coef.", "Std.Err.", "df", letter, f"P>|{letter}|", f"[{tail:.4g}", f"{1 - tail:.4g}]"]
-    columns = (one.coef, one.se, one.df, one.stat, one.pvalue, *np.moveaxis(one.conf_int(level), -1, 0))
+    columns = (one.coef, one.se, one.df, one.statistic, one.pvalue, *np.moveaxis(one.conf_int(level), -1, 0))
     rows = [[term, *(number(c[0, j]) for c in columns)] for j, term in enumerate(one.names)]
     if grouped:
         rows += _random_rows(one)
@@ -96,7 +96,7 @@ def overview(fit: Any, level: float) -> Text:
     for j, term in enumerate(fit.names):
         p = fit.pvalue[good, j]
         adjusted = adjust_pvalues(p, "bh") if len(p) else p
-        middle = [np.median(a[good, j]) if good.any() else np.nan for a in (fit.coef, np.abs(fit.stat))]
+        middle = [np.median(a[good, j]) if good.any() else np.nan for a in (fit.coef, np.abs(fit.statistic))]
         rows.append([term, *map(number, middle), str(int((p < alpha).sum())), str(int((adjusted < alpha).sum()))])
     notes = []
     if grouped and good.any() and fit.design.has_one_intercept:

@@ -16,9 +16,9 @@ from jaxlmm._types import Status
 from jaxlmm.inference.distributions import check_level, halfwidth
 from jaxlmm.inference.multiplicity import ADJUSTMENTS, adjust_pvalues, adjustment
 from jaxlmm.results.results import Fit
-from jaxlmm.results.selection import position, positions
 from jaxlmm.runtime.arguments import name_list, shown
 from jaxlmm.sources.table import as_frame
+from jaxlmm.tabular.selection import position, positions
 
 __all__ = ["EFFECTS", "augment", "glance", "tidy"]
 
@@ -187,7 +187,7 @@ def _fixed(fit: Fit, level: float) -> dict[str, Any]:
         **_labels("fixed", [None] * len(fit.names), fit.names),
         "estimate": fit.coef,
         "std.error": fit.se,
-        "statistic": fit.stat,
+        "statistic": fit.statistic,
         "df": fit.df,
         "p.value": fit.pvalue,
         "conf.low": low,

@@ -51,5 +51,5 @@ def summary_layout(
     ]
     width = max(map(len, [title, *top, *body]))
     rule, thin = "=" * width, "-" * width
-    lines = [f"{title:^{width}}", rule, *top, thin, body[0], thin, *body[1:], rule, *notes]
+    lines = [f"{title:^{width}}", rule, *top, *([thin] if top else []), body[0], thin, *body[1:], rule, *notes]
     return "\n".join(line.rstrip() for line in lines)

@@ -95,7 +95,7 @@ def fit_dataset(fit: Any, labels: Labels, level: float, ranef: bool) -> xr.Datas
 def result_arrays(fit: Any, shape: tuple[int, ...], level: float) -> dict[str, np.ndarray]:
     """The results of a fit by the names of the dataset's variables, (p, *shape) or (*shape); copies."""
     low, high = np.moveaxis(fit.conf_int(level), -1, 0)
-    arrays = (fit.coef, fit.se, fit.stat, fit.df, fit.pvalue, low, high)
+    arrays = (fit.coef, fit.se, fit.statistic, fit.df, fit.pvalue, low, high)
     made = {name: np.array(a.T, order="C").reshape(-1, *shape) for name, a in zip(PER_TERM, arrays, strict=True)}
     made |= {name: np.array(getattr(fit, name)).reshape(shape) for name in per_response(fit.design)}
     if fit.design.random:

@@ -47,21 +47,21 @@ def test_fixed_effects_by_ml_against_the_dense_likelihood() -> None:
     found = compare(*fits((SMALL, CODES), (X, CODES)))
     deviance = np.array([[least_deviance(x, y, "ML") for x in (SMALL, X)] for y in Y.T])
     np.testing.assert_allclose(found.loglik, -0.5 * deviance, rtol=1e-9)
-    np.testing.assert_allclose(found.stat, deviance[:, 0] - deviance[:, 1], atol=1e-8)
-    np.testing.assert_allclose(found.pvalue, scipy.stats.chi2.sf(found.stat, 1), rtol=1e-10)
+    np.testing.assert_allclose(found.statistic, deviance[:, 0] - deviance[:, 1], atol=1e-8)
+    np.testing.assert_allclose(found.pvalue, scipy.stats.chi2.sf(found.statistic, 1), rtol=1e-10)
     np.testing.assert_allclose(found.aic, deviance + 2 * np.array([4, 5]), rtol=1e-9)
     np.testing.assert_allclose(found.bic, deviance + np.log(N) * np.array([4, 5]), rtol=1e-9)
     assert found.df == 1 and found.boundary is False and found.method == "ML" and found.n_params == (4, 5)
-    assert found.stat.shape == found.pvalue.shape == (6,) and found.aic.shape == (6, 2)
-    assert found.stat.min() >= 0 and found.stat.max() > 1
+    assert found.statistic.shape == found.pvalue.shape == (6,) and found.aic.shape == (6, 2)
+    assert found.statistic.min() >= 0 and found.statistic.max() > 1
 
 
 def test_ordinary_least_squares_against_f() -> None:
     found = compare(*fits((X[:, :1], None), (X, None)))
     rss = np.array([[np.sum((y - x @ np.linalg.lstsq(x, y)[0]) ** 2) for x in (X[:, :1], X)] for y in Y.T])
     F = (rss[:, 0] / rss[:, 1] - 1) * (N - P) / 2
-    np.testing.assert_allclose(found.stat, N * np.log1p(2 * F / (N - P)), rtol=1e-9)
-    np.testing.assert_allclose(found.pvalue, scipy.stats.chi2.sf(found.stat, 2), rtol=1e-9)
+    np.testing.assert_allclose(found.statistic, N * np.log1p(2 * F / (N - P)), rtol=1e-9)
+    np.testing.assert_allclose(found.pvalue, scipy.stats.chi2.sf(found.statistic, 2), rtol=1e-9)
     np.testing.assert_allclose(found.loglik, -N / 2 * (np.log(2 * np.pi * rss / N) + 1), rtol=1e-10)
     assert found.df == 2 and found.boundary is False
 
@@ -75,7 +75,7 @@ def test_against_statsmodels() -> None:
         warnings.simplefilter("ignore")
         others = [sm.MixedLM(data.y, x, data.groups).fit(reml=False) for x in models]
     np.testing.assert_allclose(found.loglik[0], [other.llf for other in others], rtol=1e-8)
-    np.testing.assert_allclose(found.stat[0], 2 * (others[1].llf - others[0].llf), rtol=1e-6)
+    np.testing.assert_allclose(found.statistic[0], 2 * (others[1].llf - others[0].llf), rtol=1e-6)
 
 
 def test_reml_fits_are_refitted_on_request_only() -> None:
@@ -87,7 +87,7 @@ def test_reml_fits_are_refitted_on_request_only() -> None:
     for given in (reml, [reml[0], ml[1]], ml, kenward_roger):
         found = compare(*given, refit="ML")
         assert found.method == "ML"
-        for name in ("stat", "pvalue", "loglik", "aic", "bic_weight"):
+        for name in ("statistic", "pvalue", "loglik", "aic", "bic_weight"):
             np.testing.assert_allclose(getattr(found, name), getattr(expected, name), rtol=1e-10, atol=1e-12)
 
 
@@ -95,18 +95,18 @@ def test_reml_fits_are_refitted_on_request_only() -> None:
 def test_random_effect_is_on_the_boundary(method: str) -> None:
     pair = fits((X, None), (X, CODES), method=method)
     found, test = compare(*pair), rlrt(pair[1], n_sim=10)
-    np.testing.assert_allclose(found.stat, test.stat, atol=1e-9)
+    np.testing.assert_allclose(found.statistic, test.statistic, atol=1e-9)
     np.testing.assert_allclose(found.pvalue, test.pvalue_mixture, rtol=1e-6)
     assert found.df == 1 and found.boundary is True and found.method == method
-    assert pair[1].singular.any() and (found.stat > 1).any()
-    assert (found.stat[pair[1].singular] == 0).all() and (found.pvalue[pair[1].singular] == 1).all()
+    assert pair[1].singular.any() and (found.statistic > 1).any()
+    assert (found.statistic[pair[1].singular] == 0).all() and (found.pvalue[pair[1].singular] == 1).all()
     deviance = np.array([[dense_deviance(0.0, X, y, CODES, method), least_deviance(X, y, method)] for y in Y.T])
     np.testing.assert_allclose(found.loglik, -0.5 * deviance, rtol=1e-9)
 
 
 def test_fixed_and_random_effects_at_once() -> None:
     found = compare(*fits((X[:, :1], None), (X, CODES)))
-    expected = 0.5 * (scipy.stats.chi2.sf(found.stat, 2) + scipy.stats.chi2.sf(found.stat, 3))
+    expected = 0.5 * (scipy.stats.chi2.sf(found.statistic, 2) + scipy.stats.chi2.sf(found.statistic, 3))
     np.testing.assert_allclose(found.pvalue, expected, rtol=1e-10)
     assert found.df == 3 and found.boundary is True
 
@@ -114,11 +114,11 @@ def test_fixed_and_random_effects_at_once() -> None:
 def test_another_basis_of_the_same_columns() -> None:
     A = np.array([[1.0, 2.0, 0.0], [0.0, 3.0, 1.0], [0.0, 0.0, 40.0]])
     a, b = (compare(*fits((X, None), (x, CODES), method="REML")) for x in (X, X @ A))
-    for name in ("stat", "pvalue", "loglik", "aic", "aic_weight"):
+    for name in ("statistic", "pvalue", "loglik", "aic", "aic_weight"):
         np.testing.assert_allclose(getattr(a, name), getattr(b, name), rtol=1e-9, atol=1e-9, err_msg=name)
     mixed = SMALL @ np.array([[1.0, 1e6], [2.0, 1e-3]])
     a, b = (compare(*fits((x, CODES), (X, CODES))) for x in (SMALL, mixed))
-    np.testing.assert_allclose(a.stat, b.stat, atol=1e-8)
+    np.testing.assert_allclose(a.statistic, b.statistic, atol=1e-8)
 
 
 def test_weights() -> None:
@@ -138,11 +138,14 @@ def test_weights() -> None:
 def test_more_than_two() -> None:
     chain = fits((X[:, :1], None), (X[:, :1], CODES), (SMALL, CODES), (X, CODES))
     found = compare(*chain)
-    assert found.stat.shape == found.pvalue.shape == (6, 3) and found.aic.shape == found.bic_weight.shape == (6, 4)
+    assert found.statistic.shape == found.pvalue.shape == (6, 3) and found.aic.shape == found.bic_weight.shape == (
+        6,
+        4,
+    )
     assert found.df == (1, 1, 1) and found.boundary == (True, False, False) and found.n_params == (2, 3, 4, 5)
     for k in range(3):
         pair = compare(chain[k], chain[k + 1])
-        np.testing.assert_allclose(found.stat[:, k], pair.stat, rtol=1e-12)
+        np.testing.assert_allclose(found.statistic[:, k], pair.statistic, rtol=1e-12)
         np.testing.assert_allclose(found.pvalue[:, k], pair.pvalue, rtol=1e-12)
         np.testing.assert_array_equal(found.loglik[:, k : k + 2], pair.loglik)
     np.testing.assert_allclose(found.aic_weight.sum(axis=1), 1.0, rtol=1e-12)
@@ -154,7 +157,7 @@ def test_responses_without_a_result_are_nan() -> None:
     pair = [jaxlmm.fit(X, bad, method="ML"), jaxlmm.fit(X, bad.copy(), CODES, method="ML")]
     assert pair[0].converged[2] and not pair[1].converged[2]  # no residual: only one of them is fitted
     found, expected = compare(*pair), compare(*fits((X, None), (X, CODES)))
-    for name in ("stat", "pvalue", "loglik", "aic", "bic", "aic_weight", "bic_weight"):
+    for name in ("statistic", "pvalue", "loglik", "aic", "bic", "aic_weight", "bic_weight"):
         values = getattr(found, name)
         assert np.isnan(values[:3]).all()
         np.testing.assert_allclose(values[3:], getattr(expected, name)[3:], rtol=1e-9, atol=1e-9)
@@ -162,16 +165,18 @@ def test_responses_without_a_result_are_nan() -> None:
 
 def test_what_counts_as_the_same_data() -> None:
     a = jaxlmm.fit(SMALL, Y, CODES, method="ML")
-    expected = compare(a, jaxlmm.fit(X, Y, CODES, method="ML")).stat
+    expected = compare(a, jaxlmm.fit(X, Y, CODES, method="ML")).statistic
     labels = np.array(list("hgfedcba"))[CODES]
     for other in (
         jaxlmm.fit(X, Y.copy(order="F"), CODES, method="ML"),
         jaxlmm.fit(X, Y, labels, method="ML"),
         jaxlmm.fit(X, np.hstack([Y, Y]), CODES, method="ML").select(slice(6)),
     ):
-        np.testing.assert_allclose(compare(a, other).stat, expected, rtol=1e-9, atol=1e-9)
+        np.testing.assert_allclose(compare(a, other).statistic, expected, rtol=1e-9, atol=1e-9)
     whole = (Y > 0).astype(float)
-    assert (compare(jaxlmm.fit(SMALL, whole, method="ML"), jaxlmm.fit(X, whole > 0, method="ML")).stat >= 0).all()
+    assert (
+        compare(jaxlmm.fit(SMALL, whole, method="ML"), jaxlmm.fit(X, whole > 0, method="ML")).statistic >= 0
+    ).all()
 
 
 def test_other_y() -> None:

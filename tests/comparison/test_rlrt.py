@@ -110,15 +110,17 @@ def test_statistic_and_pvalues(kind: str, method: str) -> None:
     found = rlrt(fit, n_sim=3000)
     for i, y in enumerate(Y.T):
         drop = dense_deviance(0.0, X, y, codes, method) - dense_deviance(fit.lam[i], X, y, codes, method)
-        np.testing.assert_allclose(found.stat[i], drop, atol=1e-9)
+        np.testing.assert_allclose(found.statistic[i], drop, atol=1e-9)
     grid = dense_statistics(X, codes, Y, method)
-    assert (found.stat >= grid - 1e-9).all() and (found.stat <= grid + 0.01).all()
-    by_definition = [(1 + np.sum(found.null >= s)) / 3001 for s in found.stat]
+    assert (found.statistic >= grid - 1e-9).all() and (found.statistic <= grid + 0.01).all()
+    by_definition = [(1 + np.sum(found.null >= s)) / 3001 for s in found.statistic]
     np.testing.assert_allclose(found.pvalue, by_definition, rtol=1e-14)
-    positive = found.stat > 0
-    np.testing.assert_allclose(found.pvalue_mixture[positive], 0.5 * scipy.stats.chi2.sf(found.stat[positive], 1))
+    positive = found.statistic > 0
+    np.testing.assert_allclose(
+        found.pvalue_mixture[positive], 0.5 * scipy.stats.chi2.sf(found.statistic[positive], 1)
+    )
     assert fit.singular.any() and positive.sum() > 10
-    assert (found.stat[fit.singular] == 0).all() and (found.stat[~fit.singular] > 0).all()
+    assert (found.statistic[fit.singular] == 0).all() and (found.statistic[~fit.singular] > 0).all()
     assert (found.pvalue[fit.singular] == 1).all() and (found.pvalue_mixture[fit.singular] == 1).all()
     assert found.method == method and found.n_sim == len(found.null) == 3000
 
@@ -161,7 +163,7 @@ def test_bad_responses_are_nan_and_leave_the_others_alone() -> None:
     fit = jaxlmm.fit(X, Y, codes)
     assert not fit.converged[:3].any() and fit.converged[3:].all()
     found = rlrt(fit, n_sim=500)
-    for name in ("stat", "pvalue", "pvalue_mixture"):
+    for name in ("statistic", "pvalue", "pvalue_mixture"):
         values = getattr(found, name)
         assert values.shape == (M,) and np.isnan(values[:3]).all()
         np.testing.assert_allclose(values[3:], getattr(good, name)[3:], rtol=1e-9)

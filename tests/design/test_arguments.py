@@ -83,7 +83,7 @@ ARGUMENTS: dict[str, tuple[Callable[[Any], Any], str, set[str]]] = {
     "select element": (lambda v: FIT.select([v]), "response", {"minus one"}),
     "predict X_new": (lambda v: FIT.predict(v), "X_new", {"matrix"}),
     "predict groups_new": (lambda v: FIT.predict(X, v), "groups_new", {"None"}),
-    "anova text": (lambda v: FIT.anova().text(v), "response", {"minus one"}),
+    "anova summary": (lambda v: FIT.anova().summary(v), "response", {"None", "minus one"}),
     "emmeans specs": (lambda v: BY_FORMULA.emmeans(v), "specs", set()),
     "emmeans by": (lambda v: BY_FORMULA.emmeans("d", by=v), "by", {"None", "empty list", "empty dict"}),
     "emmeans at": (lambda v: BY_FORMULA.emmeans("d", at=v), "at", {"None", "empty dict"}),

@@ -653,7 +653,7 @@ def test_real_y_is_not_copied(dtype: type) -> None:
 # -- responses that cannot be fitted -----------------------------------------------------------------
 
 PARTS = ("coef", "se", "lam", "sigma2", "loglik", "hessian")
-DERIVED = ("theta", "group_var", "icc", "aic", "bic", "stat", "pvalue", "vcov", "ranef", "ranef_sd")
+DERIVED = ("theta", "group_var", "icc", "aic", "bic", "statistic", "pvalue", "vcov", "ranef", "ranef_sd")
 DERIVED += ("rsquared_marginal", "rsquared_conditional")
 
 

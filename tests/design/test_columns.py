@@ -65,7 +65,7 @@ def test_an_offset_of_a_covariate_changes_nothing(kind: str, offset: float, df: 
     every = np.eye(far.coef.shape[1])
     moved = np.linalg.lstsq(design(time, factor, kind), design(time + offset, factor, kind), rcond=None)[0]
     together, same = far.ftest(every), near.ftest(np.round(moved))
-    np.testing.assert_allclose(together.stat, same.stat, rtol=2e-7)
+    np.testing.assert_allclose(together.statistic, same.statistic, rtol=2e-7)
     if df == "kenward-roger":
         np.testing.assert_allclose(together.df_den, same.df_den, rtol=1e-7)
 
@@ -80,7 +80,7 @@ def test_models_with_a_far_covariate_are_compared() -> None:
         )
         for t in (time, time + 1e8)
     ]
-    np.testing.assert_allclose(found[1].stat, found[0].stat, rtol=1e-8)
+    np.testing.assert_allclose(found[1].statistic, found[0].statistic, rtol=1e-8)
     assert found[0].df == found[1].df == 3
 
 

@@ -64,7 +64,7 @@ def test_tables_of_lmertest(name: str, method: str) -> None:
     for key, found in (
         ("numdf", [t.df_num for t in tests]),
         ("dendf", [t.df_den[0] for t in tests]),
-        ("F", [t.stat[0] for t in tests]),
+        ("F", [t.statistic[0] for t in tests]),
         ("p", [t.pvalue[0] for t in tests]),
     ):
         np.testing.assert_allclose(found, np.atleast_1d(expected[key]), rtol=1e-4, err_msg=key)
@@ -152,7 +152,7 @@ def test_same_tests_in_every_coding(formula: str, method: str) -> None:
         fit = lmm(f"y ~ {text} + (1 | g)", data, df=method)
         contrasts = contrasts_of(prepare_formula(text, data)).values()
         tests = [f_test(fit.estimates, L, np.zeros(len(L)), method) for L in contrasts]
-        found.append([(t.df_num, t.stat[0], t.df_den[0]) for t in tests])
+        found.append([(t.df_num, t.statistic[0], t.df_den[0]) for t in tests])
     for other in found[1:]:
         np.testing.assert_allclose(other, found[0], rtol=1e-6)
 

@@ -324,7 +324,7 @@ def test_everything_else_of_a_fit(stays: list[int], tmp_path: Path) -> None:
     whole = [expected.select([0, 1]).profile().coef, found.select([0, 1]).profile().coef]
     np.testing.assert_allclose(*whole, rtol=1e-9)
     pairs = [[jaxlmm.fit(x, one, codes, method="ML") for x in (X[:, :1], X)] for one in (y, Y)]
-    np.testing.assert_allclose(*[jaxlmm.compare(*pair).stat for pair in pairs], rtol=1e-9)
+    np.testing.assert_allclose(*[jaxlmm.compare(*pair).statistic for pair in pairs], rtol=1e-9)
     assert found.summary(3) == expected.summary(3)
     part = found.select([3, 5])
     np.testing.assert_array_equal(part.Y, Y[:, [3, 5]])

@@ -51,7 +51,7 @@ def test_as_if_the_rows_were_dropped(method: str, df: str, grouped: bool) -> Non
             )
         np.testing.assert_allclose(t.pvalue[i], one.test(L).pvalue[0], rtol=1e-7)
         np.testing.assert_allclose(F.df_den[i], one.ftest(L).df_den[0], rtol=1e-6)
-        np.testing.assert_allclose(F.stat[i], one.ftest(L).stat[0], rtol=1e-7)
+        np.testing.assert_allclose(F.statistic[i], one.ftest(L).statistic[0], rtol=1e-7)
         for name, value in found.variance_se().items():
             np.testing.assert_allclose(value[i], one.variance_se()[name][0], rtol=1e-7)
         np.testing.assert_allclose(found.rsquared_conditional[i], one.rsquared_conditional[0], rtol=1e-7)
@@ -104,7 +104,7 @@ def test_large_mean_and_scales() -> None:
     for factor, offset in ((1.0, 1e6), (1e-8, 0.0), (1e130, 0.0), (1e-120, 0.0)):
         found = jaxlmm.fit(X, factor * Y + offset, codes)
         assert found.converged.all()
-        np.testing.assert_allclose(found.stat[:, 1:], plain.stat[:, 1:], rtol=1e-6, atol=1e-7)
+        np.testing.assert_allclose(found.statistic[:, 1:], plain.statistic[:, 1:], rtol=1e-6, atol=1e-7)
         np.testing.assert_allclose(found.sigma2, factor**2 * plain.sigma2, rtol=1e-8)
         np.testing.assert_allclose(found.coef[:, 0], factor * plain.coef[:, 0] + offset, rtol=1e-8)
         np.testing.assert_allclose(blups(found), factor * blups(plain), rtol=1e-4, atol=1e-8 * factor)
@@ -255,8 +255,8 @@ def test_weights_in_comparisons() -> None:
         weighted_deviance(0.0, X, y, codes, w) - weighted_deviance(lam, X, y, codes, w)
         for y, lam in zip(Y.T, with_groups.lam, strict=True)
     ]
-    np.testing.assert_allclose(found.stat, dense, rtol=1e-6, atol=1e-8)
-    np.testing.assert_allclose(jaxlmm.compare(without, with_groups).stat, dense, rtol=1e-6, atol=1e-8)
+    np.testing.assert_allclose(found.statistic, dense, rtol=1e-6, atol=1e-8)
+    np.testing.assert_allclose(jaxlmm.compare(without, with_groups).statistic, dense, rtol=1e-6, atol=1e-8)
     with pytest.raises(ValueError, match="have different weights"):
         jaxlmm.compare(jaxlmm.fit(X, Y), with_groups)
 
@@ -267,11 +267,11 @@ def test_comparison_needs_the_same_observations() -> None:
         jaxlmm.fit(X, Y, codes, method="ML"),
         jaxlmm.fit(X[:, :2], Y, codes, method="ML", missing="refuse"),
     )
-    assert np.isnan(jaxlmm.compare(refused, dropped).stat).all()
+    assert np.isnan(jaxlmm.compare(refused, dropped).statistic).all()
     same = jaxlmm.fit(X[:, :2], Y, codes, method="ML")
     found = jaxlmm.compare(same, dropped)
     for i, y in enumerate(Y.T):
         one, rows = alone(X, y, codes, method="ML")
         small = jaxlmm.fit(X[rows][:, :2], y[rows], codes[rows], method="ML")
-        np.testing.assert_allclose(found.stat[i], 2 * (one.loglik - small.loglik)[0], rtol=1e-6, atol=1e-8)
+        np.testing.assert_allclose(found.statistic[i], 2 * (one.loglik - small.loglik)[0], rtol=1e-6, atol=1e-8)
         np.testing.assert_allclose(found.bic[i, 1], one.bic[0], rtol=1e-9)

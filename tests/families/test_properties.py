@@ -59,7 +59,7 @@ def test_scaled_response(seed: int, n_groups: int, k: float) -> None:
     np.testing.assert_allclose(b.coef, k * a.coef, rtol=1e-7, atol=1e-9 * k)
     np.testing.assert_allclose(b.se, k * a.se, rtol=1e-7)
     np.testing.assert_allclose(b.group_var, k**2 * a.group_var, rtol=1e-6, atol=1e-9 * k**2)
-    np.testing.assert_allclose(b.stat, a.stat, rtol=1e-7, atol=1e-9)
+    np.testing.assert_allclose(b.statistic, a.statistic, rtol=1e-7, atol=1e-9)
     np.testing.assert_allclose(b.loglik, a.loglik - (len(X) - X.shape[1]) * np.log(k), rtol=1e-9)
     np.testing.assert_array_equal(a.status, b.status)
 
@@ -85,7 +85,7 @@ def test_units_of_covariates(seed: int) -> None:
     k = np.array([1.0, 1e-6, 1e7])
     a, b = jaxlmm.fit(X, Y, codes), jaxlmm.fit(X * k, Y, codes)
     np.testing.assert_allclose(b.coef * k, a.coef, rtol=1e-6, atol=1e-8)
-    np.testing.assert_allclose(b.stat, a.stat, rtol=1e-6, atol=1e-8)
+    np.testing.assert_allclose(b.statistic, a.statistic, rtol=1e-6, atol=1e-8)
     np.testing.assert_allclose(b.loglik, a.loglik - np.sum(np.log(k)), rtol=1e-9)
 
 

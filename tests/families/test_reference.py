@@ -32,7 +32,7 @@ def test_vcov_and_t(reference: Reference) -> None:
     # Off-diagonal entries can be 0 up to rounding: compare on the scale of the diagonal.
     scale = np.sqrt(np.outer(np.diag(V), np.diag(V)))
     np.testing.assert_allclose(found.vcov[0] / scale, V / scale, atol=1e-6)
-    np.testing.assert_allclose(found.stat[0], expected["t"], rtol=1e-6)
+    np.testing.assert_allclose(found.statistic[0], expected["t"], rtol=1e-6)
 
 
 def test_random_effects(reference: Reference) -> None:

@@ -167,7 +167,7 @@ def test_type_three(data: Any, case: dict[str, Any]) -> None:
         df_num, F = wanted[frozenset(term.split(":"))]
         assert table.df_num[j] == df_num, term
         # joint_tests rounds F to three decimals.
-        np.testing.assert_allclose(table.stat[0, j], F, rtol=2e-5, atol=6e-4 if formula in JOINT else 0)
+        np.testing.assert_allclose(table.statistic[0, j], F, rtol=2e-5, atol=6e-4 if formula in JOINT else 0)
 
 
 # -- refusals, tied to the table of the documentation ---------------------------------------------

@@ -35,9 +35,9 @@ def test_type_three_tables(name: str, df: str) -> None:
     assert list(table.terms) == list(want["term"])
     np.testing.assert_array_equal(table.df_num, want["numdf"])
     np.testing.assert_allclose(table.df_den[0], want["dendf"], rtol=1e-4)
-    np.testing.assert_allclose(table.stat[0], want["F"], rtol=1e-5)
+    np.testing.assert_allclose(table.statistic[0], want["F"], rtol=1e-5)
     np.testing.assert_allclose(table.pvalue[0], want["p"], rtol=1e-4)
-    assert all(term in table.text() for term in table.terms)
+    assert all(term in table.summary() for term in table.terms)
 
 
 def test_terms_of_columns() -> None:

@@ -83,7 +83,7 @@ def test_warpbreaks_as_in_r() -> None:
     assert pairs.by == ({"wool": "A"},) * 3 + ({"wool": "B"},) * 3
     np.testing.assert_allclose(pairs.estimate[0, [0, 4]], [20.5555555555556, 9.44444444444445], rtol=1e-12)
     np.testing.assert_allclose(pairs.se[0], 5.15729935387839, rtol=1e-12)
-    np.testing.assert_allclose(pairs.stat[0, [0, 4]], [3.98572084827641, 1.83127714650538], rtol=1e-11)
+    np.testing.assert_allclose(pairs.statistic[0, [0, 4]], [3.98572084827641, 1.83127714650538], rtol=1e-11)
     p = [0.000657274459216928, 0.000918548490399629, 0.993623772207969]
     p += [0.99362377220797, 0.170351791505631, 0.138857025416904]
     np.testing.assert_allclose(pairs.pvalue[0], p, rtol=1e-8)
@@ -97,7 +97,9 @@ def test_pigs_as_in_r() -> None:
     np.testing.assert_allclose(found.conf_int()[0, 1], [3.58979320001778, 3.74472730733542], rtol=1e-12)
     pairs = found.pairs()
     assert pairs.labels == ("fish - soy", "fish - skim", "soy - skim")
-    np.testing.assert_allclose(pairs.stat[0], [-5.15293142585046, -7.42767663974804, -2.44161020369199], rtol=1e-11)
+    np.testing.assert_allclose(
+        pairs.statistic[0], [-5.15293142585046, -7.42767663974804, -2.44161020369199], rtol=1e-11
+    )
     p = [9.17022680658741e-05, 4.38114336809292e-07, 0.0569563158253614]
     np.testing.assert_allclose(pairs.pvalue[0], p, rtol=1e-8, atol=2e-12)  # R's ptukey is good to 1e-12
 
@@ -243,7 +245,7 @@ def _step(sorted_values: np.ndarray, accumulate: Any, p: np.ndarray) -> np.ndarr
 def test_tukey(df: str) -> None:
     data = crossed()
     pairs = means("a + b + (1 | g)", data, "a", "y?", df).pairs()
-    expected = scipy.stats.studentized_range.sf(np.sqrt(2) * np.abs(pairs.stat), 3, pairs.df)
+    expected = scipy.stats.studentized_range.sf(np.sqrt(2) * np.abs(pairs.statistic), 3, pairs.df)
     np.testing.assert_allclose(pairs.pvalue, expected, rtol=1e-6, atol=1e-11)
     assert np.all(pairs.pvalue > pairs.test.pvalue)
     two = means("a + b + (1 | g)", data, "b", "y?", df).pairs()

@@ -23,7 +23,7 @@ def test_kenward_roger(reference: Reference) -> None:
     expected = reference.expected["kenward_roger"]
     np.testing.assert_allclose(found.se[0], expected["se"], rtol=1e-6)
     np.testing.assert_allclose(found.df[0], expected["df"], rtol=1e-4)
-    np.testing.assert_allclose(found.stat[0], expected["t"], rtol=1e-6)
+    np.testing.assert_allclose(found.statistic[0], expected["t"], rtol=1e-6)
     np.testing.assert_allclose(found.pvalue[0], expected["p"], rtol=1e-4)
     np.testing.assert_allclose(np.sqrt(np.diag(found.vcov[0])), found.se[0], rtol=1e-12)
 
@@ -38,7 +38,7 @@ def test_f_tests(name: str, columns: list[int], df: str) -> None:
     test = found.ftest(np.eye(data.X.shape[1])[columns])
     assert test.df_num == expected["numdf"]
     np.testing.assert_allclose(test.df_den[0], expected["dendf"], rtol=1e-4)
-    np.testing.assert_allclose(test.stat[0], expected["F"], rtol=1e-6)
+    np.testing.assert_allclose(test.statistic[0], expected["F"], rtol=1e-6)
     np.testing.assert_allclose(test.pvalue[0], expected["p"], rtol=1e-4)
 
 
@@ -91,7 +91,7 @@ def test_kenward_roger_by_the_textbook(seed: int) -> None:
         for i in range(len(Y.T)):
             adjusted, F, df = textbook_kenward_roger(X, codes, found.coef[i], found.group_var[i], found.sigma2[i], L)
             np.testing.assert_allclose(found.vcov[i], adjusted, rtol=1e-6, atol=1e-9)
-            np.testing.assert_allclose(test.stat[i], F, rtol=1e-6)
+            np.testing.assert_allclose(test.statistic[i], F, rtol=1e-6)
             np.testing.assert_allclose(test.df_den[i], df, rtol=1e-5)
 
 
@@ -146,7 +146,7 @@ def test_one_contrast_is_its_t_test_squared(df: str) -> None:
     found = jaxlmm.fit(X, Y, codes, df=df)
     L = np.array([0.0, 1.0, -1.0, 0.3])
     t, F = found.test(L, rhs=0.2), found.ftest(L, rhs=0.2)
-    np.testing.assert_allclose(F.stat, t.stat[:, 0] ** 2, rtol=1e-9)
+    np.testing.assert_allclose(F.statistic, t.statistic[:, 0] ** 2, rtol=1e-9)
     np.testing.assert_allclose(F.df_den, t.df[:, 0], rtol=1e-8)
     np.testing.assert_allclose(F.pvalue, t.pvalue[:, 0], rtol=1e-7)
     each = found.test(np.eye(4))
@@ -162,7 +162,7 @@ def test_f_is_invariant_to_how_its_contrasts_are_written(df: str) -> None:
     found = jaxlmm.fit(X, Y, codes, df=df)
     L = np.eye(4)[1:3]
     a, b = found.ftest(L), found.ftest(np.array([[2.0, 1.0], [-1.0, 3.0]]) @ L)
-    np.testing.assert_allclose(a.stat, b.stat, rtol=1e-9)
+    np.testing.assert_allclose(a.statistic, b.statistic, rtol=1e-9)
     if df == "kenward-roger":
         np.testing.assert_allclose(a.df_den, b.df_den, rtol=1e-8)
 
@@ -218,7 +218,7 @@ def test_bad_responses_are_nan_in_tests() -> None:
     for df in ("satterthwaite", "kenward-roger", "residual", "normal"):
         found = jaxlmm.fit(X, Y, codes, df=df)
         F, t = found.ftest(np.eye(4)[1:]), found.test(np.eye(4)[1:])
-        for values in (F.stat, F.df_den, F.pvalue, t.stat, t.pvalue, t.df, found.pvalue, found.df):
+        for values in (F.statistic, F.df_den, F.pvalue, t.statistic, t.pvalue, t.df, found.pvalue, found.df):
             if df in ("satterthwaite", "kenward-roger") or values is not found.df:
                 assert np.isnan(values[2]).all()
             assert np.isfinite(np.delete(values, 2, axis=0)).all() or df == "normal"

@@ -19,7 +19,7 @@ N, C, T, G = 30, 3, 4, 6
 CHANNELS, TIMES = ["Fz", "Cz", "Pz"], [-0.1, 0.0, 0.1, 0.2]
 DAYS = list(np.arange("2020-01-01", "2020-01-07", dtype="M8[D]").astype("M8[us]"))
 PER_TERM = {
-    "coef": "coef", "se": "se", "statistic": "stat", "df": "df", "pvalue": "pvalue",
+    "coef": "coef", "se": "se", "statistic": "statistic", "df": "df", "pvalue": "pvalue",
 }  # fmt: skip
 PER_RESPONSE = (
     "sigma2 group_var icc loglik aic bic rsquared_marginal rsquared_conditional n_used singular converged status"

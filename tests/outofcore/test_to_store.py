@@ -133,7 +133,7 @@ def test_fit_takes_responses_that_are_not_in_memory(
         np.testing.assert_allclose(found.profile().sigma, expected.profile().sigma, rtol=1e-7)
         assert found.summary(7) == expected.summary(7)
     two = [
-        jaxlmm.compare(*[jaxlmm.fit(case["X"][:, :p], Y, case["groups"], method="ML") for p in (1, 2)]).stat
+        jaxlmm.compare(*[jaxlmm.fit(case["X"][:, :p], Y, case["groups"], method="ML") for p in (1, 2)]).statistic
         for Y in (array, case["Y"])
     ]
     np.testing.assert_allclose(*two, rtol=1e-8, atol=1e-9)

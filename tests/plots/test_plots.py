@@ -107,7 +107,7 @@ def boxes_apart(texts: list[Any], direction: str = "y") -> bool:
 
 DRAWINGS: dict[str, Callable[..., Any]] = {
     "forest": lambda fit, ax: plots.forest(fit, ax=ax),
-    "stat_map": lambda fit, ax: plots.stat_map(fit.stat, mask=fit.pvalue < 0.05, ax=ax),
+    "stat_map": lambda fit, ax: plots.stat_map(fit.statistic, mask=fit.pvalue < 0.05, ax=ax),
     "volcano": lambda fit, ax: plots.volcano(fit, "a", label_top=2, ax=ax),
     "caterpillar": lambda fit, ax: plots.caterpillar(fit, ax=ax),
     "residual_plot": lambda fit, ax: plots.residual_plot(fit, ax=ax),

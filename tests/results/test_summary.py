@@ -46,5 +46,5 @@ def test_responses_are_chosen_by_brackets(fit: jaxlmm.Fit) -> None:
 
 
 def test_the_names_of_statsmodels(fit: jaxlmm.Fit) -> None:
-    for theirs, ours in {"params": "coef", "bse": "se", "tvalues": "stat", "pvalues": "pvalue"}.items():
+    for theirs, ours in {"params": "coef", "bse": "se", "tvalues": "statistic", "pvalues": "pvalue"}.items():
         np.testing.assert_array_equal(getattr(fit, theirs), getattr(fit, ours))

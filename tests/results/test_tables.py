@@ -80,7 +80,7 @@ def test_tidy_holds_the_arrays_of_the_fit() -> None:
     table = tidy(fit, level=0.8)
     fixed = table[table["effect"] == "fixed"]
     expected = {
-        "estimate": fit.coef, "std.error": fit.se, "statistic": fit.stat, "df": fit.df, "p.value": fit.pvalue,
+        "estimate": fit.coef, "std.error": fit.se, "statistic": fit.statistic, "df": fit.df, "p.value": fit.pvalue,
         "conf.low": fit.conf_int(0.8)[..., 0], "conf.high": fit.conf_int(0.8)[..., 1],
     }  # fmt: skip
     for name, array in expected.items():

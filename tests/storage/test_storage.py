@@ -26,7 +26,7 @@ from jaxlmm.storage.storage import load, save
 SIZES = [3, 5, 4, 6, 3, 5]
 CODES = np.random.default_rng(5).permutation(np.repeat(np.arange(6), SIZES))
 ROWS = ("coef", "se_gls", "theta", "sigma2", "loglik", "hessian", "status", "n_used")
-DERIVED = ("se", "df", "stat", "pvalue", "vcov", "icc", "aic", "bic", "rsquared_marginal", "rsquared_conditional")
+DERIVED = tuple("se df statistic pvalue vcov icc aic bic rsquared_marginal rsquared_conditional".split())
 FROM_Y = ("ranef", "ranef_sd", "fitted", "resid")
 
 
@@ -109,7 +109,7 @@ def test_incomplete_responses_keep_their_patterns(tmp_path: Path) -> None:
         assert_same(found.select(where), fit.select(where))
     assert_same(found.select([5, 3, 2, 1]).select([2, 1]), fit.select([2, 3]))
     L = [[0, 1.0, 0], [0, 0, 1.0]]
-    np.testing.assert_allclose(found.select([2]).ftest(L).stat, fit.select([2]).ftest(L).stat, rtol=1e-11)
+    np.testing.assert_allclose(found.select([2]).ftest(L).statistic, fit.select([2]).ftest(L).statistic, rtol=1e-11)
 
 
 def test_many_missing_patterns(tmp_path: Path) -> None:
@@ -266,7 +266,7 @@ def test_formula(tmp_path: Path) -> None:
     found = load(tmp_path / "a")
     assert found.source.formula == fit.source.formula
     assert_same(found, fit)
-    np.testing.assert_allclose(found.anova().stat, fit.anova().stat, rtol=1e-11)
+    np.testing.assert_allclose(found.anova().statistic, fit.anova().statistic, rtol=1e-11)
     np.testing.assert_allclose(found.emmeans("sex").estimate, fit.emmeans("sex").estimate, rtol=1e-11)
     for new in (frame[["age", "sex"]], fit.design.X):
         np.testing.assert_allclose(found.predict(new), fit.predict(new), rtol=1e-11)

@@ -51,7 +51,7 @@ fit = jaxlmm.load(sys.argv[1])
 new = pd.read_pickle(sys.argv[2])
 means = fit.emmeans("a", by=sys.argv[4] or None)
 found = {"rows": fit.source.rows(new), "predict": fit.predict(new), "means": means.estimate, "se": means.se,
-         "p": means.pairs().pvalue, "F": fit.anova().stat, "Fp": fit.anova().pvalue}
+         "p": means.pairs().pvalue, "F": fit.anova().statistic, "Fp": fit.anova().pvalue}
 np.savez(sys.argv[3], **found)
 tidy(fit).to_pickle(sys.argv[3] + ".tidy")
 """
@@ -80,7 +80,7 @@ def test_another_process_finds_the_same_bits(formula: str, by: str, tmp_path: Pa
 
     expected = {
         "rows": fit.source.rows(new), "predict": fit.predict(new), "means": means.estimate, "se": means.se,
-        "p": means.pairs().pvalue, "F": fit.anova().stat, "Fp": fit.anova().pvalue,
+        "p": means.pairs().pvalue, "F": fit.anova().statistic, "Fp": fit.anova().pvalue,
     }  # fmt: skip
     with np.load(tmp_path / "found.npz") as found:
         for name, value in expected.items():
