@@ -11,7 +11,7 @@ import pytest
 import scipy.stats
 
 import jaxlmm.inference.emmeans as emmeans_module
-from jaxlmm.doors.fit import lmm
+from jaxlmm import lmm
 from jaxlmm.formula.formula import prepare_formula
 from jaxlmm.inference.emmeans import EMMeans, GridVariable, emmeans, marginal_means
 from jaxlmm.inference.hypotheses import DF_METHODS
