@@ -22,17 +22,21 @@ class Bar:
     columns : str
         The formula of the columns that vary by group, such as ``1 + x``.
     grouping : tuple of str
-        The columns of the data whose combinations are the groups: ``("g",)``, or ``("a", "b")`` for a:b.
+        The columns of the data whose combinations are the groups: ``("g",)``, ``("a", "b")`` for a:b, and
+        ``("b", "a")`` for b within a.
     correlated : bool
         False for ``||``: the columns vary independently.
     text : str
         As written; ``(1 | a/b)`` gives two bars of the same text.
+    name : str
+        Of the groups, as in lme4: "a:b", and "b:a" for b within a.
     """
 
     columns: str
     grouping: tuple[str, ...]
     correlated: bool
     text: str
+    name: str
 
 
 def split_formula(formula: str) -> tuple[str, tuple[Bar, ...]]:
@@ -43,7 +47,7 @@ def split_formula(formula: str) -> tuple[str, tuple[Bar, ...]]:
     fixed : str
         The formula without them; "1" in their place if nothing else stands there.
     bars : tuple of Bar
-        In order; ``a/b`` after the bar is a and a:b, as in lme4.
+        In order; ``a/b`` after the bar is a and b:a, as in lme4.
 
     Raises
     ------
@@ -104,19 +108,26 @@ def _read(piece: str) -> list[Bar]:
     columns, right = " ".join(inner[: bars[0]].split()), inner[bars[-1] + 1 :].strip()
     if not columns:
         raise ValueError(f"nothing is before the bar in {piece}; write (1 | group) for a random intercept.")
-    return [Bar(columns, names, not doubled, piece) for names in _groupings(right, piece)]
+    return [Bar(columns, names, not doubled, piece, name) for names, name in _groupings(right, piece)]
 
 
-def _groupings(text: str, piece: str) -> list[tuple[str, ...]]:
-    """What stands after a bar: columns joined by ":" (their combinations) and "/" (nesting)."""
+def _groupings(text: str, piece: str) -> list[tuple[tuple[str, ...], str]]:
+    """What stands after a bar: columns joined by ":" (their combinations) and "/" (nesting), each with its name."""
     names: list[str] = []
-    found: list[tuple[str, ...]] = []
+    found: list[tuple[tuple[str, ...], str]] = []
     rest = text
     while True:
         name, rest = _grouping_column(rest, piece)
         names.append(name)
         if not rest or rest[0] == "/":
-            found.append(tuple(names))
+            own = ":".join(names)
+            if found:  # within the groups before
+                outer, called = found[-1]
+                called = f"({called})" if ":" in called else called
+                found.append(((*names, *outer), f"{own}:{called}"))
+            else:
+                found.append((tuple(names), own))
+            names = []
         if not rest:
             return found
         if rest[0] not in ":/":

@@ -27,6 +27,8 @@ class FormulaTerm:
 
     Attributes
     ----------
+    name : str
+        Of the factor, as in lme4: "a:b", and "b:a" for b within a.
     grouping : tuple of str
         The columns whose combinations are the levels.
     text : str
@@ -38,16 +40,12 @@ class FormulaTerm:
     Z : ndarray, (n_obs, r)
     """
 
+    name: str
     grouping: tuple[str, ...]
     text: str
     names: tuple[str, ...]
     spec: Any
     Z: np.ndarray
-
-    @property
-    def name(self) -> str:
-        """Name of the factor, "a:b" for the combinations of two columns."""
-        return ":".join(self.grouping)
 
     def term(self, frame: Any) -> RandomTerm:
         """The term on the data of the fit."""
@@ -120,7 +118,7 @@ def apply_bars(
     for one in read:
         bar = one.bar
         if one.rhs is None:
-            made.append(FormulaTerm(bar.grouping, bar.text, (INTERCEPT,), None, np.ones((len(frame), 1))))
+            made.append(FormulaTerm(bar.name, bar.grouping, bar.text, (INTERCEPT,), None, np.ones((len(frame), 1))))
             continue
         with formula_errors(formula):
             matrix = one.rhs.get_model_matrix(
@@ -128,5 +126,5 @@ def apply_bars(
             )
         spec = matrix.model_spec
         names = tuple(INTERCEPT if name == "Intercept" else name for name in spec.column_names)
-        made.append(FormulaTerm(bar.grouping, bar.text, names, spec, np.asarray(matrix, dtype=np.float64)))
+        made.append(FormulaTerm(bar.name, bar.grouping, bar.text, names, spec, np.asarray(matrix, dtype=np.float64)))
     return tuple(made)

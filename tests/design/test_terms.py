@@ -9,8 +9,9 @@ import pandas as pd
 import pytest
 from conftest import REFERENCE, load_reference
 
+from jaxlmm import lmm
 from jaxlmm.design.terms import Factor, Part, Term, TermStructure, make_terms_structure, type3_contrasts
-from jaxlmm.formula.formula import FormulaDesign, lmm, prepare_formula
+from jaxlmm.formula.formula import FormulaDesign, prepare_formula
 from jaxlmm.inference.hypotheses import f_test
 
 TABLES = [

@@ -11,7 +11,8 @@ import pytest
 import scipy.stats
 
 import jaxlmm.inference.emmeans as emmeans_module
-from jaxlmm.formula.formula import lmm, prepare_formula
+from jaxlmm import lmm
+from jaxlmm.formula.formula import prepare_formula
 from jaxlmm.inference.emmeans import EMMeans, GridVariable, emmeans, marginal_means
 from jaxlmm.inference.hypotheses import DF_METHODS
 from jaxlmm.inference.tukey import range_tail
