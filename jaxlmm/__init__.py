@@ -9,6 +9,7 @@ from jaxlmm.design.groups import random_term
 from jaxlmm.doors.fit import fit, lmm, prepare
 from jaxlmm.doors.model import Model
 from jaxlmm.inference.multiplicity import adjust_pvalues
+from jaxlmm.results.concat import concat
 from jaxlmm.results.results import Fit
 from jaxlmm.runtime.compile_cache import enable_compile_cache
 
@@ -24,6 +25,7 @@ __all__ = [
     "Status",
     "adjust_pvalues",
     "compare",
+    "concat",
     "enable_compile_cache",
     "fit",
     "lmm",

@@ -10,6 +10,7 @@ from matplotlib.axes import Axes
 
 from jaxlmm import plots
 from jaxlmm.design.arrays import numeric
+from jaxlmm.design.groups import random_term
 from jaxlmm.design.rows import check_rows
 from jaxlmm.doors.fit import fit
 from jaxlmm.results.results import Fit
@@ -21,7 +22,7 @@ RESIDUALS_AT_ONCE = 2**23
 
 
 class LinearMixedEffectsModel:
-    """A linear model with an intercept and an optional random intercept, for effect plots.
+    """A linear model with an intercept and optional random intercepts, for effect plots.
 
     A drop-in replacement of ``naplib.stats.LinearMixedEffectsModel`` that also takes many
     responses at once and does not need statsmodels.
@@ -70,7 +71,7 @@ class LinearMixedEffectsModel:
         self._df = df
         self._result: Fit | None = None
         self._one_response = True
-        self._random_name = ""
+        self._random_names: list[str] = []
 
     def fit(
         self, X: Any, y: Any, random_effect: Any = None, varnames: Sequence[str] | None = None
@@ -84,11 +85,12 @@ class LinearMixedEffectsModel:
         y : array-like, (n,) or (n, m)
             One response, or m responses in columns. Its number of dimensions decides between
             results for one response and results with one row a response.
-        random_effect : array-like, (n,) or (n, 1), optional
-            Hashable labels of the groups, such as subjects. None: no random effect.
+        random_effect : array-like, (n,) or (n, 1), or list of these, optional
+            Hashable labels of the groups, such as subjects. A list of label arrays makes a random intercept
+            of each: subjects and items, say. None: no random effect.
         varnames : sequence of str, optional
-            Names of the features, then, if it is to have one, of the random effect, then of y.
-            Default: feature-0, feature-1, ..., Group, y.
+            Names of the features, then, if they are to have some, of the random effects, then of y.
+            Default: feature-0, feature-1, ..., Group (or Group-0, Group-1, ...), y.
 
         Returns
         -------
@@ -98,19 +100,24 @@ class LinearMixedEffectsModel:
         Raises
         ------
         ValueError
-            If there is more than one random effect, ``varnames`` has the wrong length, a feature
+            If labels are no labels, ``varnames`` has the wrong length, a feature
             to be z-scored is constant, or ``jaxlmm.fit`` refuses the data.
         """
-        check_rows(X=X, y=y, random_effect=random_effect)
+        effects = _random_effects(random_effect, len(X) if hasattr(X, "__len__") else 0)
+        for labels in effects or [None]:
+            check_rows(X=X, y=y, random_effect=labels)
         features = np.array(numeric(X, "X"), dtype=np.float64)
         if features.ndim != 2:
             hint = "; for one feature use X[:, None]" if features.ndim == 1 else ""
             raise ValueError(f"X must have 2 dimensions (n, n_features), found shape {features.shape}{hint}.")
-        _check_one_random_effect(random_effect)
-        feature_names, random_name, y_name = _split_names(varnames, features.shape[1], random_effect is not None)
+        for labels in effects:
+            _check_one_random_effect(labels)
+        feature_names, random_names, y_name = _split_names(varnames, features.shape[1], len(effects))
         if self._zscore_x:
             features = _zscored(features, feature_names)
 
+        if np.ndim(y) not in (1, 2):
+            raise ValueError(f"y must have shape (n,) or (n, m), found {np.shape(y)}.")
         one_response = np.ndim(y) == 1
         if one_response:
             response_names: list[str] | None = [y_name]
@@ -119,14 +126,15 @@ class LinearMixedEffectsModel:
         else:
             response_names = [f"{y_name}{j}" for j in range(np.shape(y)[1])]
         result = fit(
-            np.column_stack([np.ones(len(features)), features]), y, random_effect, df=self._df,
-            names=["Intercept", *feature_names], response_names=response_names, group_name=random_name,
+            np.column_stack([np.ones(len(features)), features]), y, df=self._df,
+            names=["Intercept", *feature_names], response_names=response_names,
+            **_random_options(effects, random_names),
         )  # fmt: skip
 
         # Set together at the end: a refused fit leaves the previous one whole.
         self._result = result
         self._one_response = one_response
-        self._random_name = random_name
+        self._random_names = random_names
         self.varnames = [*feature_names, y_name]
         return self
 
@@ -148,8 +156,8 @@ class LinearMixedEffectsModel:
     def params(self) -> Any:
         """Estimates of intercept, features and "<random effect> Var".
 
-        As in statsmodels, the last entry is the group variance divided by the residual variance;
-        it is 0 without a random effect. Spaces and dashes are left out of the terms' names, as
+        As in statsmodels, the last entry is the group variance divided by the residual variance, one for
+        each random effect; it is 0 without a random effect. Spaces and dashes are left out of the terms' names, as
         naplib does.
 
         Returns
@@ -157,7 +165,9 @@ class LinearMixedEffectsModel:
         pandas.Series, indexed by term, for y (n,)
         pandas.DataFrame, responses by terms, for y (n, m)
         """
-        return self._table(self.result.coef, self.result.lam)
+        result = self.result
+        ratios = [V[:, 0, 0] / result.sigma2 for V in result.varcorr.values()] or [result.lam]
+        return self._table(result.coef, np.column_stack(ratios))
 
     @property
     def pvalues(self) -> Any:
@@ -269,15 +279,15 @@ class LinearMixedEffectsModel:
     # -- inner --------------------------------------------------------------------------------
 
     def _table(self, fixed: np.ndarray, variance: np.ndarray | None = None) -> Any:
-        """Values (m, p) or (m, p, 2) of the fixed effects, then those of the variance, as a table."""
+        """Values (m, p) or (m, p, 2) of the fixed effects, then those of the variances, as a table."""
         pandas = _import_pandas()
-        values = np.full((fixed.shape[0], fixed.shape[1] + 1, *fixed.shape[2:]), np.nan)
-        values[:, :-1] = fixed
+        p, names = fixed.shape[1], [*self.result.names, *self._random_names]
+        values = np.full((fixed.shape[0], len(names), *fixed.shape[2:]), np.nan)
+        values[:, :p] = fixed
         if variance is not None:
-            values[:, -1] = variance
-        names = [*self.result.names, self._random_name]
+            values[:, p:] = variance
         terms = [name.replace(" ", "").replace("-", "") for name in names]
-        terms[-1] += " Var"
+        terms[p:] = [f"{name} Var" for name in terms[p:]]
         responses = self.result.response_names
         if fixed.ndim == 2:
             if self._one_response:
@@ -298,25 +308,47 @@ def _import_pandas() -> Any:
     return pandas
 
 
+def _random_effects(random_effect: Any, n: int) -> list[Any]:
+    """The label arrays of the random effects: none, one, or those of a list."""
+    if random_effect is None:
+        return []
+    if isinstance(random_effect, (list, tuple)) and len(random_effect) != n and len(random_effect) > 0:
+        parts = list(random_effect)
+        if all(hasattr(part, "__len__") and not isinstance(part, (str, bytes)) and len(part) == n for part in parts):
+            return parts
+    return [random_effect]
+
+
+def _random_options(effects: Sequence[Any], names: Sequence[str]) -> dict[str, Any]:
+    """How ``jaxlmm.fit`` is told of the random effects."""
+    if not effects:
+        return {}
+    if len(effects) == 1:
+        return {"groups": effects[0], "group_name": names[0]}
+    return {"random": [random_term(labels, name=name) for labels, name in zip(effects, names, strict=True)]}
+
+
 def _check_one_random_effect(random_effect: Any) -> None:
     shape: tuple[int, ...] = getattr(random_effect, "shape", ())
     if len(shape) == 2 and shape[1] != 1:
-        raise ValueError(f"only 1 random effect is supported, found {shape[1]} (random_effect has shape {shape}).")
+        raise ValueError(
+            f"random_effect has shape {shape}; for {shape[1]} random effects give a list of label arrays, each (n,)."
+        )
 
 
-def _split_names(varnames: Sequence[str] | None, n_features: int, with_random: bool) -> tuple[list[str], str, str]:
-    """Names of the features, of the random effect and of y."""
+def _split_names(varnames: Sequence[str] | None, n_features: int, n_random: int) -> tuple[list[str], list[str], str]:
+    """Names of the features, of the random effects and of y."""
+    default = ["Group"] if n_random < 2 else [f"Group-{j}" for j in range(n_random)]
     if varnames is None:
-        return [f"feature-{j}" for j in range(n_features)], "Group", "y"
+        return [f"feature-{j}" for j in range(n_features)], default, "y"
     names = [str(v) for v in varnames]
-    short, long = n_features + 1, n_features + 2
+    short, long = n_features + 1, n_features + 1 + n_random
     if len(names) == short:
-        return names[:-1], "Group", names[-1]
-    if with_random and len(names) == long:
-        return names[:-2], names[-2], names[-1]
-    expected = (
-        f"{short} names, or {long} with one for the random effect before y's," if with_random else f"{short} names"
-    )
+        return names[:-1], default, names[-1]
+    if n_random and len(names) == long:
+        return names[:n_features], names[n_features:-1], names[-1]
+    what = "one for the random effect" if n_random == 1 else f"{n_random} for the random effects"
+    expected = f"{short} names, or {long} with {what} before y's," if n_random else f"{short} names"
     raise ValueError(f"varnames: expected {expected} for {n_features} features and y, got {len(names)}.")
 
 

@@ -328,7 +328,7 @@ def test_before_fit(use: Any) -> None:
 
 def test_one_random_effect_only() -> None:
     X, Y, groups = make_data()
-    with pytest.raises(ValueError, match="only 1 random effect is supported, found 2"):
+    with pytest.raises(ValueError, match="for 2 random effects give a list of label arrays"):
         LinearMixedEffectsModel().fit(X, Y[:, 0], np.stack([groups, groups], axis=1))
 
 
@@ -368,7 +368,7 @@ def test_other_bad_arguments() -> None:
     X, Y, groups = make_data()
     with pytest.raises(ValueError, match=r"X\[:, None\]"):
         LinearMixedEffectsModel().fit(X[:, 0], Y[:, 0], groups)
-    with pytest.raises(ValueError, match=r"Y must have shape"):
+    with pytest.raises(ValueError, match=r"y must have shape"):
         LinearMixedEffectsModel().fit(X, Y[:, :, None], groups, ["a", "b", "c", "y"])
     for alpha in (0, 1, 95):
         with pytest.raises(ValueError, match=f"alpha must lie between 0 and 1, found {alpha}"):
@@ -518,3 +518,22 @@ def test_tutorial_without_argument(tmp_path: pathlib.Path, monkeypatch: pytest.M
     assert low[0] < done["true_effects"][1] < low[1]
     significant = done["significant"]
     assert significant[::2].mean() > 0.9 and significant[1::2].mean() < 0.01
+
+
+def test_several_random_effects() -> None:
+    rng = np.random.default_rng(5)
+    subject, item = (a.ravel() for a in np.meshgrid(np.arange(12), np.arange(9)))
+    X = rng.normal(size=(108, 2))
+    y = X[:, 0] + rng.normal(size=12)[subject] + 0.5 * rng.normal(size=9)[item] + rng.normal(size=108)
+    names = ["pitch", "onset", "subject", "item", "hg"]
+    model = LinearMixedEffectsModel().fit(X, y, random_effect=[subject, item], varnames=names)
+    terms = [jaxlmm.random_term(subject, name="subject"), jaxlmm.random_term(item, name="item")]
+    expected = jaxlmm.fit(np.column_stack([np.ones(108), X]), y, random=terms, df="normal")
+    assert list(model.params.index) == ["Intercept", "pitch", "onset", "subject Var", "item Var"]
+    np.testing.assert_allclose(model.params[:3], expected.coef[0], rtol=1e-9)
+    ratios = [expected.varcorr[name][0, 0, 0] / expected.sigma2[0] for name in ("subject", "item")]
+    np.testing.assert_allclose(model.params[3:], ratios, rtol=1e-6)
+    assert model.pvalues[3:].isna().all() and model.varnames == ["pitch", "onset", "hg"]
+    assert model.rsquared > 0.3
+    with pytest.raises(ValueError, match="3 names, or 5 with 2 for the random effects before y's"):
+        LinearMixedEffectsModel().fit(X, y, random_effect=[subject, item], varnames=names[1:])

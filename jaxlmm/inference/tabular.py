@@ -20,7 +20,6 @@ from jaxlmm.runtime.extras import extra
 from jaxlmm.runtime.text import Text, number, summary_layout
 from jaxlmm.tabular.dataset import variable
 from jaxlmm.tabular.labels import Labels
-from jaxlmm.tabular.selection import position
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -134,7 +133,7 @@ class Tabular:
         table, labels = self._checked(level)
         if response is None and labels.size > 1:
             return Text(f"{_overview(table, labels, level)}\n\n{_head(table, labels)}")
-        i = position(0 if response is None else response, labels.names)
+        i = labels.position(0 if response is None else response)
         pairs = [("Response:", labels.names[i])] if labels.size > 1 or labels.coords else []
         rows = [[*_texts(row), *cells] for row, cells in zip(table.rows, _cells(table, i), strict=True)]
         header = [*(table.axes or [""]), *map(table.heading, table.columns)]

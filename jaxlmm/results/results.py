@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import numbers
-from collections.abc import Hashable, Iterator
+from collections.abc import Hashable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -42,9 +42,8 @@ from jaxlmm.results.summary import overview, summary_text
 from jaxlmm.results.varcorr import RandomEffects, RandomParameters, random_parameters
 from jaxlmm.runtime.text import Text
 from jaxlmm.tabular.labels import NO_LABELS, Labels
-from jaxlmm.tabular.selection import position, positions
 
-__all__ = ["Fit"]
+__all__ = ["ROW_FIELDS", "Fit"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -518,9 +517,59 @@ class Fit(Exports):
 
     def select(self, responses: Any) -> Fit:
         """The fit of some responses only: positions, a slice, a mask, or names."""
-        where = positions(responses, self.response_names)
-        rows = {name: getattr(self, name)[where] for name in _ROW_FIELDS}
-        return dataclasses.replace(self, **rows, Y=self.Y[:, where], labels=self.labels.take(where))
+        where = self.labels.positions(responses)
+        return self._take(where, self.labels.take(where))
+
+    def sel(
+        self,
+        indexers: Mapping[Hashable, Any] | None = None,
+        *,
+        method: str | None = None,
+        tolerance: Any = None,
+        drop: bool = False,
+        **labels: Any,
+    ) -> Fit:
+        """The fit of the responses with these labels, as xarray's ``sel``. Needs xarray.
+
+        Parameters
+        ----------
+        indexers : mapping, optional
+            Labels by dimension, where the name of a dimension cannot be written as an argument.
+        method, tolerance, drop
+            As in ``xarray.DataArray.sel``; "nearest" takes the nearest label.
+        **labels
+            Labels by dimension: one, which drops the dimension; several; a slice, of which both ends
+            belong to it. ``fit.sel(channel="Cz", time=slice(0.2, 0.4))``.
+
+        Raises
+        ------
+        ValueError
+            No such dimension or label.
+        """
+        wanted = dict(indexers or {}) | dict[Hashable, Any](labels)
+        return self._take(*self.labels.locate("sel", wanted, method=method, tolerance=tolerance, drop=drop))
+
+    def isel(self, indexers: Mapping[Hashable, Any] | None = None, *, drop: bool = False, **positions: Any) -> Fit:
+        """The fit of the responses at these positions along their dimensions, as xarray's ``isel``. Needs xarray.
+
+        Parameters
+        ----------
+        indexers, **positions
+            Positions by dimension: one, which drops the dimension; several; a slice; a mask.
+        drop
+            As in ``xarray.DataArray.isel``.
+
+        Raises
+        ------
+        ValueError
+            No such dimension or position.
+        """
+        wanted = dict(indexers or {}) | dict[Hashable, Any](positions)
+        return self._take(*self.labels.locate("isel", wanted, drop=drop))
+
+    def _take(self, where: np.ndarray, labels: Labels) -> Fit:
+        rows = {name: getattr(self, name)[where] for name in ROW_FIELDS}
+        return dataclasses.replace(self, **rows, Y=self.Y[:, where], labels=labels)
 
     def __len__(self) -> int:
         return self.n_responses
@@ -528,7 +577,7 @@ class Fit(Exports):
     def __getitem__(self, responses: Any) -> Fit:
         """The fit of one response, by position or name, or of some as in :meth:`select`."""
         one = isinstance(responses, (str, numbers.Integral)) and not isinstance(responses, bool)
-        return self.select([position(responses, self.response_names)] if one else responses)
+        return self.select([self.labels.position(responses)] if one else responses)
 
     def __iter__(self) -> Iterator[Fit]:
         return (self[i] for i in range(len(self)))
@@ -552,7 +601,7 @@ class Fit(Exports):
         """
         if response is None and self.n_responses > 1:
             return overview(self, level)
-        i = position(0 if response is None else response, self.response_names)
+        i = self.labels.position(0 if response is None else response)
         return summary_text(self.select([i]), self.response_names[i], level)
 
     def _repr_html_(self) -> str:
@@ -614,4 +663,5 @@ class Fit(Exports):
         return mean_weight(self)
 
 
-_ROW_FIELDS = ("coef", "se_gls", "theta", "sigma2", "loglik", "hessian", "status", "n_used")
+# Fields with one row per response, beside Y, which has a column for each.
+ROW_FIELDS = ("coef", "se_gls", "theta", "sigma2", "loglik", "hessian", "status", "n_used")

@@ -18,7 +18,6 @@ from jaxlmm.inference.multiplicity import ADJUSTMENTS, adjust_pvalues, adjustmen
 from jaxlmm.results.results import Fit
 from jaxlmm.runtime.arguments import name_list, shown
 from jaxlmm.sources.table import as_frame
-from jaxlmm.tabular.selection import position, positions
 
 __all__ = ["EFFECTS", "augment", "glance", "tidy"]
 
@@ -72,7 +71,7 @@ def tidy(
     inner, keys = _parts(fit)
     where = np.arange(inner.n_responses)
     if responses is not None:
-        where = positions(responses, inner.response_names)
+        where = inner.labels.positions(responses)
     part = inner if responses is None else inner.select(where)
     blocks = [make(part, level) for name, make in _BLOCKS.items() if name in wanted]
     columns = ["estimate", "std.error", "statistic", "df", "p.value"]
@@ -153,7 +152,7 @@ def augment(fit: Fit, response: int | str = 0, *, data: Any = None) -> pd.DataFr
         called like a column of X, are called ``<name>_response`` or ``<name>_group``.
     """
     inner, _ = _parts(fit)
-    j = position(response, inner.response_names)
+    j = inner.labels.position(response)
     one, name = inner.select([j]), inner.response_names[j]
     random = one.design.random[0] if one.design.random else None
     data = None if data is None else as_frame(data)

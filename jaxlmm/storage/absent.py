@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
@@ -53,6 +54,19 @@ class AbsentY:
             known = None if self.checksums is None else self.checksums[key[1]]
             return AbsentY((self.shape[0], len(column)), self.bits, column, known)
         self._refuse()
+
+    def join(self, others: Sequence[AbsentY]) -> AbsentY:
+        """These responses and others beside them."""
+        parts, columns, start = [self, *others], [], 0
+        for part in parts:
+            columns.append(part.column + start)
+            start += part.bits.shape[1]
+        known = [part.checksums for part in parts if part.checksums is not None]
+        m = sum(part.shape[1] for part in parts)
+        return AbsentY(
+            (self.shape[0], m), np.concatenate([part.bits for part in parts], axis=1), np.concatenate(columns),
+            np.concatenate(known) if len(known) == len(parts) else None,
+        )  # fmt: skip
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):

@@ -7,6 +7,7 @@ its objects are made, pandas nowhere.
 
 from __future__ import annotations
 
+import collections
 import functools
 import itertools
 import math
@@ -18,8 +19,9 @@ from typing import Any
 import numpy as np
 
 from jaxlmm.runtime.extras import extra
+from jaxlmm.tabular.selection import position, positions
 
-__all__ = ["NO_LABELS", "RESPONSE", "Coord", "Labels", "text_of"]
+__all__ = ["NO_LABELS", "RESPONSE", "Coord", "Labels", "concat_labels", "text_of"]
 
 # The dimension of the responses of a matrix.
 RESPONSE = "response"
@@ -160,6 +162,27 @@ class Labels:
 
     # -- some of the responses ------------------------------------------------------------------------
 
+    def position(self, response: Any) -> int:
+        """Row of one response, given by its position or its name; ValueError if there is none."""
+        self._check_name(response)
+        return position(response, self.names)
+
+    def positions(self, responses: Any) -> np.ndarray:
+        """Rows of responses, given by positions, a slice, a mask, or names; ValueError if there are none."""
+        self._check_name(responses)
+        return positions(responses, self.names)
+
+    def _check_name(self, response: Any) -> None:
+        """Say what to call instead of a label of one of several dimensions."""
+        if not isinstance(response, str) or len(self.dims) < 2 or response in self.names:
+            return
+        for dim, size in zip(self.dims, self.shape, strict=True):
+            if response in self._texts(dim, size):
+                raise ValueError(
+                    f"no response is named '{response}', which is a label of {dim!r}: call sel({dim}={response!r}). "
+                    f"The names begin {', '.join(map(repr, self.names[:3]))}."
+                )
+
     def take(self, rows: np.ndarray) -> Labels:
         """Labels of some responses by position, in any order, (k,).
 
@@ -188,7 +211,12 @@ class Labels:
             made = {new: Coord((new,), None, attrs, levels)} | made
         return Labels((new,), (len(rows),), made, self.units)
 
-    def locate(self, method: str, indexers: Mapping[Hashable, Any], **options: Any) -> tuple[np.ndarray, Labels]:
+    def cells(self, start: int = 0) -> Any:
+        """The positions of the responses, counted from ``start``, as a DataArray with these labels."""
+        rows = np.arange(start, start + self.size).reshape(self.shape)
+        return extra("xarray", "labelled results").DataArray(rows, dims=self.dims, coords=self.to_coords())
+
+    def locate(self, how: str, indexers: Mapping[Hashable, Any], **options: Any) -> tuple[np.ndarray, Labels]:
         """Positions and labels of the responses that xarray's ``sel`` or ``isel`` gives.
 
         Raises
@@ -196,20 +224,55 @@ class Labels:
         ValueError
             There is no such dimension or label.
         """
-        xr = extra("xarray", "selections by label")
-        rows = np.arange(self.size).reshape(self.shape)
-        cells = xr.DataArray(rows, dims=self.dims, coords=self.to_coords())
         try:
-            found = getattr(cells, method)(indexers, **options)
+            found = getattr(self.cells(), how)(indexers, **options)
         except (KeyError, IndexError, ValueError, TypeError) as error:
             sizes = ", ".join(f"{dim!r}: {size}" for dim, size in zip(self.dims, self.shape, strict=True))
             asked = ", ".join(f"{name}={value!r:.60}" for name, value in indexers.items())
-            said = error.args[0] if error.args else error
-            raise ValueError(
-                f"{method}({asked}) finds no responses ({said}); their dimensions are {sizes}."
-            ) from None
+            said = str(error.args[0] if error.args else error).rstrip(".")
+            raise ValueError(f"{how}({asked}): {said}. The dimensions of the responses are {sizes}.") from None
         labels = Labels.of_coords(found.dims, found.shape, found.coords, self.units)
         return found.to_numpy().reshape(-1), labels
+
+
+def concat_labels(parts: Sequence[Labels], dim: Hashable) -> tuple[np.ndarray, Labels]:
+    """Labels of several sets of responses together.
+
+    Returns
+    -------
+    rows : ndarray of int
+        For each response its position among the responses of all parts, one part after another.
+    labels : Labels
+
+    Raises
+    ------
+    ValueError
+        Dimensions or coordinates that do not match; a label twice.
+    """
+    m = sum(part.size for part in parts)
+    plain = all(part.dims == (dim,) and set(part.coords) <= {dim} for part in parts)
+    if plain and dim == RESPONSE and not any(coord.levels for part in parts for coord in part.coords.values()):
+        named = any(part.coords for part in parts)
+        labels = Labels.of_matrix(m, [name for part in parts for name in part.names] if named else ())
+        rows = np.arange(m)
+    else:
+        xr = extra("xarray", "labelled results")
+        starts = np.cumsum([0, *(part.size for part in parts[:-1])])
+        cells = [part.cells(start) for part, start in zip(parts, starts, strict=True)]
+        try:
+            whole = xr.concat(cells, dim=dim, join="exact", coords="different", compat="equals")
+        except (ValueError, KeyError, TypeError) as error:
+            raise ValueError(f"the fits cannot be put together along {dim!r}: {error}") from None
+        labels = Labels.of_coords(whole.dims, whole.shape, whole.coords, parts[0].units)
+        rows = whole.to_numpy().reshape(-1)
+    if rows.size != m:
+        raise ValueError(f"the fits cannot be put together along {dim!r}: they have {m} responses, not {rows.size}.")
+    if dim in labels.coords:
+        texts = labels._texts(dim, labels.shape[labels.dims.index(dim)])
+        twice = [text for text, count in collections.Counter(texts).items() if count > 1]
+        if twice:
+            raise ValueError(f"two fits have the label '{twice[0]}' along {dim!r}; rename it in one of them.")
+    return rows, labels
 
 
 # What stands for labels that are not given.

@@ -178,7 +178,7 @@ def test_groups_of_two_columns(data: pd.DataFrame) -> None:
     np.testing.assert_allclose(blups(found), blups(expected), rtol=1e-8)
     design = prepare_formula("y ~ x + (1 | g:h)", data)
     assert design.random[0].name == "g:h"
-    ((codes, Z),) = design.random_rows({"g": [1, 9], "h": ["u", "v"]}, found.design)
+    ((codes, Z),) = design.random_rows({"g": [1, 99], "h": ["u", "v"]}, found.design)
     assert codes.tolist() == [3, -1] and Z.tolist() == [[1.0], [1.0]]
 
 
