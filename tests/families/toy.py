@@ -43,6 +43,8 @@ class Kinship(Family):
         return cls(Design(X, tuple(names), (intercept_term("kinship", range(n), np.arange(n)),)), K)
 
     def take(self, rows: np.ndarray) -> Kinship:
+        if np.sum(rows) <= self.design.n_fixef:
+            raise ValueError("too few rows")
         return Kinship.make(self.design.X[rows], list(self.design.names), self.K[np.ix_(rows, rows)])
 
     def at(self, phi: float, reml: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -95,9 +97,11 @@ class Kinship(Family):
             found.append((np.sqrt(phi), s, nu * np.log(s) + l0, hessian, self.basis.coef(b[:, None])[:, 0],
                           np.diag(L @ C @ L.T)))  # fmt: skip
         theta, s, value, hessian, coef, variance = (np.array(part) for part in zip(*found, strict=True))
+        left = rows - self.Q @ (self.Q.T @ rows)
+        constant = np.linalg.norm(left, axis=0) <= 1e-12 * np.linalg.norm(rows, axis=0)
         no = np.zeros(m, dtype=bool)
         at = Found(theta[None], s, value, hessian[None, None], ~no, theta == 0, coef, variance)
-        scaling = Scaling(np.zeros(m), np.ones(m), finite, no, no)
+        scaling = Scaling(np.zeros(m), np.ones(m), finite, constant, no)
         logdet = self.basis.logdet if reml else 0.0
         finish(out, slice(0, m), at, scaling, intercept=None, nu=nu, logdet=logdet)
         return out
