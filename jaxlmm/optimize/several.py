@@ -30,8 +30,8 @@ import scipy.stats
 
 from jaxlmm._types import float64_scope
 from jaxlmm.optimize.solver import iteration_step
-from jaxlmm.runtime.batches import WIDTHS, in_batches, take, width_for
-from jaxlmm.runtime.threads import by_chunks
+from jaxlmm.runtime.batches import WIDTHS, in_batches, padded, take, width_for
+from jaxlmm.runtime.threads import N_THREADS, by_chunks
 
 __all__ = ["Evaluation", "Problem", "SeveralOptimum", "minimise_several"]
 
@@ -341,32 +341,43 @@ class _Search:
     def polish(self, rows: np.ndarray, start: np.ndarray, free: np.ndarray | None = None) -> _State:
         """Newton steps of the responses ``rows`` from ``start`` (k, len(rows)), of the ``free`` parameters."""
         c = start.shape[1]
-        out = _empty_state(start, free)
-        width = self._width(c)
-        by_chunks(c, width, lambda part: self._polish_chunk(rows, out, np.arange(part.start, part.stop)))
+        out, width = _empty_state(start, free), self._width(c)
+        share = max(width, -(-c // N_THREADS))
+        by_chunks(c, share, lambda part: self._polish_share(rows, out, np.arange(part.start, part.stop), width))
         return out
 
     def _width(self, c: int) -> int:
         return width_for(c, self.problem.bytes_per_response, CHUNK_BYTES)
 
-    def _polish_chunk(self, rows: np.ndarray, out: _State, active: np.ndarray) -> None:
-        """The responses ``active`` of ``out``, all the way; those that are done leave the batch."""
+    def _polish_share(self, rows: np.ndarray, out: _State, waiting: np.ndarray, width: int) -> None:
+        """The responses ``waiting`` of ``out``, all the way, ``width`` at once: who is done makes room for the next."""
+        active = waiting[:0]
         with float64_scope():
-            while len(active):
-                width = next((w for w in WIDTHS if len(active) <= w), WIDTHS[-1])
-                index = active[np.minimum(np.arange(width), len(active) - 1)]
-                state, stats = take(out, index), take(self.stats, rows[index])
-                problem = _take_nu(self.problem, rows[index])
-                while True:
-                    state = _compiled()(state, problem, stats)
-                    left = np.asarray(state.done)[: len(active)] == 0
-                    n_left = int(left.sum())
-                    smaller = any(n_left <= w < width for w in WIDTHS)
-                    if n_left == 0 or smaller:
-                        break
-                for whole, part in zip(jax.tree.leaves(out), jax.tree.leaves(state), strict=True):
-                    whole[..., active] = np.asarray(part)[..., : len(active)]
+            while len(active) or len(waiting):
+                room = width - len(active)
+                active, waiting = np.concatenate([active, waiting[:room]]), waiting[room:]
+                width = width if len(waiting) else next((w for w in WIDTHS if len(active) <= w), width)
+                index = padded(slice(0, len(active)), width, len(active))
+                left = self._advance_until(rows, out, active[index], len(active), len(waiting) > 0)
                 active = active[left]
+
+    def _advance_until(self, rows: np.ndarray, out: _State, index: np.ndarray, n: int, more: bool) -> np.ndarray:
+        """Steps of the responses ``index``, the first n of them not padding, until it pays to regroup.
+
+        That is when enough are done to let others in, or so few are left that a narrower batch holds them.
+        Returns which of the n are not done.
+        """
+        width = len(index)
+        state, stats, problem = take(out, index), take(self.stats, rows[index]), _take_nu(self.problem, rows[index])
+        enough = n - width // 8 if more else max((w for w in WIDTHS if w < width), default=0)
+        while True:
+            state = _compiled()(state, problem, stats)
+            left = np.asarray(state.done)[:n] == 0
+            if np.sum(left) <= enough or not left.any():
+                break
+        for whole, part in zip(jax.tree.leaves(out), jax.tree.leaves(state), strict=True):
+            whole[..., index[:n]] = np.asarray(part)[..., :n]
+        return left
 
     def keep(self, rows: np.ndarray, new: _State, *, better: np.ndarray | None = None) -> np.ndarray:
         """Take over what is lower than before, or what ``better`` says; returns which."""
