@@ -98,8 +98,9 @@ class Problem(Protocol):
 class SeveralOptimum:
     """Per response, at the minimum.
 
-    ``theta`` (k, c), diagonals not negative, with exact zeros where a covariance is singular; ``value`` (c,); ``gradient`` (k, c),
-    ``hessian`` (k, k, c) in theta; ``converged`` (c,); ``singular`` (terms, c): whose covariance is singular.
+    ``theta`` (k, c), diagonals not negative, with exact zeros where a covariance is singular; ``value`` (c,);
+    ``gradient`` (k, c), ``hessian`` (k, k, c) in theta; ``converged`` (c,); ``singular`` (terms, c): whose
+    covariance is singular.
     """
 
     theta: np.ndarray
@@ -115,7 +116,7 @@ class SeveralOptimum:
 class _State:
     """Of c responses: the best theta so far, what is known there, and how far the next step may go.
 
-    ``free`` is 1 for parameters that move; ``done`` is 1 where there is nothing left to do, or ``steps`` is ``limit``.
+    ``free`` is 1 for parameters that move; ``done`` is 1 where nothing is left to do, or ``steps`` is ``limit``.
     """
 
     theta: Any
@@ -349,7 +350,7 @@ class _Search:
     def polish(
         self, rows: np.ndarray, start: np.ndarray, free: np.ndarray | None = None, limit: int = MAX_STEPS
     ) -> _State:
-        """At most ``limit`` steps of the responses ``rows`` from ``start`` (k, len(rows)), of the ``free`` parameters."""
+        """At most ``limit`` steps of the responses ``rows`` from ``start`` (k, len(rows)); ``free`` parameters move."""
         c = start.shape[1]
         out, width = _empty_state(start, free, limit), self._width(c)
         share = max(width, -(-c // N_THREADS))
@@ -360,7 +361,7 @@ class _Search:
         return width_for(c, self.problem.bytes_per_response, CHUNK_BYTES)
 
     def _polish_share(self, rows: np.ndarray, out: _State, waiting: np.ndarray, width: int) -> None:
-        """The responses ``waiting`` of ``out``, all the way, ``width`` at once: who is done makes room for the next."""
+        """The responses ``waiting`` of ``out``, ``width`` at once: who is done makes room for the next."""
         active = waiting[:0]
         with float64_scope():
             while len(active) or len(waiting):
