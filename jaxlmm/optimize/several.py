@@ -350,7 +350,7 @@ class _Search:
     def polish(
         self, rows: np.ndarray, start: np.ndarray, free: np.ndarray | None = None, limit: int = MAX_STEPS
     ) -> _State:
-        """At most ``limit`` steps of the responses ``rows`` from ``start`` (k, len(rows)); ``free`` parameters move."""
+        """At most ``limit`` steps of the ``free`` parameters of responses ``rows`` from ``start`` (k, len(rows))."""
         c = start.shape[1]
         out, width = _empty_state(start, free, limit), self._width(c)
         share = max(width, -(-c // N_THREADS))
