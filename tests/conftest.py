@@ -119,3 +119,9 @@ def blup_sd(fit) -> np.ndarray:
     """Conditional standard deviations of :func:`blups`."""
     parts = list(fit.ranef().values())
     return parts[0].sd[:, :, 0] if parts else np.zeros((fit.n_responses, 0))
+
+
+def value_of(fit, name: str) -> np.ndarray:
+    """A property of a fit by name; "ranef" and "ranef_sd" are those of the one random intercept."""
+    made = {"ranef": blups, "ranef_sd": blup_sd}.get(name)
+    return getattr(fit, name) if made is None else made(fit)

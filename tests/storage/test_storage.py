@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import blup_sd, blups, simulate
+from conftest import blup_sd, blups, simulate, value_of
 
 import jaxlmm
 from jaxlmm.results.results import Fit
@@ -60,7 +60,7 @@ def assert_same(found: Fit, fit: Fit, derived: tuple[str, ...] = DERIVED) -> Non
         assert [type(v) for v in mine.levels] == [type(v) for v in theirs.levels]
         assert_same_bits(mine.codes, theirs.codes)
     for name in derived:
-        mine, theirs = (getattr(f, name)() if callable(getattr(f, name)) else getattr(f, name) for f in (found, fit))
+        mine, theirs = (value() if callable(value := value_of(f, name)) else value for f in (found, fit))
         np.testing.assert_allclose(mine, theirs, rtol=1e-11, atol=1e-13, err_msg=name)
 
 
