@@ -223,7 +223,7 @@ def test_bad_options(options: dict[str, Any], message: str) -> None:
 
 @pytest.mark.parametrize("function", [tidy, glance, augment])
 def test_not_a_fit(function: Any) -> None:
-    with pytest.raises(ValueError, match=r"a table is made of what jaxlmm\ returns, found dict"):
+    with pytest.raises(ValueError, match=r"a table is made of what jaxlmm\.fit returns, found dict"):
         function({})
 
 
