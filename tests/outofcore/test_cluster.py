@@ -112,7 +112,7 @@ def test_the_dataset_of_a_fit_in_memory(chunks: dict[str, int], order: tuple[str
     for name, variable in found.data_vars.items():
         assert dask.is_dask_collection(variable.data), name
         for dim in variable.dims:
-            assert variable.chunksizes[dim] == ((3,) if dim == "term" else blocks[dim]), (name, dim)
+            assert variable.chunksizes[dim] == {"term": (3,), "ran_par": (1,), **blocks}[dim], (name, dim)
     same(found.compute(), expected)
     statuses = {jaxlmm.Status(v).name for v in expected["status"].values.flat}
     assert statuses == {"OK", "SINGULAR", "NONFINITE", "CONSTANT"}
@@ -163,7 +163,7 @@ def test_plain_dask_arrays(shape: tuple[int, ...], dims: tuple[str, ...]) -> Non
     found = jaxlmm.fit(X, da.from_array(Y, chunks=2), SUBJECT)
     expected = jaxlmm.fit(X, xr.DataArray(Y, dims=("o", *dims)), SUBJECT, obs_dim="o").to_dataset()
     assert found["coef"].dims == ("term", *dims) and found["status"].dims == dims
-    same(found.compute(), expected)
+    same(found.compute(), expected.drop_vars("response", errors="ignore"))  # unnamed responses are numbered in memory
 
 
 def test_a_masked_value_is_a_missing_one() -> None:
@@ -182,7 +182,7 @@ def test_a_zarr_store_is_written_chunk_by_chunk(tmp_path: Path) -> None:
     write_zarr(found, tmp_path / "a.zarr")
     assert set(reads.counts.values()) == {1}
     with xr.open_zarr(tmp_path / "a.zarr") as read:
-        assert read["coef"].chunksizes["channel"] == (4, 2)
+        assert read["coef"].variable.chunksizes["channel"] == (4, 2)
         expected = jaxlmm.fit(design, Y, "subject", obs_dim="trial", names=NAMES).to_dataset()
         xr.testing.assert_allclose(read.load(), expected, rtol=1e-9)
         assert read["status"].dtype == np.int8 and read["singular"].dtype == bool
