@@ -37,7 +37,7 @@ def main() -> None:
     parser.add_argument("--starts", type=int, default=20)
     parser.add_argument("--only", default="")
     options = parser.parse_args()
-    found = {}
+    rows = []
     for name, (X, terms) in designs().items():
         if options.only not in name:
             continue
@@ -50,16 +50,17 @@ def main() -> None:
             0.5 * (optimum.value[c] - best_of_starts(problem, stats, c, options.starts, rng))
             for c in range(options.responses)
         ])  # fmt: skip
-        found[name] = {
+        rows.append({
+            "structure": name,
             "worst": float(below.max()),
             "below": int((below > TOLERANCE).sum()),
             "scipy below": int((below < -TOLERANCE).sum()),
             "singular": optimum.singular.mean(axis=1).tolist(),
             "converged": float(optimum.converged.mean()),
-        }
-        print(name, found[name], flush=True)
+        })  # fmt: skip
+        print(rows[-1], flush=True)
     if not options.only:
-        save("structures_optimum", {"responses": options.responses, "starts": options.starts, "structures": found})
+        save("structures_optimum", rows, responses=options.responses, starts=options.starts)
 
 
 def best_of_starts(problem: Deviance, stats: object, c: int, n_starts: int, rng: np.random.Generator) -> float:

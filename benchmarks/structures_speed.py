@@ -12,15 +12,13 @@ from __future__ import annotations
 import argparse
 import time
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 from common import best_time, save
 from structures import designs, responses
 
-from jaxlmm._types import float64_scope
 from jaxlmm.families.deviance import Deviance
 from jaxlmm.families.general.family import General, make_general
+from jaxlmm.families.general.fitting import fit_general
 from jaxlmm.families.parameters import phi_from_theta, theta_jacobian
 from jaxlmm.inference.variance_df import VarianceCurves, observed_inverse, satterthwaite
 from jaxlmm.optimize.several import minimise_several
@@ -33,53 +31,42 @@ def main() -> None:
     parser.add_argument("--responses", type=int, default=4096)
     parser.add_argument("--only", default="")
     options = parser.parse_args()
-    found = {}
+    rows = []
     for name, (X, terms) in designs().items():
         if options.only not in name:
             continue
-        Q = np.linalg.qr(X)[0]
-        family = make_general(Q, None, terms)
+        family = make_general(np.linalg.qr(X)[0], None, terms)
         Y = responses(X, terms, options.responses, SDS)
-        nu = float(len(X) - X.shape[1])
-        problem = Deviance(family, nu, True)
+        problem = Deviance(family, float(len(X) - X.shape[1]), True)
         start = time.perf_counter()
-        reduced = family.reduce(Y)[0]
-        optimum = minimise_several(problem, reduced)
-        tests(family, optimum, reduced, nu)
+        whole(family, Y[:, :10])
         first = time.perf_counter() - start
-        times = {
-            "first call, s": first,
-            "reduce, us": best_time(lambda: family.reduce(Y), 3) / options.responses * 1e6,  # noqa: B023
-            "optimum, us": best_time(lambda: minimise_several(problem, reduced), 3) / options.responses * 1e6,  # noqa: B023
-            "tests, us": best_time(lambda: tests(family, optimum, reduced, nu), 3) / options.responses * 1e6,  # noqa: B023
-            "converged": float(optimum.converged.mean()),
-        }
-        found[name] = times
-        print(name, {key: round(value, 2) for key, value in times.items()}, flush=True)
+        whole(family, Y)
+        reduced = family.reduce(Y)[0]
+        us = 1e6 / options.responses
+        rows.append({
+            "structure": name,
+            "first call of 10, s": first,
+            "whole, us": best_time(lambda: whole(family, Y), 3) * us,  # noqa: B023
+            "reduce, us": best_time(lambda: family.reduce(Y), 3) * us,  # noqa: B023
+            "optimum, us": best_time(lambda: minimise_several(problem, reduced), 3) * us,  # noqa: B023
+            "converged": float(fit_general(family, Y).converged.mean()),
+        })  # fmt: skip
+        print(rows[-1], flush=True)
     if not options.only:
-        save("structures_speed", {"responses": options.responses, "structures": found})
+        save("structures_speed", rows, responses=options.responses)
 
 
-@jax.jit
-def covariance(family: General, theta: jax.Array, stats: object):  # type: ignore[no-untyped-def]
-    phi = phi_from_theta(theta, family.sizes)
-    at = family.covariance(phi, stats, jnp.eye(family.core.p))  # type: ignore[arg-type]
-    return at.value, at.first, family.fixef(phi, stats), family.moments(phi, stats, reml=True).l1  # type: ignore[arg-type]
-
-
-def tests(family: General, optimum, stats, nu: float) -> np.ndarray:  # type: ignore[no-untyped-def]
-    """Satterthwaite degrees of freedom of all coefficients, by blocks of 512."""
-    out = []
-    for start in range(0, optimum.theta.shape[1], 512):
-        part = slice(start, start + 512)
-        theta = optimum.theta[:, part]
-        with float64_scope():
-            value, first, _, l1 = covariance(family, theta, jax.tree.map(lambda a: np.asarray(a)[..., part], stats))  # noqa: B023
-        rows = np.full(theta.shape[1], nu)
-        curves = VarianceCurves.make(np.asarray(value), np.asarray(first), np.zeros((0, 0, 0)), np.asarray(l1), rows)
-        jacobian = np.moveaxis(theta_jacobian(theta, family.sizes), -1, 0)
-        out.append(satterthwaite(curves, observed_inverse(np.moveaxis(optimum.hessian[..., part], -1, 0), jacobian)))
-    return np.concatenate(out)
+def whole(family: General, Y: np.ndarray) -> np.ndarray:
+    """Satterthwaite degrees of freedom of all coefficients, (m, p), and all that they need."""
+    fit = fit_general(family, Y)
+    phi = phi_from_theta(fit.theta, family.sizes)
+    value, first, second = family.curves(phi, np.eye(family.core.p))
+    l1, _ = family.information(phi, reml=True)
+    nu = np.full(Y.shape[1], float(family.core.n_obs - family.core.p))
+    curves = VarianceCurves(value, first, second, l1 / nu[:, None], nu)
+    jacobian = np.moveaxis(theta_jacobian(fit.theta, family.sizes), -1, 0)
+    return satterthwaite(curves, observed_inverse(np.moveaxis(fit.hessian, -1, 0), jacobian))
 
 
 if __name__ == "__main__":

@@ -6,13 +6,14 @@ import re
 from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
-from jaxlmm.design.rows import check_rows
+from jaxlmm.design.rows import RowLabels, check_rows
 from jaxlmm.doors.model import Model, check_given, fit_responses
 from jaxlmm.doors.responses import Responses, open_responses
 from jaxlmm.outofcore.place import Place
 from jaxlmm.results.fitting import make_model
 from jaxlmm.results.options import FitOptions
 from jaxlmm.runtime.arguments import shown
+from jaxlmm.sources.sources import is_dataarray
 
 __all__ = ["fit", "lmm", "prepare"]
 
@@ -216,13 +217,12 @@ def lmm(
         with the name of ``obs_dim``, that holds the labels of Y in another order; and what
         :func:`jaxlmm.fit` raises.
     """
-    import jaxlmm.formula.formula  # noqa: F401  # says what to install, if anything is missing
-    from jaxlmm.sources.table import as_frame
-
     options = FitOptions(method, df, missing)
     place = Place(out, resume, block, share, overwrite, level, progress)
     check_given(Y, responses)
-    frame = None if data is None else as_frame(data)
+    if is_dataarray(data):
+        raise ValueError("data is a DataArray; if it holds the responses, and the variables as coordinates, give Y=.")
+    frame, rows = _read(data)
     opened = None
     if Y is not None:
         opened = open_responses(
@@ -230,7 +230,7 @@ def lmm(
             n_obs=None if frame is None else len(frame), of="data",
             named=() if frame is not None else [quoted or plain for quoted, plain in NAME.findall(str(formula))],
         )  # fmt: skip
-    model = _formula_model(formula, data, frame, opened, weights, context)
+    model = _formula_model(formula, frame, rows, opened, weights, context)
     columns = model.columns(responses, given=opened is not None)
     if opened is None:
         opened = Responses(columns, names=response_names)
@@ -287,24 +287,30 @@ def prepare(
             raise ValueError(f"{name} is given, but X is a formula, which says so itself; leave it out.")
     if groups is not None and data is not None:
         raise ValueError("groups and data are both given, but X is a formula, which names its groups; leave one out.")
-    import jaxlmm.formula.formula  # noqa: F401  # says what to install, if anything is missing
-    from jaxlmm.sources.table import as_frame
+    return _formula_model(X, *_read(groups if data is None else data), None, weights, context)
 
-    table = groups if data is None else data
-    return _formula_model(X, table, None if table is None else as_frame(table), None, weights, context)
+
+def _read(data: Any) -> tuple[Any, RowLabels | None]:
+    """A table as a data frame, and the labels of its rows; None, None for None."""
+    from jaxlmm.formula.formula import read_table
+
+    return (None, None) if data is None else read_table(data)
 
 
 def _formula_model(
-    formula: str, data: Any, frame: Any, opened: Responses | None, weights: Any, context: Mapping[str, Any] | None
+    formula: str,
+    frame: Any,
+    rows: RowLabels | None,
+    opened: Responses | None,
+    weights: Any,
+    context: Mapping[str, Any] | None,
 ) -> Model:
-    """The model of a formula, for ``frame``, made of ``data``, or for the coordinates of the responses."""
-    from jaxlmm.formula.data import table_rows
+    """The model of a formula, for a table whose rows have these labels, or for the coordinates of the responses."""
     from jaxlmm.formula.formula import prepare_formula
 
     along = _along(opened) if opened is not None and opened.labelled else None
     if frame is None and along is None:
         raise ValueError("data is missing: give the table of the variables, one row per observation.")
-    rows = None if frame is None else table_rows(data, frame)
     if frame is not None and opened is not None:
         opened.check_length(len(frame), "data")
         if opened.labelled:

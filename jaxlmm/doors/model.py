@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from jaxlmm.design.design import Design
 from jaxlmm.design.rows import RowLabels, check_rows
 from jaxlmm.doors.responses import Responses, open_responses
+from jaxlmm.families.base import Family
 from jaxlmm.families.registry import Model as PreparedModel
 from jaxlmm.outofcore.place import LEVEL, Place
 from jaxlmm.results.fitting import fit_model
@@ -53,6 +54,11 @@ class Model:
     def design(self) -> Design:
         """X, the names of its columns, the groups and the weights."""
         return self.prepared.design
+
+    @property
+    def family(self) -> Family:
+        """What fits the design: its random structure, with all that was computed of it."""
+        return self.prepared.family
 
     def __repr__(self) -> str:
         design = self.design

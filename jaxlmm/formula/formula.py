@@ -17,12 +17,14 @@ try:
 except ImportError as error:
     raise ImportError('formulas need formulaic and pandas: pip install "jaxlmm[formula]"') from error
 
+from jaxlmm.design.rows import RowLabels
 from jaxlmm.formula.arithmetic import compute_response
 from jaxlmm.formula.data import (
     expression_columns,
     find_columns,
     formula_errors,
     no_missing,
+    table_rows,
 )
 from jaxlmm.formula.design import FormulaDesign, apply_formula, read_formula, restore_formula
 from jaxlmm.formula.text import match_columns
@@ -32,7 +34,13 @@ from jaxlmm.sources.table import as_frame, plain_column
 # A column alone.
 PLAIN = re.compile(r"`[^`]+`")
 
-__all__ = ["FormulaDesign", "named_responses", "prepare_formula", "restore_formula"]
+__all__ = ["FormulaDesign", "named_responses", "prepare_formula", "read_table", "restore_formula"]
+
+
+def read_table(data: Any) -> tuple[Any, RowLabels | None]:
+    """The table of the variables as a data frame, and the labels of its rows, None if it had none."""
+    frame = as_frame(data)
+    return frame, table_rows(data, frame)
 
 
 def prepare_formula(formula: str, data: Any, *, context: Mapping[str, Any] | None = None) -> FormulaDesign:

@@ -30,14 +30,16 @@ import scipy.stats
 
 from jaxlmm._types import float64_scope
 from jaxlmm.optimize.solver import iteration_step
-from jaxlmm.runtime.batches import WIDTHS, in_batches, take, width_for
-from jaxlmm.runtime.threads import by_chunks
+from jaxlmm.runtime.batches import WIDTHS, in_batches, padded, take, width_for
+from jaxlmm.runtime.threads import N_THREADS, by_chunks
 
 __all__ = ["Evaluation", "Problem", "SeveralOptimum", "minimise_several"]
 
 # Memory of the responses that are computed at once, a thread.
 CHUNK_BYTES = 16 * 2**20
 MAX_STEPS = 100
+# Steps from a start at first: what takes longer is mostly on its way to a singular covariance, which is tried then.
+FIRST_STEPS = 12
 # Starts of each response: the best node and the next lowest local minima among the nodes.
 N_STARTS = 3
 # What counts as converged: gradient in theta (or in log theta where theta > 1), relative to nu.
@@ -45,6 +47,8 @@ TOL_GRADIENT = 1e-11
 TOL_CONVERGED = 1e-9
 # Eigenvalues of Phi below this are tried as 0.
 NEARLY_SINGULAR = 1e-4
+# And those of a response whose search is slow, below this: Newton steps bend round the small Cholesky factor.
+OFTEN_SINGULAR = 0.1
 # D may be negative by this much of its own size, which is what rounding leaves of 0.
 TOL_CONE = 1e-7
 # Deviances that differ by less than this, relative to nu, are the same minimum.
@@ -94,8 +98,9 @@ class Problem(Protocol):
 class SeveralOptimum:
     """Per response, at the minimum.
 
-    ``theta`` (k, c), with exact zeros where a covariance is singular; ``value`` (c,); ``gradient`` (k, c),
-    ``hessian`` (k, k, c) in theta; ``converged`` (c,); ``singular`` (terms, c): whose covariance is singular.
+    ``theta`` (k, c), diagonals not negative, with exact zeros where a covariance is singular; ``value`` (c,);
+    ``gradient`` (k, c), ``hessian`` (k, k, c) in theta; ``converged`` (c,); ``singular`` (terms, c): whose
+    covariance is singular.
     """
 
     theta: np.ndarray
@@ -111,7 +116,7 @@ class SeveralOptimum:
 class _State:
     """Of c responses: the best theta so far, what is known there, and how far the next step may go.
 
-    ``free`` is 1 for parameters that move; ``done`` is 1 where there is nothing left to do.
+    ``free`` is 1 for parameters that move; ``done`` is 1 where nothing is left to do, or ``steps`` is ``limit``.
     """
 
     theta: Any
@@ -120,6 +125,7 @@ class _State:
     free: Any
     done: Any
     steps: Any
+    limit: Any
 
 
 def minimise_several(problem: Problem, stats: Any, *, n_starts: int = N_STARTS) -> SeveralOptimum:
@@ -140,17 +146,20 @@ def minimise_several(problem: Problem, stats: Any, *, n_starts: int = N_STARTS) 
     everyone = np.arange(c)
     with float64_scope():
         starts, height = _starts(problem, stats, n_starts)
-        search.keep(everyone, search.polish(everyone, starts[0]))
+        search.keep(everyone, search.polish(everyone, starts[0], limit=FIRST_STEPS))
         # Another node can lead lower only if the way down from it is long beside that from the best node.
         reach = height[0] + 0.5 + 3 * np.maximum(height[0] - search.value, 0)
         for start, above in zip(starts[1:], height[1:], strict=True):
             rows = everyone[above < reach]
             if len(rows):
-                search.keep(rows, search.polish(rows, start[:, rows]))
+                search.keep(rows, search.polish(rows, start[:, rows], limit=FIRST_STEPS))
         search.to_boundary(everyone)
+        search.to_the_end()
         search.off_saddles(everyone)
     singular = np.stack([_is_singular(T) for T in _factors(search.theta, problem.sizes)])
-    return SeveralOptimum(search.theta, search.value, search.gradient, search.hessian, search.converged(), singular)
+    sign = _orientation(search.theta, problem.sizes)
+    theta, gradient, hessian = sign * search.theta, sign * search.gradient, sign[:, None] * search.hessian * sign
+    return SeveralOptimum(theta, search.value, gradient, hessian, search.converged(), singular)
 
 
 # Starts --------------------------------------------------------------------------------------------
@@ -303,8 +312,8 @@ def _advance(state: _State, problem: Problem, stats: Any) -> _State:
     spent = ~first & ((gain <= 0.01 * noise) & ~accept | (radius < 1e-12))
     failed = first & ~finite
     steps = state.steps + jnp.where(active, 1.0, 0.0)
-    done = jnp.where(active & (flat & (accept | ~first) | spent | failed | (steps >= MAX_STEPS)), 1.0, state.done)
-    return _State(theta, at, jnp.where(active, radius, state.radius), state.free, done, steps)
+    done = jnp.where(active & (flat & (accept | ~first) | spent | failed | (steps >= state.limit)), 1.0, state.done)
+    return _State(theta, at, jnp.where(active, radius, state.radius), state.free, done, steps, state.limit)
 
 
 def _steepness(at: Evaluation, theta: jax.Array, free: jax.Array) -> jax.Array:
@@ -338,35 +347,48 @@ class _Search:
         steep = np.abs(self.gradient) * np.maximum(np.abs(self.theta), 1)
         return self.settled & np.isfinite(self.value) & (steep.max(axis=0) <= TOL_CONVERGED * self.problem.nu)
 
-    def polish(self, rows: np.ndarray, start: np.ndarray, free: np.ndarray | None = None) -> _State:
-        """Newton steps of the responses ``rows`` from ``start`` (k, len(rows)), of the ``free`` parameters."""
+    def polish(
+        self, rows: np.ndarray, start: np.ndarray, free: np.ndarray | None = None, limit: int = MAX_STEPS
+    ) -> _State:
+        """At most ``limit`` steps of the ``free`` parameters of responses ``rows`` from ``start`` (k, len(rows))."""
         c = start.shape[1]
-        out = _empty_state(start, free)
-        width = self._width(c)
-        by_chunks(c, width, lambda part: self._polish_chunk(rows, out, np.arange(part.start, part.stop)))
+        out, width = _empty_state(start, free, limit), self._width(c)
+        share = max(width, -(-c // N_THREADS))
+        by_chunks(c, share, lambda part: self._polish_share(rows, out, np.arange(part.start, part.stop), width))
         return out
 
     def _width(self, c: int) -> int:
         return width_for(c, self.problem.bytes_per_response, CHUNK_BYTES)
 
-    def _polish_chunk(self, rows: np.ndarray, out: _State, active: np.ndarray) -> None:
-        """The responses ``active`` of ``out``, all the way; those that are done leave the batch."""
+    def _polish_share(self, rows: np.ndarray, out: _State, waiting: np.ndarray, width: int) -> None:
+        """The responses ``waiting`` of ``out``, ``width`` at once: who is done makes room for the next."""
+        active = waiting[:0]
         with float64_scope():
-            while len(active):
-                width = next((w for w in WIDTHS if len(active) <= w), WIDTHS[-1])
-                index = active[np.minimum(np.arange(width), len(active) - 1)]
-                state, stats = take(out, index), take(self.stats, rows[index])
-                problem = _take_nu(self.problem, rows[index])
-                while True:
-                    state = _compiled()(state, problem, stats)
-                    left = np.asarray(state.done)[: len(active)] == 0
-                    n_left = int(left.sum())
-                    smaller = any(n_left <= w < width for w in WIDTHS)
-                    if n_left == 0 or smaller:
-                        break
-                for whole, part in zip(jax.tree.leaves(out), jax.tree.leaves(state), strict=True):
-                    whole[..., active] = np.asarray(part)[..., : len(active)]
+            while len(active) or len(waiting):
+                room = width - len(active)
+                active, waiting = np.concatenate([active, waiting[:room]]), waiting[room:]
+                width = width if len(waiting) else next((w for w in WIDTHS if len(active) <= w), width)
+                index = padded(slice(0, len(active)), width, len(active))
+                left = self._advance_until(rows, out, active[index], len(active), len(waiting) > 0)
                 active = active[left]
+
+    def _advance_until(self, rows: np.ndarray, out: _State, index: np.ndarray, n: int, more: bool) -> np.ndarray:
+        """Steps of the responses ``index``, the first n of them not padding, until it pays to regroup.
+
+        That is when enough are done to let others in, or so few are left that a narrower batch holds them.
+        Returns which of the n are not done.
+        """
+        width = len(index)
+        state, stats, problem = take(out, index), take(self.stats, rows[index]), _take_nu(self.problem, rows[index])
+        enough = n - width // 8 if more else max((w for w in WIDTHS if w < width), default=0)
+        while True:
+            state = _compiled()(state, problem, stats)
+            left = np.asarray(state.done)[:n] == 0
+            if np.sum(left) <= enough or not left.any():
+                break
+        for whole, part in zip(jax.tree.leaves(out), jax.tree.leaves(state), strict=True):
+            whole[..., index[:n]] = np.asarray(part)[..., :n]
+        return left
 
     def keep(self, rows: np.ndarray, new: _State, *, better: np.ndarray | None = None) -> np.ndarray:
         """Take over what is lower than before, or what ``better`` says; returns which."""
@@ -382,10 +404,10 @@ class _Search:
         self.slope[:, at] = new.at.slope[:, better]
         return better
 
-    def to_boundary(self, rows: np.ndarray) -> None:
-        """Covariances that are all but singular are made singular where that is a minimum too."""
+    def to_boundary(self, rows: np.ndarray, near: float = NEARLY_SINGULAR) -> None:
+        """Covariances with eigenvalues below ``near`` are made singular where that is a minimum too."""
         sizes = self.problem.sizes
-        theta, close = _rounded(self.theta[:, rows], sizes)
+        theta, close = _rounded(self.theta[:, rows], sizes, near)
         rows, theta = rows[close], theta[:, close]
         if not len(rows):
             return
@@ -394,6 +416,18 @@ class _Search:
         lowest = np.stack([v[0] for v in _cone(new.theta, new.at.slope, sizes)]).min(axis=0)
         ok = (new.at.value <= self.value[rows] + 1e-10 * nu) & (lowest >= 0)
         self.keep(rows, new, better=ok)
+
+    def to_the_end(self) -> None:
+        """Those that have not arrived in FIRST_STEPS: to a singular covariance, or on from where they are."""
+        if len(rows := self._unfinished()):
+            self.to_boundary(rows, OFTEN_SINGULAR)
+        if len(rows := self._unfinished()):
+            self.keep(rows, self.polish(rows, self.theta[:, rows]), better=np.ones(len(rows), bool))
+            self.to_boundary(rows)
+
+    def _unfinished(self) -> np.ndarray:
+        steep = np.abs(self.gradient) * np.maximum(np.abs(self.theta), 1)
+        return np.flatnonzero(steep.max(axis=0) > TOL_CONVERGED * self.problem.nu)
 
     def off_saddles(self, rows: np.ndarray) -> None:
         """Go on along negative eigenvectors of D until there are none (see the module's docstring)."""
@@ -448,13 +482,13 @@ def _take_nu(problem: Any, index: np.ndarray) -> Any:
     return dataclasses.replace(problem, nu=np.asarray(problem.nu)[index])
 
 
-def _empty_state(start: np.ndarray, free: np.ndarray | None = None) -> _State:
+def _empty_state(start: np.ndarray, free: np.ndarray | None = None, limit: int = MAX_STEPS) -> _State:
     """A state whose first step only evaluates the deviance at ``start``."""
     k, c = start.shape
     free = np.ones((k, c)) if free is None else free
     at = Evaluation(np.zeros(c), np.zeros((k, c)), np.tile(np.eye(k)[:, :, None], c), np.zeros((k, c)))  # type: ignore[arg-type]
     radius = 0.5 * (1 + np.abs(start).max(axis=0))
-    return _State(start.copy(), at, radius, free, np.zeros(c), np.zeros(c))
+    return _State(start.copy(), at, radius, free, np.zeros(c), np.zeros(c), np.full(c, float(limit)))
 
 
 # Covariance matrices -------------------------------------------------------------------------------
@@ -496,13 +530,23 @@ def _is_singular(T: np.ndarray) -> np.ndarray:
     return np.asarray(np.any(np.diagonal(T, axis1=1, axis2=2) == 0, axis=1))
 
 
-def _rounded(theta: np.ndarray, sizes: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
+def _orientation(theta: np.ndarray, sizes: Sequence[int]) -> np.ndarray:
+    """Signs (k, c) of the columns of T with which their diagonal is not negative."""
+    parts = []
+    for T in _factors(theta, sizes):
+        signs = np.ones(T.shape)
+        signs[:] = np.where(np.einsum("cii->ci", T) < 0, -1.0, 1.0)[:, None, :]
+        parts.append(_lower(signs))
+    return np.concatenate(parts)
+
+
+def _rounded(theta: np.ndarray, sizes: Sequence[int], near_zero: float) -> tuple[np.ndarray, np.ndarray]:
     """theta with positive diagonals and small eigenvalues of Phi at 0, and which responses had some."""
     parts, close = [], np.zeros(theta.shape[1], bool)
     for T in _factors(theta, sizes):
         Phi = T @ T.swapaxes(1, 2)
         values, vectors = np.linalg.eigh(np.where(np.isfinite(Phi), Phi, 0.0))
-        small = values < NEARLY_SINGULAR * np.maximum(1.0, values[:, -1:] * 1e-4)
+        small = values < near_zero * np.maximum(1.0, values[:, -1:] * 1e-4)
         near = np.asarray(small.any(axis=1))
         kept = np.where(small, 0.0, values)
         lower = _cholesky((vectors * kept[:, None, :]) @ vectors.swapaxes(1, 2), tol=1e-12)

@@ -180,6 +180,7 @@ ERRORS: dict[str, tuple[Callable[[], Any], str]] = {
     "names": (lambda: jaxlmm.fit(X, CUBE, response_names=["a"]), "response_names is given, but Y has 3 axes"),
     "Dataset": (lambda: jaxlmm.fit(X, array().to_dataset(name="y")), "Y is an xarray Dataset; give one of its"),
     "path": (lambda: jaxlmm.fit(X, "nothing.npy"), "Y is a path, and 'nothing.npy' does not exist"),
+    "DataArray as data": (lambda: jaxlmm.lmm(FORMULA, array()), "data is a DataArray; .* give Y="),
     "no data": (lambda: jaxlmm.lmm(FORMULA, Y=Y), "data is missing"),
     "rows": (lambda: jaxlmm.lmm(FORMULA, TABLE, CUBE[1:]), "Y has 59 rows, data has 60; observations must be"),
     "model without Y": (lambda: jaxlmm.prepare(X).fit(), "Y is missing"),

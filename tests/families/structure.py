@@ -19,7 +19,7 @@ class Fits:
     """m fits; the response axis is last in ``coef``, and first in what tests of effects take."""
 
     family: General
-    fit: GeneralFit
+    found: GeneralFit
     R: np.ndarray
     reml: bool
     coef: np.ndarray
@@ -34,12 +34,12 @@ class Fits:
     @property
     def theta(self) -> np.ndarray:
         """lme4's theta, (k, m)."""
-        return self.theta
+        return self.found.theta
 
     @property
     def sigma2(self) -> np.ndarray:
         """(m,)."""
-        return self.sigma2
+        return self.found.sigma2
 
     @property
     def se(self) -> np.ndarray:
@@ -63,7 +63,7 @@ class Fits:
     def observed(self) -> np.ndarray:
         """J H^-1 J', (m, k, k)."""
         jacobian = theta_jacobian(self.theta, self.family.sizes)
-        return observed_inverse(np.moveaxis(self.hessian, -1, 0), np.moveaxis(jacobian, -1, 0))
+        return observed_inverse(np.moveaxis(self.found.hessian, -1, 0), np.moveaxis(jacobian, -1, 0))
 
 
 def fit_structure(

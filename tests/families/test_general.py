@@ -11,6 +11,7 @@ import pytest
 from oracle import make_case, random_phi, structures
 
 from jaxlmm._types import float64_scope
+from jaxlmm.families.general import moments
 from jaxlmm.families.general.family import General
 from jaxlmm.families.parameters import lower_triangle, phi_from_theta
 
@@ -92,6 +93,77 @@ def test_coefficients_their_covariance_and_modes(name: str) -> None:
             beta = np.linalg.solve(case.Q.T @ Vinv @ case.Q, case.Q.T @ Vinv @ y[:, c])
             np.testing.assert_allclose(b[:, c], beta, rtol=1e-10, atol=1e-12 * np.abs(beta).max())
             check_modes(case, phi[:, c], Vinv, Vinv @ (y[:, c] - case.Q @ beta), modes, c, scaling.scale[c])
+
+
+@pytest.mark.parametrize("reml", [True, False])
+@pytest.mark.parametrize("name", ["slope", "mixed", "outer slope", "three"])
+def test_two_ways_to_the_derivatives_of_log_determinants(name: str, reml: bool) -> None:
+    case, _, phi, *_ = setting(name)
+    with float64_scope():
+        at = moments.factor(case.family.core, jnp.asarray(phi))
+        first, second = moments._by_schur(case.family.core, at, reml), moments._by_blocks(case.family.core, at, reml)
+    for ours, theirs in zip(first, second, strict=True):
+        assert ours.keys() == theirs.keys()
+        for key in ours:
+            np.testing.assert_allclose(ours[key], theirs[key], rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", ["slope", "mixed", "nested", "factor"])
+def test_curves_and_information_in_the_users_units(name: str) -> None:
+    """At phi alone, of the columns of Z as given."""
+    case, *_ = setting(name)
+    family = case.family
+    rng = np.random.default_rng(4)
+    theta = random_phi(rng, family.sizes, 3)
+    theta[:, 1] = 0
+    phi = np.asarray(phi_from_theta(theta, family.sizes))
+    L = rng.normal(size=(2, 3))
+    G = np.tensordot(np.linalg.inv(family.phi_to_user_matrix).T, case.G, 1)
+    for term, start in zip(case.terms, family.core.offsets, strict=True):  # the first parameter, by hand
+        column = case.root_w * term.Z[:, 0]
+        np.testing.assert_allclose(
+            G[start], np.equal.outer(term.codes, term.codes) * np.outer(column, column), atol=1e-10
+        )
+    value, first, second = family.curves(phi, L)
+    with float64_scope():
+
+        def matrix(p):
+            V = jnp.eye(len(case.Q)) + jnp.tensordot(p, G, 1)
+            return L @ jnp.linalg.inv(case.Q.T @ jnp.linalg.solve(V, case.Q)) @ L.T
+
+        def logdet(p, reml):
+            V = jnp.eye(len(case.Q)) + jnp.tensordot(p, G, 1)
+            inner = jnp.linalg.slogdet(case.Q.T @ jnp.linalg.solve(V, case.Q))[1] if reml else 0.0
+            return jnp.linalg.slogdet(V)[1] + inner
+
+        for m in range(3):
+            C1 = jnp.moveaxis(jax.jacfwd(matrix)(phi[:, m]), -1, 0)
+            C2 = jnp.moveaxis(jax.jacfwd(jax.jacrev(matrix))(phi[:, m]), (-2, -1), (0, 1))
+            for ours, theirs in ((value[m], matrix(phi[:, m])), (first[m], C1), (second[m], C2)):
+                np.testing.assert_allclose(ours, theirs, rtol=1e-7, atol=1e-9 * np.abs(theirs).max())
+            for reml in (True, False):
+                l1, l2 = family.information(phi, reml=reml)
+                for ours, theirs in (
+                    (l1[m], jax.grad(logdet)(phi[:, m], reml)),
+                    (l2[m], jax.hessian(logdet)(phi[:, m], reml)),
+                ):
+                    np.testing.assert_allclose(ours, theirs, rtol=1e-7, atol=1e-9 * np.abs(theirs).max())
+
+
+@pytest.mark.parametrize("name", ["slope", "mixed"])
+def test_theta_and_hessian_go_to_the_users_units_together(name: str) -> None:
+    family = setting(name)[0].family
+    rng = np.random.default_rng(5)
+    theta, hessian = rng.normal(size=(family.n_phi, 3)), rng.normal(size=(family.n_phi, family.n_phi, 3))
+    user = family.to_user(theta)
+    np.testing.assert_allclose(family.theta_to_user_matrix @ theta, user, rtol=1e-12)
+    np.testing.assert_allclose(family.from_user(user), theta, rtol=1e-10)
+    phi = family.phi_from_user(phi_from_theta(user, family.sizes))
+    np.testing.assert_allclose(phi, phi_from_theta(theta, family.sizes), rtol=1e-10)
+    form = np.einsum("ac,abc,bc->c", theta, hessian, theta)
+    np.testing.assert_allclose(
+        np.einsum("ac,abc,bc->c", user, family.hessian_to_user(hessian), user), form, rtol=1e-9
+    )
 
 
 def check_modes(case, phi, Vinv, pulled, modes, c, scale) -> None:

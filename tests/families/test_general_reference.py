@@ -17,6 +17,8 @@ from jaxlmm.inference.variance_df import kenward_roger, kenward_roger_f, sattert
 
 REFERENCE = Path(__file__).parents[1] / "reference"
 NAMES = sorted(path.stem for path in REFERENCE.glob("[gs]_*.json"))
+# lme4's own optimum: its deviance, in extended precision, is 6e-11 above that of ours.
+SHORT = {("s_oxboys", False): 3e-6}
 # Type III hypotheses of models with interactions.
 SLOPE_BY_THREE = {"recipe": [[0, 1, 0, 0, 0, 0], [0, 0, 1, 0, 0, 0]], "temp": [[0, 0, 0, 1, 1 / 3, 1 / 3]]}
 BY_SEX = {"age": [[0, 1, 0, 0.5]], "Sex": [[0, 0, 1, 0]], "age:Sex": [[0, 0, 0, 1]]}
@@ -122,8 +124,8 @@ def tolerance(part) -> float:
 def test_estimates(name: str, reml: bool) -> None:
     expected = load(name)[0]
     part = expected["reml" if reml else "ml"]
-    fit, rtol = fitted(name, reml), tolerance(part)
-    assert fit.converged.all()
+    fit, rtol = fitted(name, reml), SHORT.get((name, reml), tolerance(part))
+    assert fit.found.converged.all()
     np.testing.assert_allclose(fit.loglik[0], part["loglik"], rtol=1e-9)
     np.testing.assert_allclose(fit.sigma2[0], part["sigma2"], rtol=rtol)
     np.testing.assert_allclose(fit.se[:, 0], listed(part["se"]), rtol=rtol)
@@ -131,10 +133,9 @@ def test_estimates(name: str, reml: bool) -> None:
     np.testing.assert_allclose(fit.coef[:, 0], coef, atol=rtol * np.abs(fit.se[:, 0]).max(), rtol=rtol)
     for t, entry in enumerate(part["varcorr"].values()):
         cov = np.array(entry["cov"], dtype=float).reshape(fit.varcorr(t).shape[:2])
-        root = np.sqrt(np.diag(cov))
-        np.testing.assert_allclose(
-            fit.varcorr(t)[..., 0], cov, atol=2 * rtol * np.outer(root, root).max(), rtol=2 * rtol
-        )
+        # lme4's zeros are of 1e-19.
+        largest = max(np.diag(cov).max(), 1e-6 * part["sigma2"])
+        np.testing.assert_allclose(fit.varcorr(t)[..., 0], cov, atol=2 * rtol * largest, rtol=2 * rtol)
     if reml:
         np.testing.assert_allclose(
             np.abs(fit.theta[:, 0]), np.abs(listed(part["theta"])), rtol=10 * rtol, atol=10 * rtol
@@ -163,10 +164,11 @@ def test_modes_and_their_conditional_sds(name: str) -> None:
                 continue
             order = [term.levels.index(str(level)) for level in listed(entry["level"])]
             for j in range(term.size):
-                scale = np.abs(blup[:, at]).max()
+                sigma = np.sqrt(fit.sigma2[0])  # lme4's zeros are of 1e-18 sigma
+                scale = max(np.abs(blup[:, at]).max(), 1e-6 * sigma)
                 np.testing.assert_allclose(modes[order, j, 0], blup[:, at], atol=1e-5 * scale)
                 ours = np.sqrt(spread[order, j, j, 0] * fit.sigma2[0])
-                np.testing.assert_allclose(ours, sd[:, at], rtol=1e-5)
+                np.testing.assert_allclose(ours, sd[:, at], rtol=1e-5, atol=1e-8 * sigma)
                 at += 1
         assert at == blup.shape[1]
 

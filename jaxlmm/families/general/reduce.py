@@ -15,11 +15,12 @@ import numpy as np
 from jaxlmm.families.base import Scaling
 from jaxlmm.families.general.layout import Core, Reducer
 from jaxlmm.families.general.moments import Stats
+from jaxlmm.runtime.threads import by_chunks
 
 __all__ = ["reduce_responses"]
 
 # Responses are handled in panels of about this many bytes, to stay in cache.
-PANEL_BYTES = 4 * 2**20
+PANEL_BYTES = 2**20
 # Root mean square of the arithmetic's rounding errors, relative to the largest value.
 NOISE = 4 * np.finfo(np.float64).eps
 
@@ -33,8 +34,7 @@ def reduce_responses(core: Core, reducer: Reducer, Y: np.ndarray) -> tuple[Stats
     scaling = Scaling(np.zeros(c), np.ones(c), np.ones(c, bool), np.zeros(c, bool), np.zeros(c, bool))
     rounding = max(0.5 * np.finfo(Y.dtype).eps if Y.dtype.kind == "f" else 0.0, NOISE)
     width = int(np.clip(PANEL_BYTES // (8 * n), 4, 2048))
-    for start in range(0, c, width):
-        _panel(reducer, Y, slice(start, min(start + width, c)), stats, scaling, rounding)
+    by_chunks(c, width, lambda columns: _panel(reducer, Y, columns, stats, scaling, rounding))
     return Stats(**stats), scaling  # type: ignore[arg-type]
 
 
