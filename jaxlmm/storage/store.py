@@ -54,7 +54,7 @@ def write_fit(fit: Any, path: str, include_Y: bool, overwrite: bool) -> None:
     values = stored_arrays(fit, labels.shape, LEVEL)
     formula = None if fit.source is None else fit.source.formula
     attrs = result_attrs(fit.design, formula, fit.method, fit.df_method, LEVEL)
-    template = stored_dataset(values, fit.names, labels.dims, labels.to_coords(), labels.units, attrs)
+    template = stored_dataset(values, fit.names, labels.dims, labels.to_coords(flat=True), labels.units, attrs)
     settings = {"format": FORMAT, "Y": {"shape": [fit.n_obs, *labels.shape]}}
     with scratch_folder(out) as made:
         build(made, settings, Plan(labels.shape, labels.shape), template, inside)

@@ -601,7 +601,7 @@ def test_a_damaged_zarr_store_says_where(tmp_path: Path) -> None:
     pytest.importorskip("zarr")
     rng = np.random.default_rng(0)
     X, groups = np.ones((40, 1)), np.repeat(list("abcd"), 10)
-    for name in ("status", "coef", "lam"):
+    for name in ("status", "coef", "theta"):
         jaxlmm.fit(X, rng.normal(size=(40, 5)), groups).save(tmp_path / "fit.zarr", overwrite=True)
         chunk = next(p for p in (tmp_path / "fit.zarr" / name).iterdir() if p.name[0] != ".")
         kept = chunk.read_bytes()
@@ -628,5 +628,5 @@ def test_labels_survive_in_a_zarr_store(tmp_path: Path) -> None:
     assert again.response_names == found.response_names and again.labels.units == "uV"
     assert again.tidy().equals(found.tidy())
     renamed = jaxlmm.fit(np.ones((40, 1)), Y.rename(channel="theta"), obs_dim="trial")
-    with pytest.raises(ValueError, match="dimension or coordinate 'lam', which stores use; rename it"):
+    with pytest.raises(ValueError, match="dimension or coordinate 'theta', which stores use; rename it"):
         renamed.save(tmp_path / "lam.zarr")
