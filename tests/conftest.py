@@ -14,11 +14,12 @@ import numpy as np
 import pytest
 import threadpoolctl
 
-# Tests in other processes, and this one's workers, compile the same things: once is enough.
+# Tests in other processes, and this one's workers, compile the same things: once is enough. Compiling is most of what
+# the tests take, so a folder that outlives them (the variable set by whoever runs them) makes the next run fast.
 CACHE = tempfile.TemporaryDirectory(prefix="jaxlmm-tests-")
 if "PYTEST_XDIST_WORKER" not in os.environ:
-    os.environ["JAX_COMPILATION_CACHE_DIR"] = CACHE.name
-    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.5"
+    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", CACHE.name)
+    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.1"
 
 REFERENCE = Path(__file__).parent / "reference"
 DATA_SETS = "sleepstudy dyestuff dyestuff2 orthodont rail machines hsb82 chickweight co2 ergostool".split()
@@ -119,3 +120,9 @@ def blup_sd(fit) -> np.ndarray:
     """Conditional standard deviations of :func:`blups`."""
     parts = list(fit.ranef().values())
     return parts[0].sd[:, :, 0] if parts else np.zeros((fit.n_responses, 0))
+
+
+def value_of(fit, name: str) -> np.ndarray:
+    """A property of a fit by name; "ranef" and "ranef_sd" are those of the one random intercept."""
+    made = {"ranef": blups, "ranef_sd": blup_sd}.get(name)
+    return getattr(fit, name) if made is None else made(fit)

@@ -154,7 +154,10 @@ def numbers_in(value: Any) -> list[float]:
 
 
 def test_numbers_of_r_in_the_worked_example_are_those_of_the_reference() -> None:
-    reference = numbers_in(json.loads((ROOT / "tests" / "reference" / "sleepstudy.json").read_text()))
+    folder = ROOT / "tests" / "reference"
+    one, both = (json.loads((folder / f"{name}.json").read_text()) for name in ("sleepstudy", "g_sleepstudy"))
+    V = np.array(both["reml"]["varcorr"]["Subject"]["cov"])
+    reference = [*numbers_in(one), *numbers_in(both), *np.sqrt(np.diag(V)), V[0, 1] / np.sqrt(V[0, 0] * V[1, 1])]
     seen = 0
     for code in blocks("sleepstudy.md", "r"):
         for comment in re.findall(r"#(.*)$", code, re.M):

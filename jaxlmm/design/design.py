@@ -134,11 +134,20 @@ def _random_terms(groups: Any, random: Sequence[Any] | None, n: int) -> tuple[Ra
         raise ValueError(
             f"random must be a list of random terms, found {type(random).__name__}; make each by jaxlmm.random_term."
         )
-    found = tuple(term if isinstance(term, RandomTerm) else make_grouping(term, n) for term in random)
+    found = tuple(_random_term(term, n) for term in random)
     for term in found:
         if len(term.codes) != n:
             raise ValueError(f"random term {term.label} has {len(term.codes)} rows, X has {n}; need one label a row.")
     return found
+
+
+def _random_term(given: Any, n: int) -> RandomTerm:
+    if isinstance(given, RandomTerm):
+        return given
+    try:
+        return make_grouping(given, n)
+    except ValueError as error:
+        raise ValueError(f"random holds what is no random term, nor labels of groups: {error}") from None
 
 
 def checked_design(

@@ -71,8 +71,8 @@ class Estimates:
 
     @property
     def nu(self) -> np.ndarray:
-        """n - p for REML, n for ML, (m,)."""
-        return self.df_resid if self.reml else self.n_used.astype(np.float64)
+        """n - p for REML, n for ML, (m,); NaN without a fit."""
+        return np.where(self.fitted, self.df_resid if self.reml else self.n_used, np.nan)
 
     @property
     def fitted(self) -> np.ndarray:

@@ -30,6 +30,7 @@ import scipy.stats
 
 from jaxlmm._types import float64_scope
 from jaxlmm.optimize.solver import iteration_step
+from jaxlmm.runtime import programs
 from jaxlmm.runtime.batches import WIDTHS, in_batches, padded, take, width_for
 from jaxlmm.runtime.threads import N_THREADS, by_chunks
 
@@ -217,7 +218,7 @@ def _starts(problem: Problem, stats: Any, n_starts: int) -> tuple[np.ndarray, np
     return np.moveaxis(nodes[order], 2, 1), np.take_along_axis(low, order, axis=0)
 
 
-@jax.jit
+@programs.jit
 def _values_compiled(problem: Problem, nodes: jax.Array, stats: Any) -> jax.Array:
     return jax.lax.map(lambda theta: problem.value(theta, stats), nodes)
 
@@ -323,7 +324,7 @@ def _steepness(at: Evaluation, theta: jax.Array, free: jax.Array) -> jax.Array:
 
 @functools.cache
 def _compiled() -> Any:
-    return jax.jit(iteration_step(_advance))
+    return programs.jit(iteration_step(_advance))
 
 
 # The search ----------------------------------------------------------------------------------------

@@ -462,9 +462,10 @@ class Fit(Exports):
         values = self._fixed_part(X)
         if groups_new is not None:
             new_random = self._new_labels(groups_new, len(X))
-        for (codes, Z), part in zip(new_random, self._modes, strict=True) if new_random else ():
-            known = codes >= 0
-            values[known] += random_part(part.values, codes[known], Z[known])
+        if new_random:  # else the modes, which need Y, are not asked for
+            for (codes, Z), part in zip(new_random, self._modes, strict=True):
+                known = codes >= 0
+                values[known] += random_part(part.values, codes[known], Z[known])
         return values
 
     def _new_labels(self, groups_new: Any, n: int) -> list[tuple[np.ndarray, np.ndarray]]:

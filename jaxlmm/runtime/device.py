@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxlmm._types import float64_scope
+from jaxlmm.runtime import programs
 
 __all__ = ["DeviceMatrix", "compute_devices", "device_matrix", "take_block"]
 
@@ -156,12 +157,12 @@ def take_block(array: jax.Array, first: int, width: int) -> jax.Array:
     return _slice(array, np.int32(first), width)
 
 
-@jax.jit
+@programs.jit
 def _gather(array: jax.Array, where: jax.Array) -> jax.Array:
     return jnp.take(array, where, axis=1, mode="clip")
 
 
-@functools.partial(jax.jit, static_argnums=2)
+@functools.partial(programs.jit, static_argnums=2)
 def _slice(array: jax.Array, first: jax.Array, width: int) -> jax.Array:
     if array.shape[1] < width:
         return jnp.pad(array, ((0, 0), (0, width - array.shape[1])))

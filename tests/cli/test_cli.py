@@ -134,6 +134,8 @@ def test_progress_bar_only_when_asked_for(tmp_path: Path) -> None:
             ["--formula", "distance ~ age + (Sex | Subject)"],
             "'Sex[T.Male]' is constant within all levels of 'Subject'",
         ),
+        (["--formula", "distance ~ age + (agee | Subject)"], "did you mean 'age'"),
+        (["--formula", "distance ~ age + (1 | Subject) + (1 | Sec)"], "did you mean 'Sex'"),
         (["--formula", "age + (1 | Subject)", "--responses", "elec_*"], "elec_*"),
         (["--formula", "age + (1 | Subject)"], "names no response"),
         (["--formula", "Sex ~ age + (1 | Subject)"], "numeric"),

@@ -60,7 +60,7 @@ def test_null_distribution_is_that_of_dense_simulation(kind: str, method: str) -
     X, codes = design(kind)
     Y = np.random.default_rng(1).normal(size=(len(X), N_DENSE))
     expected = dense_statistics(X, codes, Y, method)
-    spectrum = jaxlmm.prepare(X, codes).family.reducer.spectrum
+    spectrum = jaxlmm.prepare(X, codes).prepared.family.reducer.spectrum
     found = null_distribution(spectrum, len(X), n_sim=N_SIM, seed=2, method=method)
     assert found.shape == (N_SIM,) and (np.diff(found) >= 0).all() and found[0] == 0
     # Kolmogorov and Smirnov's limit for two samples at level 0.001; for the atom, 3.3 standard errors.
@@ -80,7 +80,7 @@ def test_null_distribution_has_the_closed_form_of_a_balanced_design(method: str)
     G, size, p = 7, 5, 1
     n = G * size
     codes = np.repeat(np.arange(G), size)
-    spectrum = jaxlmm.prepare(np.ones((n, p)), codes).family.reducer.spectrum
+    spectrum = jaxlmm.prepare(np.ones((n, p)), codes).prepared.family.reducer.spectrum
     found = null_distribution(spectrum, n, n_sim=N_SIM, method=method)
     between, nu = (G - p, n - p) if method == "REML" else (G, n)
     within = n - G
@@ -142,7 +142,7 @@ def test_level_and_power(method: str) -> None:
 
 def test_reproducible() -> None:
     X, codes = design("unbalanced")
-    spectrum = jaxlmm.prepare(X, codes).family.reducer.spectrum
+    spectrum = jaxlmm.prepare(X, codes).prepared.family.reducer.spectrum
     draws = {seed: null_distribution(spectrum, 24, n_sim=2500, seed=seed) for seed in (0, 1)}
     np.testing.assert_array_equal(null_distribution(spectrum, 24, n_sim=2500), draws[0])
     assert np.mean(draws[0] != draws[1]) > 0.3

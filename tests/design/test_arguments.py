@@ -47,7 +47,7 @@ ARGUMENTS: dict[str, tuple[Callable[[Any], Any], str, set[str]]] = {
     "fit names": (
         lambda v: jaxlmm.fit(X, Y, CODES, names=v), "names", {"None", "mixed", "set", "tuple", "with nan", "ragged"}),
     "fit response_names": (lambda v: jaxlmm.fit(X, Y, CODES, response_names=v), "response_names", {"None"}),
-    "fit random": (lambda v: jaxlmm.fit(X, Y, random=v), "random", {"None"}),
+    "fit random": (lambda v: jaxlmm.fit(X, Y, random=v), "random", {"None", "empty list"}),
     "fit obs_dim": (lambda v: jaxlmm.fit(X, Y, CODES, obs_dim=v), "obs_dim", {"None"}),
     "fit dims": (lambda v: jaxlmm.fit(X, Y, CODES, dims=v), "dims", {"None", "text", "no text"}),
     "fit coords": (lambda v: jaxlmm.fit(X, Y, CODES, coords=v), "coords",

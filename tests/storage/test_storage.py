@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import blup_sd, blups, simulate
+from conftest import blup_sd, blups, simulate, value_of
 
 import jaxlmm
 from jaxlmm.loading.load import load
@@ -28,7 +28,7 @@ SIZES = [3, 5, 4, 6, 3, 5]
 CODES = np.random.default_rng(5).permutation(np.repeat(np.arange(6), SIZES))
 ROWS = ("coef", "se_gls", "theta", "sigma2", "loglik", "hessian", "status", "n_used")
 DERIVED = tuple("se df statistic pvalue vcov icc aic bic rsquared_marginal rsquared_conditional".split())
-FROM_Y = (blups, blup_sd, "fitted", "resid")
+FROM_Y = ("ranef", "ranef_sd", "fitted", "resid")
 
 
 def data(dtype: Any = np.float64, missing: bool = True) -> tuple[np.ndarray, np.ndarray]:
@@ -49,7 +49,7 @@ def assert_same_bits(a: np.ndarray, b: np.ndarray) -> None:
     assert a.dtype == b.dtype and a.shape == b.shape and a.tobytes() == b.tobytes()
 
 
-def assert_same(found: Fit, fit: Fit, derived: tuple[Any, ...] = DERIVED) -> None:
+def assert_same(found: Fit, fit: Fit, derived: tuple[str, ...] = DERIVED) -> None:
     """Stored arrays bit by bit; what is computed from them up to roundings of the linear algebra."""
     for name in ROWS:
         assert_same_bits(getattr(found, name), getattr(fit, name))
@@ -61,14 +61,8 @@ def assert_same(found: Fit, fit: Fit, derived: tuple[Any, ...] = DERIVED) -> Non
         assert [type(v) for v in mine.levels] == [type(v) for v in theirs.levels]
         assert_same_bits(mine.codes, theirs.codes)
     for name in derived:
-        mine, theirs = (computed(f, name) for f in (found, fit))
-        np.testing.assert_allclose(mine, theirs, rtol=1e-11, atol=1e-13, err_msg=str(name))
-
-
-def computed(fit: Fit, what: Any) -> np.ndarray:
-    """A property or method of a fit by name, or a function of it."""
-    value = what(fit) if callable(what) else getattr(fit, what)
-    return value() if callable(value) else value
+        mine, theirs = (value() if callable(value := value_of(f, name)) else value for f in (found, fit))
+        np.testing.assert_allclose(mine, theirs, rtol=1e-11, atol=1e-13, err_msg=name)
 
 
 # -- round trips -----------------------------------------------------------------------------------

@@ -20,6 +20,7 @@ from jaxlmm.families.general.layout import Core, Reducer, make_core, whitener
 from jaxlmm.families.general.moments import Stats
 from jaxlmm.families.general.reduce import reduce_responses
 from jaxlmm.families.parameters import lower_triangle, phi_from_theta
+from jaxlmm.runtime import programs
 from jaxlmm.runtime.batches import in_batches, take, width_for
 
 __all__ = ["General", "make_general"]
@@ -250,28 +251,28 @@ def make_general(Q: np.ndarray, root_w: np.ndarray | None, terms: Sequence[Rando
     return General(core, reducer, tuple(whitener(term, root_w) for term in terms))
 
 
-@jax.jit
+@programs.jit
 def _conditional(core: Core, phi: jax.Array, stats: Stats) -> Any:
     return kernel.conditional(core, phi, stats)
 
 
-@jax.jit
+@programs.jit
 def _covariance(core: Core, phi: jax.Array, L: jax.Array) -> Covariance:
     return kernel.covariance(core, phi, L)
 
 
-@jax.jit
+@programs.jit
 def _variances(core: Core, theta: jax.Array, L: jax.Array) -> jax.Array:
     at = kernel.covariance(core, phi_from_theta(theta, core.sizes), L)  # derivatives are left out by the compiler
     return jnp.diagonal(at.value).T
 
 
-@functools.partial(jax.jit, static_argnames="reml")
+@functools.partial(programs.jit, static_argnames="reml")
 def _information(core: Core, phi: jax.Array, *, reml: bool) -> tuple[jax.Array, jax.Array]:
     return kernel.information(core, phi, reml=reml)
 
 
-@jax.jit
+@programs.jit
 def _estimates(core: Core, theta: jax.Array, stats: Stats) -> tuple[jax.Array, jax.Array]:
     return kernel.estimates(core, phi_from_theta(theta, core.sizes), stats)
 

@@ -22,6 +22,7 @@ from jaxlmm.families.intercept.minimum import minimise
 from jaxlmm.families.intercept.objective import Terms, make_terms
 from jaxlmm.families.intercept.reduce import Reducer, Stats
 from jaxlmm.optimize.search import Optimum, make_grid
+from jaxlmm.runtime import programs
 from jaxlmm.runtime.device import compute_devices
 
 __all__ = ["BlockFitter", "Constants", "Raw", "block_arrays", "fit_block"]
@@ -130,10 +131,10 @@ def fit_block(constants: Constants, ols: jax.Array, u: jax.Array, rest: jax.Arra
 def _compiled(devices: tuple[jax.Device, ...]) -> Callable[..., Raw]:
     """``fit_block`` cut over several devices; for none, on whatever device its constants are."""
     if not devices:
-        return jax.jit(fit_block)
+        return programs.jit(fit_block)
     row, rows = PartitionSpec(AXIS), PartitionSpec(None, AXIS)
     options: dict[str, Any] = dict(
         mesh=mesh(devices), in_specs=(PartitionSpec(), rows, rows, row), out_specs=Raw(row, rows, rows),  # type: ignore[arg-type]
     )  # fmt: skip
     # The check is for code that talks across devices; jaxopt's loops were not written for it.
-    return jax.jit(jax.shard_map(fit_block, check_vma=False, **options))
+    return programs.jit(jax.shard_map(fit_block, check_vma=False, **options))

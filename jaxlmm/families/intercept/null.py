@@ -14,6 +14,7 @@ from jaxlmm.families.intercept.minimum import minimise
 from jaxlmm.families.intercept.objective import Terms, make_terms
 from jaxlmm.families.intercept.spectrum import Spectrum
 from jaxlmm.optimize.search import make_grid
+from jaxlmm.runtime import programs
 
 __all__ = ["null_distribution"]
 
@@ -59,7 +60,7 @@ def null_distribution(
     return np.sort(np.concatenate(found)[:n_sim])
 
 
-@jax.jit
+@programs.jit
 def _statistics(terms: Terms, u2: jax.Array, rest: jax.Array, grid: jax.Array) -> jax.Array:
     """Deviance at lam = 0 less its minimum, (c,)."""
     found = minimise(terms, u2, rest, grid)

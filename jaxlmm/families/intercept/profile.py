@@ -26,6 +26,7 @@ import jax.numpy as jnp
 from jaxlmm.families.intercept.minimum import minimise
 from jaxlmm.families.intercept.objective import Terms, logdet, moments, ratio
 from jaxlmm.optimize.solver import FAR, bracketed_minimum, bracketed_root
+from jaxlmm.runtime import programs
 
 __all__ = ["ProfileConstants", "profile_block"]
 
@@ -262,7 +263,7 @@ def _both_sides(limit: Callable[[jax.Array], jax.Array]) -> jax.Array:
     return jax.lax.map(limit, jnp.array([-1.0, 1.0]))
 
 
-@jax.jit
+@programs.jit
 def profile_block(
     const: ProfileConstants, ols: jax.Array, u: jax.Array, rest: jax.Array
 ) -> tuple[jax.Array, jax.Array, jax.Array]:

@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxlmm.families.intercept.reduce import MAX_LOSS, NOISE, Reducer
+from jaxlmm.runtime import programs
 
 __all__ = ["DeviceReducer", "DeviceStats", "SegmentSum", "make_device_reducer", "reduce_block"]
 
@@ -215,7 +216,7 @@ def make_device_reducer(reducer: Reducer, device: Any) -> DeviceReducer:
     return placed
 
 
-@jax.jit
+@programs.jit
 def reduce_block(reducer: DeviceReducer, y: jax.Array) -> DeviceStats:
     """Statistics of the responses y (n_obs, c), real of any type; in a float64 scope."""
     rounding = max(_rounding(np.dtype(y.dtype)), NOISE)

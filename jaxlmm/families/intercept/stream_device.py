@@ -19,6 +19,7 @@ from jaxlmm.families.intercept.block import BlockFitter, Constants, Raw, fit_blo
 from jaxlmm.families.intercept.reduce import Reducer, Stats
 from jaxlmm.families.intercept.reduce_device import DeviceReducer, DeviceStats, make_device_reducer, reduce_block
 from jaxlmm.optimize.search import Optimum
+from jaxlmm.runtime import programs
 from jaxlmm.runtime.device import DeviceMatrix, take_block
 
 __all__ = ["DeviceFitter", "fit_on_device", "fit_packed"]
@@ -114,7 +115,7 @@ class DeviceFitter:
             left[cols] = safe[at] == 0
 
 
-@jax.jit
+@programs.jit
 def fit_packed(constants: Constants, chunks: tuple[DeviceStats, ...]) -> jax.Array:
     """Statistics to one array (7 + 2 p, c): safe, shift, the optimum, coefficients, variances."""
     stats = jax.tree.map(lambda *parts: jnp.concatenate(parts, axis=-1), *chunks)

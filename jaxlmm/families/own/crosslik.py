@@ -32,6 +32,7 @@ import jax.numpy as jnp
 from jaxlmm.optimize.certificate import Candidate, Nodes
 from jaxlmm.optimize.search import hessian_in_theta, is_minimum, search
 from jaxlmm.optimize.solver import bracketed_minimum
+from jaxlmm.runtime import programs
 
 __all__ = ["CrossFit", "CrossProducts", "cross_curves", "cross_modes", "fit_cross_block"]
 
@@ -252,7 +253,7 @@ def _nodes(data: CrossProducts, grid: jax.Array) -> Nodes:
     return Nodes(grid, s, logdet, low, high, (data.nu * at.s1 / at.s + at.l1) / data.d_max)
 
 
-@jax.jit
+@programs.jit
 def fit_cross_block(data: CrossProducts, grid: jax.Array) -> CrossFit:
     """Global minimum of each response's deviance."""
     found, sure = search(_Responses(data), _nodes(data, grid))
@@ -266,14 +267,14 @@ def fit_cross_block(data: CrossProducts, grid: jax.Array) -> CrossFit:
     return CrossFit(lam, at.s, found.deviance, hessian, converged, at.delta, at.C, s_zero)
 
 
-@jax.jit
+@programs.jit
 def cross_curves(data: CrossProducts, lam: jax.Array) -> tuple[jax.Array, ...]:
     """C, C' and K (c, p, p), T1 = l' and T2 = -l'' (c,) at given lam; see ``estimates``."""
     at = jax.vmap(_point, in_axes=(0, AXES))(lam, data)
     return at.C, at.C1, at.K, at.l1, -at.l2
 
 
-@jax.jit
+@programs.jit
 def cross_modes(data: CrossProducts, lam: jax.Array) -> jax.Array:
     """Conditional modes (c, G) of the group intercepts at given lam; 0 for a group without an observation."""
     f = jax.vmap(_point, in_axes=(0, AXES))(lam, data).f

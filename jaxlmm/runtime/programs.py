@@ -1,0 +1,64 @@
+"""Compiled programs of this process, of which only so many are kept.
+
+XLA compiles a program for every shape of its arguments (a design, a width of blocks), and JAX keeps each for ever.
+One takes up to a thousand memory maps. Linux gives a process 65,530 (``vm.max_map_count``) and ends it where it
+needs more, so that a process that fits a hundred designs, one after the other, would die without a Python error.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import jax
+
+__all__ = ["jit", "n_maps", "n_programs"]
+
+R = TypeVar("R")
+
+MAPS, LIMIT = Path("/proc/self/maps"), Path("/proc/sys/vm/max_map_count")
+# Other programs of the process, JAX's own and those of other packages, have the other half.
+MOST_MAPS = int(LIMIT.read_text()) // 2 if LIMIT.exists() else 0
+# Where maps cannot be counted; a program takes some ten megabytes.
+MOST_PROGRAMS = 128
+
+_functions: list[Any] = []
+_counted = 0
+
+
+def jit(function: Callable[..., R], **options: Any) -> Callable[..., R]:
+    """``jax.jit(function, **options)``, whose programs are forgotten, with those of all such functions, where they
+    become too many; a shape that comes again is then compiled again."""
+    compiled = jax.jit(function, **options)
+    _functions.append(compiled)
+
+    @functools.wraps(function)
+    def call(*args: Any, **kwargs: Any) -> R:
+        _make_room()
+        result: R = compiled(*args, **kwargs)
+        return result
+
+    return call
+
+
+def _make_room() -> None:
+    """Forget the programs if a new one has made them too many."""
+    global _counted
+    n = n_programs()
+    if n > _counted and (n_maps() > MOST_MAPS if MAPS.exists() else n > MOST_PROGRAMS):
+        for compiled in list(_functions):
+            compiled.clear_cache()
+        n = 0
+    _counted = n
+
+
+def n_programs() -> int:
+    """How many programs are kept now."""
+    return sum(compiled._cache_size() for compiled in list(_functions))
+
+
+def n_maps() -> int:
+    """How many memory maps this process has; takes milliseconds."""
+    return MAPS.read_bytes().count(b"\n")
