@@ -14,8 +14,8 @@ from jaxlmm.results.results import Fit
 from jaxlmm.runtime.compile_cache import enable_compile_cache
 
 if TYPE_CHECKING:
+    from jaxlmm.loading.load import load
     from jaxlmm.naplib import LinearMixedEffectsModel
-    from jaxlmm.storage.storage import load
 
 __all__ = [
     "Comparison",
@@ -35,7 +35,7 @@ __all__ = [
     "rlrt",
 ]
 # Public modules, which need matplotlib, pandas or xarray.
-_MODULES = ("mne_io", "plots", "tables")
+_MODULES = ("mne_io", "plots")
 
 
 def __getattr__(name: str) -> Any:
@@ -45,7 +45,7 @@ def __getattr__(name: str) -> Any:
 
         return LinearMixedEffectsModel
     if name == "load":
-        from jaxlmm.storage.storage import load
+        from jaxlmm.loading.load import load
 
         return load
     if name == "mne_io":
@@ -56,10 +56,6 @@ def __getattr__(name: str) -> Any:
         import jaxlmm.plots
 
         return jaxlmm.plots
-    if name == "tables":
-        from jaxlmm.results import tables
-
-        return tables
     raise AttributeError(f"module 'jaxlmm' has no attribute {name!r}")
 
 

@@ -26,12 +26,12 @@ from jaxlmm.doors.model import Model
 from jaxlmm.formula.design import refuse_untrusted
 from jaxlmm.formula.guard import UntrustedFormula
 from jaxlmm.inference.multiplicity import adjust_pvalues
+from jaxlmm.loading.load import load
 from jaxlmm.results.tables import glance, tidy
 from jaxlmm.sources.lazy import LazyMatrix
 from jaxlmm.sources.opening import open_path
 from jaxlmm.sources.sources import open_source
 from jaxlmm.sources.table import as_frame
-from jaxlmm.storage import storage
 
 __all__ = ["PLOTS", "fit_file", "plot_file"]
 
@@ -104,7 +104,7 @@ def fit_file(
     values = columns if array is None else _array(array)
     if save is not None:
         whole = model.fit(None if array is None else values, responses=responses, method=method, df=df)
-        storage.save(whole, save, include_Y=True, overwrite=overwrite)
+        whole.save(save, include_Y=True, overwrite=overwrite)
     frames, counts = _fit_chunks(model, values, method, df, what, progress)
     result = pd.concat(frames, ignore_index=True)
     if adjust is not None and what == "tidy":
@@ -276,7 +276,7 @@ def plot_file(
     if out.exists() and not overwrite:
         raise ValueError(f"'{out}' exists; add --overwrite, or choose another name.")
     draw, takes = PLOTS[kind]
-    found = storage.load(fit)
+    found = load(fit)
     options: dict[str, Any] = {}
     if "term" in takes:
         if term is None:

@@ -185,8 +185,10 @@ def fit_responses(model: Model, opened: Responses, options: FitOptions, place: P
 
 def _in_memory(model: Model, opened: Responses, options: FitOptions) -> Fit:
     """A fit, with the labels of its responses."""
-    # Responses and labels of groups are in the fit already.
-    source = None if model.formula is None else dataclasses.replace(model.formula, response=None, labels=None)
+    # X, responses and labels of groups are in the fit already.
+    source = model.formula
+    if source is not None:
+        source = dataclasses.replace(source, X=model.design.X, response=None, labels=None)
     labels = opened.labels
     if labels is not None and opened.labelled and not labels.dims and opened.values.name is not None:
         labels = Labels.of_matrix(1, [str(opened.values.name)])

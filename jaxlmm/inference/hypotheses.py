@@ -202,14 +202,15 @@ def covariance_se(est: Estimates) -> tuple[np.ndarray, np.ndarray]:
         covariance matrices is singular: no standard error describes an estimate on its boundary.
     """
     l1, _ = information(est)
-    drift = l1 / est.nu[:, None]
+    nu = np.where(np.isnan(est.sigma2), np.nan, est.nu)  # of a response without a fit it may be 0
+    drift = l1 / nu[:, None]
     inverse = observed_inverse(est)
     pull = 2 * np.einsum("ms,mst,mt->m", drift, inverse, drift)
-    sigma2 = est.sigma2 * np.sqrt(2 / est.nu + pull)
+    sigma2 = est.sigma2 * np.sqrt(2 / nu + pull)
     # dv = sigma2 (d phi - phi drift'd phi) + v e with var(e) = 2 / nu
     turn = np.eye(est.phi.shape[1]) - est.phi[:, :, None] * drift[:, None, :]
     random = 2 * turn @ inverse @ np.swapaxes(turn, 1, 2)
-    random = random + 2 / est.nu[:, None, None] * est.phi[:, :, None] * est.phi[:, None, :]
+    random = random + 2 / nu[:, None, None] * est.phi[:, :, None] * est.phi[:, None, :]
     return sigma2, random * est.sigma2[:, None, None] ** 2
 
 

@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from jaxlmm.results.results import ROW_FIELDS, Fit
+from jaxlmm.results.results import Fit
+from jaxlmm.tabular.dataset import ROWS
 from jaxlmm.tabular.labels import RESPONSE, concat_labels
 
 __all__ = ["concat"]
@@ -45,7 +46,7 @@ def concat(fits: Iterable[Fit], dim: Hashable = RESPONSE) -> Fit:
     for k, fit in enumerate(listed[1:], start=1):
         _check_alike(first, fit, k)
     rows, labels = concat_labels([fit.labels for fit in listed], dim)
-    arrays = {name: np.concatenate([getattr(fit, name) for fit in listed])[rows] for name in ROW_FIELDS}
+    arrays = {name: np.concatenate([getattr(fit, name) for fit in listed])[rows] for name in ROWS}
     Y = _joined([fit.Y for fit in listed])[:, rows]
     return dataclasses.replace(first, **arrays, Y=Y, labels=labels)
 

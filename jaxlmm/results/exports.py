@@ -1,34 +1,98 @@
-"""Ways out of a result: tables, labelled arrays, files. The edges that do the work load when asked for."""
+"""Ways out of a fit: tables, labelled arrays, files."""
 
 from __future__ import annotations
 
-import importlib
-from typing import Any
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
 
+from jaxlmm.results import tables
 from jaxlmm.tabular.dataset import fit_dataset
 
-__all__ = ["Exports", "edge"]
+if TYPE_CHECKING:
+    import pandas as pd
 
-
-def edge(module: str, name: str) -> Any:
-    """``name`` of an edge module, which may need packages that the core does without."""
-    return getattr(importlib.import_module(f"jaxlmm.{module}"), name)
+__all__ = ["Exports"]
 
 
 class Exports:
-    """Methods of a result that hand it to an edge; no state."""
+    """Methods of a fit that make something else of it; no state."""
 
-    def tidy(self, **options: Any) -> Any:
-        """One row an estimate, as broom.mixed's ``tidy``; see :func:`jaxlmm.tables.tidy`. Needs pandas."""
-        return edge("results.tables", "tidy")(self, **options)
+    def tidy(
+        self,
+        *,
+        effects: str | Iterable[str] = ("fixed", "ran_pars"),
+        conf_int: bool = True,
+        level: float = 0.95,
+        adjust: str | None = None,
+        responses: Any = None,
+    ) -> pd.DataFrame:
+        """A row per estimate, all responses below each other, as broom.mixed's ``tidy``. Needs pandas.
 
-    def glance(self) -> Any:
-        """One row a response, as broom.mixed's ``glance``; see :func:`jaxlmm.tables.glance`. Needs pandas."""
-        return edge("results.tables", "glance")(self)
+        Parameters
+        ----------
+        effects : one or more of {"fixed", "ran_pars", "ran_vals"}
+            Fixed effects; standard deviations (``sd__(Intercept)`` of the groups and
+            ``sd__Observation``); conditional modes of the groups, which need Y.
+        conf_int : bool
+            Whether to add ``conf.low`` and ``conf.high``.
+        level : float
+            Level of the intervals.
+        adjust : str, optional
+            Add ``p.adjusted``, by this method of :func:`jaxlmm.adjust_pvalues`. Each term is one family
+            of tests over *all* responses of the fit, whichever of them are shown.
+        responses : positions, slice, mask or names, optional
+            The responses to show. Default: all.
 
-    def augment(self, response: int | str = 0, **options: Any) -> Any:
-        """One row an observation of one response; see :func:`jaxlmm.tables.augment`. Needs pandas."""
-        return edge("results.tables", "augment")(self, response, **options)
+        Returns
+        -------
+        DataFrame
+            ``response`` (of labelled responses: a column for each dimension), ``effect``, ``group``,
+            ``level`` (if there are modes), ``term``, ``estimate``, ``std.error``, ``statistic``,
+            ``df``, ``p.value``, ``p.adjusted``, ``conf.low``, ``conf.high``.
+
+        Notes
+        -----
+        Standard errors of standard deviations follow from those of the variances (``variance_se``) by
+        the delta method; they have no Wald interval, as in broom.mixed: see ``Fit.profile``. Intervals
+        of modes are normal, with the conditional standard deviation, as in broom.mixed.
+        """
+        return tables.tidy(self, effects=effects, conf_int=conf_int, level=level, adjust=adjust, responses=responses)
+
+    def glance(self) -> pd.DataFrame:
+        """A row per response: sizes, criteria, variance explained, and whether the fit can be used.
+
+        As broom.mixed's ``glance``. Needs pandas.
+
+        Returns
+        -------
+        DataFrame
+            ``response`` (of labelled responses: a column for each dimension), ``nobs``, ``ngroups``,
+            ``sigma``, ``logLik``, ``AIC``, ``BIC``, ``REMLcrit`` (``deviance`` after ML: -2 logLik),
+            ``df.residual`` (observations less all parameters, as lme4's; less fixed effects without a
+            random effect, as R's ``lm``), ``icc``, ``r2.marginal``, ``r2.conditional``, ``singular``,
+            ``converged``, ``status`` (name of a :class:`jaxlmm.Status`), ``method``.
+        """
+        return tables.glance(self)
+
+    def augment(self, response: int | str = 0, *, data: Any = None) -> pd.DataFrame:
+        """A row per observation of one response: data, fitted values and residuals. Needs pandas.
+
+        Parameters
+        ----------
+        response : int or str
+            Position or name.
+        data : DataFrame, or what makes one, optional
+            What the model was fitted to, row by row: its columns and index are kept, and stand in for
+            the columns of X and the groups.
+
+        Returns
+        -------
+        DataFrame
+            The response, the columns of X, the groups; ``.fitted``, ``.resid``, ``.fixed`` (fitted
+            without the random effect), ``.group`` (the random effect). The response or the groups, if
+            called like a column of X, are called ``<name>_response`` or ``<name>_group``.
+        """
+        return tables.augment(self, response, data=data)
 
     def to_dataset(self, level: float = 0.95, *, df: str | None = None, ranef: bool = False) -> Any:
         """All results, with the dimensions and coordinates of the responses. Needs xarray.
@@ -52,6 +116,35 @@ class Exports:
         fit: Any = self
         return fit_dataset(fit if df is None else fit.with_df(df), fit.labels, level, ranef)
 
-    def save(self, path: Any, **options: Any) -> None:
-        """Write to a file that ``jaxlmm.load`` reads; see :func:`jaxlmm.storage.save`."""
-        edge("storage.storage", "save")(self, path, **options)
+    def save(self, path: Any, *, include_Y: bool = False, overwrite: bool = False) -> None:
+        """Write a fit to a file, from which :func:`jaxlmm.load` makes the same fit.
+
+        A fit by formula is stored with the columns of the data that its fixed part uses, and with the
+        numbers, texts and arrays of its ``context``; not with functions, which :func:`jaxlmm.load` must be
+        given again.
+
+        Parameters
+        ----------
+        path : str or path-like
+            ".npz", or any other suffix, is one file; ".zarr" a Zarr store that ``xarray.open_zarr`` opens,
+            with the variables of ``Fit.to_dataset`` (needs zarr).
+        include_Y : bool
+            Whether to store the responses. Without them the file is small, and the loaded fit can do
+            all but random effects, residuals, profiles and refits.
+        overwrite : bool
+            Whether a file at ``path`` is replaced. The new one takes its place when it is complete.
+
+        Raises
+        ------
+        FileExistsError
+        ValueError
+            Not a fit; a fit loaded without Y, with ``include_Y``; labels of a type that cannot be stored.
+
+        Warns
+        -----
+        UserWarning
+            A column of the formula's data is of a type that cannot be stored, so the data is not.
+        """
+        from jaxlmm.storage.save import save  # files may need pandas, xarray and zarr
+
+        save(self, path, include_Y=include_Y, overwrite=overwrite)

@@ -41,9 +41,10 @@ from jaxlmm.results.exports import Exports
 from jaxlmm.results.summary import overview, summary_text
 from jaxlmm.results.varcorr import RandomEffects, RandomParameters, random_parameters
 from jaxlmm.runtime.text import Text
+from jaxlmm.tabular.dataset import ROWS
 from jaxlmm.tabular.labels import NO_LABELS, Labels
 
-__all__ = ["ROW_FIELDS", "Fit"]
+__all__ = ["Fit"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -569,7 +570,7 @@ class Fit(Exports):
         return self._take(*self.labels.locate("isel", wanted, drop=drop))
 
     def _take(self, where: np.ndarray, labels: Labels) -> Fit:
-        rows = {name: getattr(self, name)[where] for name in ROW_FIELDS}
+        rows = {name: getattr(self, name)[where] for name in ROWS}
         return dataclasses.replace(self, **rows, Y=self.Y[:, where], labels=labels)
 
     def __len__(self) -> int:
@@ -662,7 +663,3 @@ class Fit(Exports):
     def _mean_weight(self) -> np.ndarray:
         """Mean weight of the observations of each response, (m,)."""
         return mean_weight(self)
-
-
-# Fields with one row per response, beside Y, which has a column for each.
-ROW_FIELDS = ("coef", "se_gls", "theta", "sigma2", "loglik", "hessian", "status", "n_used")

@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-
-try:
-    import pandas as pd
-except ImportError as error:
-    raise ImportError('tables need pandas: pip install "jaxlmm[pandas]"') from error
 
 from jaxlmm._types import Status
 from jaxlmm.inference.distributions import check_level, halfwidth
 from jaxlmm.inference.multiplicity import ADJUSTMENTS, adjust_pvalues, adjustment
-from jaxlmm.results.results import Fit
 from jaxlmm.runtime.arguments import name_list, shown
-from jaxlmm.sources.table import as_frame
+from jaxlmm.runtime.extras import extra
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 __all__ = ["EFFECTS", "augment", "glance", "tidy"]
 
@@ -25,7 +22,7 @@ EFFECTS = ("fixed", "ran_pars", "ran_vals")
 
 
 def tidy(
-    fit: Fit,
+    fit: Any,
     *,
     effects: str | Iterable[str] = ("fixed", "ran_pars"),
     conf_int: bool = True,
@@ -33,51 +30,21 @@ def tidy(
     adjust: str | None = None,
     responses: Any = None,
 ) -> pd.DataFrame:
-    """One row an estimate, all responses below each other.
-
-    Parameters
-    ----------
-    fit : Fit
-    effects : one or more of {"fixed", "ran_pars", "ran_vals"}
-        Fixed effects; standard deviations (``sd__(Intercept)`` of the groups and
-        ``sd__Observation``); conditional modes of the groups, which need Y.
-    conf_int : bool
-        Whether to add ``conf.low`` and ``conf.high``.
-    level : float
-        Level of the intervals.
-    adjust : str, optional
-        Add ``p.adjusted``, by this method of :func:`jaxlmm.adjust_pvalues`. Each term is one family
-        of tests over *all* responses of the fit, whichever of them are shown.
-    responses : positions, slice, mask or names, optional
-        The responses to show. Default: all.
-
-    Returns
-    -------
-    DataFrame
-        ``response`` (of labelled responses: a column for each dimension), ``effect``, ``group``,
-        ``level`` (if there are modes), ``term``, ``estimate``, ``std.error``, ``statistic``,
-        ``df``, ``p.value``, ``p.adjusted``, ``conf.low``, ``conf.high``.
-
-    Notes
-    -----
-    Standard errors of standard deviations follow from those of the variances (``variance_se``) by
-    the delta method; they have no Wald interval, as in broom.mixed: see ``Fit.profile``. Intervals
-    of modes are normal, with the conditional standard deviation, as in broom.mixed.
-    """
+    """A row per estimate; see :meth:`jaxlmm.Fit.tidy`."""
     wanted = _check_effects(effects)
     check_level(level)
     if adjust is not None:
         adjust = adjustment(adjust, ADJUSTMENTS, "adjust")
-    inner, keys = _parts(fit)
-    where = np.arange(inner.n_responses)
+    keys = fit.labels.keys
+    where = np.arange(fit.n_responses)
     if responses is not None:
-        where = inner.labels.positions(responses)
-    part = inner if responses is None else inner.select(where)
+        where = fit.labels.positions(responses)
+    part = fit if responses is None else fit.select(where)
     blocks = [make(part, level) for name, make in _BLOCKS.items() if name in wanted]
     columns = ["estimate", "std.error", "statistic", "df", "p.value"]
     if adjust is not None:
         columns.append("p.adjusted")
-        adjusted = adjust_pvalues(inner.pvalue, adjust, axis=0)[where]
+        adjusted = adjust_pvalues(fit.pvalue, adjust, axis=0)[where]
         for block in blocks:
             if "p.value" in block:
                 block["p.adjusted"] = adjusted
@@ -95,65 +62,40 @@ def tidy(
     return _with_keys(keys, frame, np.repeat(where, k))
 
 
-def glance(fit: Fit) -> pd.DataFrame:
-    """One row a response: sizes, criteria, variance explained, and whether the fit can be used.
-
-    Returns
-    -------
-    DataFrame
-        ``response`` (of labelled responses: a column for each dimension), ``nobs``, ``ngroups``,
-        ``sigma``, ``logLik``, ``AIC``, ``BIC``, ``REMLcrit`` (``deviance`` after ML: -2 logLik),
-        ``df.residual`` (observations less all parameters, as lme4's; less fixed effects without a
-        random effect, as R's ``lm``), ``icc``, ``r2.marginal``, ``r2.conditional``, ``singular``,
-        ``converged``, ``status`` (name of a :class:`jaxlmm.Status`), ``method``.
-    """
-    inner, keys = _parts(fit)
-    m = inner.n_responses
-    taken = inner.n_params if inner.design.random else inner.design.n_fixef
+def glance(fit: Any) -> pd.DataFrame:
+    """A row per response; see :meth:`jaxlmm.Fit.glance`."""
+    keys = fit.labels.keys
+    pd, m = extra("pandas", "tables"), fit.n_responses
+    taken = fit.n_params if fit.design.random else fit.design.n_fixef
     frame = pd.DataFrame(
         {
-            "nobs": inner.n_used,
-            "ngroups": inner.n_groups_used,
-            "sigma": np.sqrt(inner.sigma2),
-            "logLik": inner.loglik,
-            "AIC": inner.aic,
-            "BIC": inner.bic,
-            "REMLcrit" if inner.method == "REML" else "deviance": -2 * inner.loglik,
-            "df.residual": inner.n_used - taken,
-            **({} if inner.design.random and not inner.design.has_one_intercept else {"icc": inner.icc}),
-            "r2.marginal": inner.rsquared_marginal,
-            "r2.conditional": inner.rsquared_conditional,
-            "singular": inner.singular,
-            "converged": inner.converged,
-            "status": pd.Series([s.name for s in Status]).take(inner.status).array,
-            "method": pd.Series([inner.method]).repeat(m).array,
+            "nobs": fit.n_used,
+            "ngroups": fit.n_groups_used,
+            "sigma": np.sqrt(fit.sigma2),
+            "logLik": fit.loglik,
+            "AIC": fit.aic,
+            "BIC": fit.bic,
+            "REMLcrit" if fit.method == "REML" else "deviance": -2 * fit.loglik,
+            "df.residual": fit.n_used - taken,
+            **({} if fit.design.random and not fit.design.has_one_intercept else {"icc": fit.icc}),
+            "r2.marginal": fit.rsquared_marginal,
+            "r2.conditional": fit.rsquared_conditional,
+            "singular": fit.singular,
+            "converged": fit.converged,
+            "status": pd.Series([s.name for s in Status]).take(fit.status).array,
+            "method": pd.Series([fit.method]).repeat(m).array,
         }
     )
     return _with_keys(keys, frame, np.arange(m))
 
 
-def augment(fit: Fit, response: int | str = 0, *, data: Any = None) -> pd.DataFrame:
-    """One row an observation of one response: data, fitted values and residuals.
+def augment(fit: Any, response: int | str = 0, *, data: Any = None) -> pd.DataFrame:
+    """A row per observation of one response; see :meth:`jaxlmm.Fit.augment`."""
+    from jaxlmm.sources.table import as_frame  # needs pandas
 
-    Parameters
-    ----------
-    fit : Fit
-    response : int or str
-        Position or name.
-    data : DataFrame, or what makes one, optional
-        What the model was fitted to, row by row: its columns and index are kept, and stand in for
-        the columns of X and the groups.
-
-    Returns
-    -------
-    DataFrame
-        The response, the columns of X, the groups; ``.fitted``, ``.resid``, ``.fixed`` (fitted
-        without the random effect), ``.group`` (the random effect). The response or the groups, if
-        called like a column of X, are called ``<name>_response`` or ``<name>_group``.
-    """
-    inner, _ = _parts(fit)
-    j = inner.labels.position(response)
-    one, name = inner.select([j]), inner.response_names[j]
+    pd = extra("pandas", "tables")
+    j = fit.labels.position(response)
+    one, name = fit.select([j]), fit.response_names[j]
     random = one.design.random[0] if one.design.random else None
     data = None if data is None else as_frame(data)
     if data is None:
@@ -180,7 +122,7 @@ def augment(fit: Fit, response: int | str = 0, *, data: Any = None) -> pd.DataFr
 # -- the blocks of a tidy table: labels of k rows in lists, numbers of m responses in (m, k) arrays --
 
 
-def _fixed(fit: Fit, level: float) -> dict[str, Any]:
+def _fixed(fit: Any, level: float) -> dict[str, Any]:
     low, high = np.moveaxis(fit.conf_int(level), -1, 0)
     return {
         **_labels("fixed", [None] * len(fit.names), fit.names),
@@ -194,7 +136,7 @@ def _fixed(fit: Fit, level: float) -> dict[str, Any]:
     }
 
 
-def _ran_pars(fit: Fit, level: float) -> dict[str, Any]:
+def _ran_pars(fit: Any, level: float) -> dict[str, Any]:
     found, sigma = fit.random_parameters, np.sqrt(fit.sigma2)
     error = fit.variance_se()["sigma2"] / (2 * sigma)
     return {
@@ -204,7 +146,7 @@ def _ran_pars(fit: Fit, level: float) -> dict[str, Any]:
     }
 
 
-def _ran_vals(fit: Fit, level: float) -> dict[str, Any]:
+def _ran_vals(fit: Any, level: float) -> dict[str, Any]:
     groups: list[str] = []
     terms: list[str] = []
     levels: list[Any] = []
@@ -245,6 +187,7 @@ def _labels(effect: str, groups: Sequence[Any], terms: Sequence[str], levels: An
 
 def _pattern(blocks: list[dict[str, Any]], with_level: bool) -> pd.DataFrame:
     """The labels of one response's rows."""
+    pd = extra("pandas", "tables")
     rows = {name: [v for block in blocks for v in block[name]] for name in ("effect", "group", "level", "term")}
     # The last entry makes columns of text even of those that are empty or all missing.
     columns = {name: pd.Series([*rows[name], "text"]).iloc[:-1] for name in ("effect", "group", "term")}
@@ -258,14 +201,8 @@ def _pattern(blocks: list[dict[str, Any]], with_level: bool) -> pd.DataFrame:
 # -- inner ----------------------------------------------------------------------------------------
 
 
-def _parts(fit: Any) -> tuple[Fit, Mapping[str, Any]]:
-    """The fit itself, and what tells its responses apart: columns of m labels."""
-    if isinstance(fit, Fit):
-        return fit, fit.labels.keys
-    raise ValueError(f"a table is made of what jaxlmm.fit returns, found {type(fit).__name__}.")
-
-
 def _with_keys(keys: Mapping[str, Any], frame: pd.DataFrame, rows: np.ndarray) -> pd.DataFrame:
+    pd = extra("pandas", "tables")
     twice = [name for name in keys if name in frame.columns]
     if twice:
         raise ValueError(f"the dimension {twice[0]!r} is called like a column of the table; rename it in Y.")

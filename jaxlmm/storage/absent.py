@@ -1,9 +1,8 @@
-"""What stands in a loaded fit for the parts that it has not: the responses, the formula's coding."""
+"""What stands in a fit from a file for the parts that it has not: the responses, the formula's coding."""
 
 from __future__ import annotations
 
 import dataclasses
-import functools
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,15 +10,10 @@ from typing import Any, NoReturn
 
 import numpy as np
 
-from jaxlmm.inference.estimates import Estimates
-from jaxlmm.results.derived import fit_estimates
-from jaxlmm.results.results import Fit
-
-__all__ = ["AbsentFormula", "AbsentY", "FitWithoutY", "checksums", "missing_cells"]
+__all__ = ["AbsentFormula", "AbsentY", "checksums", "missing_cells"]
 
 # Columns of Y that are read at once.
 CHUNK = 1024
-SEED = 0x6A61786C6D6D
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,7 +38,7 @@ class AbsentY:
     checksums: np.ndarray | None
 
     @classmethod
-    def make(cls, fit: Fit, bits: np.ndarray, checksums: np.ndarray | None) -> AbsentY:
+    def make(cls, fit: Any, bits: np.ndarray, checksums: np.ndarray | None) -> AbsentY:
         """Of a fit (without Y) and the bits of its incomplete responses in order."""
         return cls((fit.n_obs, fit.n_responses), bits, np.cumsum(fit.incomplete) - 1, checksums)
 
@@ -81,45 +75,6 @@ class AbsentY:
             "the fit was saved without its responses, which this needs; give them to load(path, Y=...), or save with "
             "include_Y=True."
         )
-
-
-@dataclass(frozen=True, eq=False)
-class _Cells:
-    """Responses of noise, NaN where missing: enough for what depends on X and on which cells there are."""
-
-    absent: AbsentY
-    dtype = np.dtype(np.float64)
-
-    def __getitem__(self, key: tuple[slice, Any]) -> np.ndarray:
-        bits, n = self.absent.bits[:, self.absent.column[key[1]]], self.absent.shape[0]
-        # A seed that no one else has: a column of X as response would leave no residual.
-        noise = np.random.default_rng(SEED).standard_normal(n).reshape(n, *[1] * (bits.ndim - 1))
-        return np.where(np.unpackbits(bits, axis=0, count=n), np.nan, noise)
-
-
-class FitWithoutY(Fit):
-    """A fit that was loaded without its responses."""
-
-    @functools.cached_property
-    def estimates(self) -> Estimates:
-        """The fits as the arrays that tests and intervals work on."""
-        return fit_estimates(self._with_cells())
-
-    @functools.cached_property
-    def group_sizes(self) -> np.ndarray:
-        """Observations of each group that the response was fitted to, (m, G)."""
-        return self._with_cells().group_sizes
-
-    def _variance_parts(self) -> tuple[np.ndarray, np.ndarray]:
-        return self._with_cells()._variance_parts()
-
-    @functools.cached_property
-    def _mean_weight(self) -> np.ndarray:
-        return self._with_cells()._mean_weight
-
-    def _with_cells(self) -> Fit:
-        fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-        return Fit(**fields | {"Y": _Cells(self.Y)})  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True, eq=False)
@@ -177,7 +132,7 @@ def checksums(Y: np.ndarray) -> np.ndarray | None:
     return np.array(found, dtype=np.uint32)
 
 
-def missing_cells(fit: Fit) -> np.ndarray:
+def missing_cells(fit: Any) -> np.ndarray:
     """``AbsentY.bits`` of a fit."""
     if isinstance(fit.Y, AbsentY):
         return fit.Y.bits[:, fit.Y.column[fit.incomplete]]

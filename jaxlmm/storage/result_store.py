@@ -23,7 +23,6 @@ try:
 except ImportError as error:
     raise ImportError('results on disk need zarr and xarray: pip install "jaxlmm[stream]"') from error
 
-from jaxlmm.results.results import Fit
 from jaxlmm.sources.plan import Plan
 from jaxlmm.sources.sources import At
 from jaxlmm.storage.absent import missing_cells
@@ -213,7 +212,7 @@ def clean_up(out: Path) -> None:
         remove(part)  # killed after the last step
 
 
-def packed_missing(fit: Fit, shape: tuple[int, ...]) -> dict[str, np.ndarray]:
+def packed_missing(fit: Any, shape: tuple[int, ...]) -> dict[str, np.ndarray]:
     """The array ``MISSING`` (n_obs / 8, *shape) of a fit, where a response is incomplete."""
     if not fit.incomplete.any():
         return {}

@@ -1,46 +1,30 @@
-"""A fit as a Zarr store, and back; the layout is that of :mod:`jaxlmm.storage.result_store`, which xarray opens."""
+"""A fit as a Zarr store; the layout is that of :mod:`jaxlmm.storage.result_store`, which xarray opens."""
 
 from __future__ import annotations
 
 import contextlib
-import io
-import math
 import os
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-try:
-    import xarray as xr  # noqa: F401
-    import zarr  # noqa: F401
-except ImportError as error:
-    raise ImportError('results on disk need zarr and xarray: pip install "jaxlmm[stream]"') from error
-
-from jaxlmm.results.results import Fit
 from jaxlmm.sources.plan import Plan
 from jaxlmm.storage.absent import checksums
-from jaxlmm.storage.parts import ROWS, check_manifest, design_parts, reading
-from jaxlmm.storage.places import at_work, check_name, scratch_folder, sweep
+from jaxlmm.storage.parts import FORMAT, design_parts
+from jaxlmm.storage.places import check_name, scratch_folder
 from jaxlmm.storage.result_store import ResultStore, build, clean_up, packed_missing
-from jaxlmm.storage.stored import INSIDE, MISSING, check_replaceable, is_result_store, part_of, stored_results
-from jaxlmm.storage.zip import packed_archive, read_archive
+from jaxlmm.storage.stored import check_replaceable, part_of
+from jaxlmm.storage.zip import packed_archive
 from jaxlmm.tabular.dataset import result_attrs, stored_arrays, stored_dataset
 
-__all__ = ["read_result_store", "write_fit"]
+__all__ = ["write_fit"]
 
-# Columns of the packed bits that are read at once.
-CHUNK = 2**16
 LEVEL = 0.95
-# Readings of a store that others replace meanwhile, and seconds between them.
-TRIES, PAUSE = 250, 0.02
-FORMAT = "jaxlmm fit"
 
 
-def write_fit(fit: Fit, path: str, include_Y: bool, overwrite: bool) -> None:
-    """Write a fit as a Zarr store; see :func:`jaxlmm.storage.save`.
+def write_fit(fit: Any, path: str, include_Y: bool, overwrite: bool) -> None:
+    """Write a fit as a Zarr store; see :func:`jaxlmm.Fit.save`.
 
     Raises
     ------
@@ -70,7 +54,7 @@ def write_fit(fit: Fit, path: str, include_Y: bool, overwrite: bool) -> None:
     values = stored_arrays(fit, labels.shape, LEVEL)
     formula = None if fit.source is None else fit.source.formula
     attrs = result_attrs(fit.design, formula, fit.method, fit.df_method, LEVEL)
-    template = stored_dataset(values, fit.names, labels.dims, labels.to_coords(), labels.units, attrs)
+    template = stored_dataset(values, fit.names, labels.dims, labels.to_coords(flat=True), labels.units, attrs)
     settings = {"format": FORMAT, "Y": {"shape": [fit.n_obs, *labels.shape]}}
     with scratch_folder(out) as made:
         build(made, settings, Plan(labels.shape, labels.shape), template, inside)
@@ -78,79 +62,3 @@ def write_fit(fit: Fit, path: str, include_Y: bool, overwrite: bool) -> None:
         with contextlib.closing(store):
             store.write(0, values if include_Y else values | packed_missing(fit, labels.shape))
             store.complete(overwrite=overwrite)
-
-
-def read_result_store(path: str) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    """Manifest and arrays of the results in the folder ``path``, for :func:`jaxlmm.storage.parts.from_parts`.
-
-    Raises
-    ------
-    ValueError
-        No finished results there, or not as they were written.
-    """
-    return _steady(path, _read_fit)
-
-
-def _steady(path: str, read: Callable[[str], Any]) -> Any:
-    """What ``read(path)`` finds in one store: again if another took its place meanwhile."""
-    for k in range(TRIES):
-        before = _identity(path)
-        if before is None and not is_result_store(Path(path)):
-            place = Path(os.path.abspath(path))
-            if k < 2 or (k < TRIES - 1 and at_work(place)):  # between two renamings of another process
-                sweep(place)  # or of one that was killed
-                time.sleep(PAUSE)
-                continue
-            hint = ""
-            if os.path.exists(part_of(Path(os.path.abspath(path)))):
-                hint = "; its run is not finished: call it again with resume=True"
-            raise ValueError(f"'{path}' holds no results of jaxlmm{hint}.")
-        try:
-            with reading(path):
-                found = read(path)
-        except (ValueError, OSError):
-            if _identity(path) == before:
-                raise
-        else:
-            if _identity(path) == before:
-                return found
-        time.sleep(PAUSE)
-    raise OSError(f"'{path}' is replaced again and again while it is read; wait until it is not.")
-
-
-def _identity(path: str) -> tuple[int, ...] | None:
-    """What tells the folder at a path from another that took its place; None if no results are there."""
-    try:
-        found = os.stat(os.path.join(path, ".zattrs"))
-    except OSError:
-        return None
-    return found.st_dev, found.st_ino, found.st_mtime_ns, found.st_size
-
-
-def _read_fit(path: str) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    group, found = stored_results(Path(path))
-    content = np.asarray(group[f"{INSIDE}/design"]).tobytes()
-    manifest, arrays = read_archive(io.BytesIO(content), check_manifest)
-    for name, dims in ROWS.items():
-        if name not in found and dims[:1] == ("theta",):  # without a random effect
-            arrays[name] = np.zeros((len(arrays["coef"]), *[0] * len(dims)))
-            continue
-        array = found[name]
-        arrays[name] = np.moveaxis(array.reshape(*array.shape[: len(dims)], -1), -1, 0).copy()
-    if f"{INSIDE}/Y" in group:
-        arrays["Y"] = np.asarray(group[f"{INSIDE}/Y"])
-    else:
-        incomplete = (arrays["n_used"] < group.attrs["n_obs"]) & found["converged"].ravel()
-        arrays["missing"] = _columns(group[MISSING], incomplete)
-    return manifest, arrays
-
-
-def _columns(missing: Any, wanted: np.ndarray) -> np.ndarray:
-    """Columns of an array (rows, *dims) of which only some are wanted, read in parts along the first axis of dims."""
-    height, first, inner = missing.shape[0], missing.shape[1], math.prod(missing.shape[2:])
-    step, parts = max(CHUNK // inner, missing.chunks[1]), [np.zeros((height, 0), dtype=np.uint8)]
-    for k in range(0, first, step):
-        mask = wanted[k * inner : (k + step) * inner]
-        if mask.any():
-            parts.append(np.asarray(missing[:, k : k + step]).reshape(height, -1)[:, mask])
-    return np.concatenate(parts, axis=1)

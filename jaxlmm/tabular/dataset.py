@@ -22,6 +22,7 @@ __all__ = [
     "PER_RESPONSE",
     "PER_TERM",
     "RESERVED",
+    "ROWS",
     "STORED",
     "check_no_multiindex",
     "fit_dataset",
@@ -34,6 +35,12 @@ __all__ = [
     "variable",
 ]
 
+# Fields of a fit with one row per response: their other dimensions. All that selects, writes or reads them goes by
+# this table.
+ROWS: dict[str, tuple[str, ...]] = {
+    "coef": ("term",), "se_gls": ("term",), "theta": ("theta",), "sigma2": (), "loglik": (),
+    "hessian": ("theta", "theta"), "status": (), "n_used": (),
+}  # fmt: skip
 # Variables with dimensions (term, *dims), and those with (*dims): what they are, and the power of
 # the response's units that they are in.
 PER_TERM = {

@@ -135,13 +135,18 @@ class Labels:
             return self.coords[dim]
         return Coord((dim,), np.array(self._texts(dim, size)) if dim == RESPONSE else np.arange(size))
 
-    def to_coords(self, *, numbered: bool = True) -> Any:
-        """xarray Coordinates; the names of the responses of a matrix are one, y0, y1, ... too if ``numbered``."""
+    def to_coords(self, *, numbered: bool = True, flat: bool = False) -> Any:
+        """xarray Coordinates; the names of the responses of a matrix are one, y0, y1, ... too if ``numbered``.
+
+        ``flat``: the levels of a MultiIndex are coordinates without an index, which every file holds.
+        """
         xr = extra("xarray", "labelled results")
         coords = dict(self.coords)
         if RESPONSE in self.dims and (numbered or RESPONSE in coords):
             coords = {RESPONSE: self._coord(RESPONSE, self.shape[self.dims.index(RESPONSE)])} | coords
         made = xr.Coordinates({k: (c.dims, c.values, dict(c.attrs)) for k, c in coords.items() if not c.levels})
+        if flat:
+            return made
         for dim, coord in coords.items():
             if coord.levels:
                 rest = made.to_dataset().drop_vars([name for name in coord.levels if name in made])

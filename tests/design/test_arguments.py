@@ -24,7 +24,6 @@ FRAME = pd.DataFrame(
 FIT, OLS = jaxlmm.fit(X, Y, CODES), jaxlmm.fit(X, Y)
 BY_FORMULA = jaxlmm.lmm("y ~ c * d + x + (1 | s)", FRAME)
 MEANS = BY_FORMULA.emmeans("d")
-tables = jaxlmm.tables
 
 WRONG: dict[str, Any] = {
     "None": None, "nan": float("nan"), "inf": float("inf"), "minus one": -1, "half": 0.5, "huge": 10**400,
@@ -90,12 +89,12 @@ ARGUMENTS: dict[str, tuple[Callable[[Any], Any], str, set[str]]] = {
     "emmeans covariate": (lambda v: BY_FORMULA.emmeans("d", at={"x": v}), "at", NUMBERS | {"tuple"}),
     "emmeans factor": (lambda v: BY_FORMULA.emmeans("c", at={"d": v}), "at", set()),
     "pairs adjust": (lambda v: MEANS.pairs(v), "adjust", set()),
-    "tidy effects": (lambda v: tables.tidy(FIT, effects=v), "effects", set()),
-    "tidy level": (lambda v: tables.tidy(FIT, level=v), "level", {"half"}),
-    "tidy adjust": (lambda v: tables.tidy(FIT, adjust=v), "adjust", {"None"}),
+    "tidy effects": (lambda v: FIT.tidy(effects=v), "effects", set()),
+    "tidy level": (lambda v: FIT.tidy(level=v), "level", {"half"}),
+    "tidy adjust": (lambda v: FIT.tidy(adjust=v), "adjust", {"None"}),
     "tidy responses": (
-        lambda v: tables.tidy(FIT, responses=v), "response", {"None", "minus one", "empty list", "tuple"}),
-    "augment data": (lambda v: tables.augment(FIT, data=v), "data", {"None", "frame"}),
+        lambda v: FIT.tidy(responses=v), "response", {"None", "minus one", "empty list", "tuple"}),
+    "augment data": (lambda v: FIT.augment(data=v), "data", {"None", "frame"}),
 }  # fmt: skip
 
 

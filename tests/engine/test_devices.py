@@ -29,7 +29,6 @@ from jaxlmm.families.intercept.block import BlockFitter
 from jaxlmm.families.intercept.reduce_device import SegmentSum
 from jaxlmm.runtime import device
 from jaxlmm.runtime.device import DeviceMatrix, device_matrix
-from jaxlmm.storage import storage
 
 FIELDS = "coef se_gls lam sigma2 loglik curvature".split()
 N_DEVICES = 4
@@ -328,8 +327,8 @@ def test_everything_else_of_a_fit(stays: list[int], tmp_path: Path) -> None:
     assert found.summary(3) == expected.summary(3)
     part = found.select([3, 5])
     np.testing.assert_array_equal(part.Y, Y[:, [3, 5]])
-    storage.save(found, tmp_path / "fit")
-    np.testing.assert_array_equal(storage.load(tmp_path / "fit", Y=Y).Y, Y)
+    found.save(tmp_path / "fit")
+    np.testing.assert_array_equal(jaxlmm.load(tmp_path / "fit", Y=Y).Y, Y)
     again = jaxlmm.prepare(X, codes).fit(found.Y)
     assert again.Y.array is y
 

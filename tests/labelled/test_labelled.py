@@ -388,8 +388,13 @@ def test_rows_in_another_order_are_refused() -> None:
 
 def test_a_multiindex_survives_a_file(tmp_path: Path) -> None:
     found = jaxlmm.fit(design, responses().stack(cell=("channel", "time")), "subject", obs_dim="trial")
-    found.save(tmp_path / "a.npz")
-    xr.testing.assert_identical(jaxlmm.load(tmp_path / "a.npz").to_dataset(), found.to_dataset())
+    for name in ("a.npz", "a.zarr"):
+        found.save(tmp_path / name)
+        xr.testing.assert_identical(jaxlmm.load(tmp_path / name).to_dataset(), found.to_dataset())
+        part = jaxlmm.load(tmp_path / name).sel(channel="Cz")
+        assert part.dims == ("time",) and part.response_names[2] == "0.1"
+    opened = xr.open_zarr(tmp_path / "a.zarr", chunks=None)
+    assert opened["channel"].dims == ("cell",) and "cell" not in opened.coords
 
 
 # -- fits of a matrix --------------------------------------------------------------------------------

@@ -221,12 +221,6 @@ def test_bad_options(options: dict[str, Any], message: str) -> None:
     assert message in str(error.value) and "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize("function", [tidy, glance, augment])
-def test_not_a_fit(function: Any) -> None:
-    with pytest.raises(ValueError, match=r"a table is made of what jaxlmm\.fit returns, found dict"):
-        function({})
-
-
 def test_long_tables_are_built_at_once() -> None:
     X, Y = simulate(np.random.default_rng(0), CODES, p=4, m=1)
     fit = jaxlmm.fit(X, Y, CODES)

@@ -18,7 +18,8 @@ from hypothesis import strategies as st
 from test_storage import CODES, assert_same, data, fitted
 
 import jaxlmm
-from jaxlmm.storage.storage import load, save
+from jaxlmm.loading.load import load
+from jaxlmm.storage.save import save
 
 zarr = pytest.importorskip("zarr")
 pytest.importorskip("xarray")

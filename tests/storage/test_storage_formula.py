@@ -16,8 +16,9 @@ import pytest
 from test_storage import rewrite
 
 import jaxlmm
+from jaxlmm.loading.load import load
 from jaxlmm.storage.absent import AbsentFormula
-from jaxlmm.storage.storage import load, save
+from jaxlmm.storage.save import save
 
 pd = pytest.importorskip("pandas")
 pytest.importorskip("formulaic")

@@ -11,10 +11,12 @@ from conftest import blups
 from test_storage import CODES, DERIVED, FROM_Y, assert_same, assert_same_bits, data, fitted
 
 import jaxlmm
+from jaxlmm.loading.check import check_responses
+from jaxlmm.loading.parts import from_design_parts, from_parts
 from jaxlmm.results.results import Fit
 from jaxlmm.storage.absent import missing_cells
-from jaxlmm.storage.check import check_responses
-from jaxlmm.storage.parts import ROWS, design_parts, from_design_parts, from_parts, to_parts
+from jaxlmm.storage.parts import design_parts, to_parts
+from jaxlmm.tabular.dataset import ROWS
 
 
 def pieces(fit: Fit, size: int = 3) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
@@ -213,7 +215,7 @@ def test_what_the_check_cannot_see() -> None:
 
 
 def test_many_responses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("jaxlmm.storage.check.CHUNK", 3)
+    monkeypatch.setattr("jaxlmm.loading.check.CHUNK", 3)
     fit, Y = fitted(), data()[1]
     assert check_responses(Y, fit, None).Y.shape == Y.shape
     for j in (0, 2, 3, 6, 7):

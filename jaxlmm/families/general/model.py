@@ -46,6 +46,10 @@ class RandomTerms(Family):
         Q, R = np.linalg.qr(columns.unit if root_w is None else root_w[:, None] * columns.unit)
         return cls(design, Basis(columns, R), make_general(Q, root_w, design.random))
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """A pickle holds the design, from which all else is made again."""
+        return RandomTerms.make, (self.design,)
+
     def take(self, rows: np.ndarray) -> RandomTerms:
         """The same structure on some rows of the design."""
         return RandomTerms.make(self.design.take(rows))

@@ -42,6 +42,10 @@ class Intercept(Family):
         """All the work that depends on the design alone."""
         return cls(design, design_reducer(design))
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """A pickle holds the design, from which all else is made again."""
+        return Intercept.make, (self.design,)
+
     @property
     def basis(self) -> Basis:  # type: ignore[override]
         """Orthonormal basis of X."""
