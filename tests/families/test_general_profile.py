@@ -176,7 +176,8 @@ def check_by_definition(ml: jaxlmm.Fit, limits: dict[str, np.ndarray], response:
         for limit in both[response]:
             if not (label.startswith("sd_") and limit == 0) and not (label.startswith("cor_") and abs(limit) == 1):
                 rise = profiled_deviance(ml, response, label, limit) - least
-                np.testing.assert_allclose(rise, CUT, atol=1e-4, err_msg=f"{label} = {limit}")
+                # Of a singular fit the dense search in logarithms comes close to the minimum, from above.
+                assert CUT - 1e-4 < rise < CUT + (2e-3 if ml.singular[response] else 1e-4), (label, limit, rise)
 
 
 def test_limits_lie_where_the_dense_deviance_does() -> None:

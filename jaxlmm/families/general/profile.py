@@ -12,7 +12,6 @@ A coefficient b_k is held by fitting y - b_k d to the rest of X, d the part of c
 from __future__ import annotations
 
 import dataclasses
-import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -42,6 +41,8 @@ START_DIAGONAL = 0.1
 OTHER_STARTS = (0.1, 3.0)
 # A root of the deviance that is lower than another by more than this belongs to another minimum.
 LOWER = 1e-6
+# A residual variance is at least this, since 0 says that none is held.
+SMALLEST = 1e-300
 # How often a search goes on from a limit at which a lower minimum was found.
 ROUNDS = 3
 # Standard deviations smaller than this part of what their column could show are 0.
@@ -192,6 +193,7 @@ def _random_limits(
             found = _searches(sd, np.maximum(0.3 * sd, 0.1 * unit), best.usable, best.value, cut)
             rise = left_out[one.term, one.columns[0]]
             fixed[0, rise < cut] = 0.0
+            found.active[:c] &= np.isfinite(rise)
             found.end(0, np.zeros(c), np.sqrt(np.maximum(rise, 0)) - np.sqrt(cut))
         else:
             sds = np.abs(T[:, 0, 0]), np.hypot(T[:, 1, 0], T[:, 1, 1])
@@ -280,8 +282,10 @@ def _off_zero(theta: np.ndarray, diagonal: np.ndarray) -> np.ndarray:
 class _Lowest(Protocol):
     """The deviance along N searches, minimised over all else."""
 
-    def lowest(self, rows: np.ndarray, x: np.ndarray, factor: float) -> np.ndarray:
-        """Of the searches ``rows`` at x, from ``factor`` times the theta found last; NaN where not found."""
+    theta: np.ndarray
+
+    def lowest(self, rows: np.ndarray, x: np.ndarray) -> np.ndarray:
+        """Of the searches ``rows`` at x, from ``theta`` (k, N), which moves to the minimum; NaN where not found."""
         ...
 
 
@@ -301,12 +305,12 @@ class _Curve:
     theta: np.ndarray
     sigma: np.ndarray
 
-    def lowest(self, rows: np.ndarray, x: np.ndarray, factor: float) -> np.ndarray:
+    def lowest(self, rows: np.ndarray, x: np.ndarray) -> np.ndarray:
         k, N = len(self.theta), len(rows)
         sign = np.ones(N)
         eye = np.repeat(np.eye(k)[:, :, None], N, axis=2)
         held = Held(take(self.stats, self.response[rows]), np.zeros(N), np.ones(N), np.zeros((k, N)), eye, eye.copy())
-        start, free = _off_zero(factor * self.theta[:, rows], _diagonal(self.problem.sizes)), np.ones((k, N))
+        start, free = _off_zero(self.theta[:, rows], _diagonal(self.problem.sizes)), np.ones((k, N))
         sigma = self.sigma[rows]
         for q, one in enumerate(self.quantities):
             at = np.flatnonzero(self.which[rows] == q)
@@ -315,10 +319,11 @@ class _Curve:
             held.M[:, :, at] = one.to_kernel[:, :, None]
             first, A = one.start, one.factor
             if not one.columns:
-                held.x2[at] = np.exp(2 * x[at])
+                held.x2[at] = np.maximum(np.exp(2 * x[at]), SMALLEST)
                 start[:, at] *= sigma[at] / np.exp(x[at])
             elif len(one.columns) == 1:
-                held.x2[at], held.g0[at], held.g[first, at] = x[at] ** 2, 0.0, A[0, 0] ** 2
+                held.x2[at] = np.maximum(x[at] ** 2, SMALLEST)
+                held.g0[at], held.g[first, at] = 0.0, A[0, 0] ** 2
                 own = x[at] / (A[0, 0] * sigma[at]) - start[first, at]
                 start[first : first + one.size, at] += np.outer(np.linalg.inv(A)[:, 0] * A[0, 0], own)
             else:
@@ -357,11 +362,11 @@ class _CoefficientCurve:
     def __post_init__(self) -> None:
         self.theta = np.tile(self.theta, 2)
 
-    def lowest(self, rows: np.ndarray, x: np.ndarray, factor: float) -> np.ndarray:
+    def lowest(self, rows: np.ndarray, x: np.ndarray) -> np.ndarray:
         response = rows % len(self.coef)
         b = self.coef[response] + x * self.se[response]
         stats, scaling = self.problem.family.reduce(self.Y[:, response] - self.direction[:, None] * b)
-        start = _off_zero(factor * self.theta[:, rows], _diagonal(self.problem.sizes))
+        start = _off_zero(self.theta[:, rows], _diagonal(self.problem.sizes))
         theta, value, converged = descend(self.problem, _nothing_held(self.problem.family, stats), start)
         converged = converged & ~scaling.constant & ~scaling.exact
         self.theta[:, rows[converged]] = theta[:, converged]
@@ -417,14 +422,14 @@ def _limits(curve: _Lowest, searches: _Searches, cut: float) -> np.ndarray:
         return np.sqrt(np.maximum(deviance - searches.minimum[rows], 0)) - np.sqrt(cut)
 
     def once(rows: np.ndarray, x: np.ndarray) -> np.ndarray:
-        value = curve.lowest(rows, x, 1.0)
+        value = curve.lowest(rows, x)
         failed = np.flatnonzero(np.isnan(value))
         if len(failed):
-            value[failed] = _from_others(curve, rows[failed], x[failed])
+            value[failed] = _from_all(curve, rows[failed], x[failed])
         return above(rows, value)
 
     def everywhere(rows: np.ndarray, x: np.ndarray) -> np.ndarray:
-        return above(rows, np.fmin(curve.lowest(rows, x, 1.0), _from_others(curve, rows, x)))
+        return above(rows, _from_all(curve, rows, x))
 
     rows = np.flatnonzero(searches.active)
     unknown = rows[np.isfinite(bracket.outside[rows]) & np.isnan(bracket.outside_value[rows])]
@@ -451,7 +456,14 @@ def _limits(curve: _Lowest, searches: _Searches, cut: float) -> np.ndarray:
     return limits
 
 
-def _from_others(curve: _Lowest, rows: np.ndarray, x: np.ndarray) -> np.ndarray:
-    """The least deviance that other starts lead to."""
-    values = [curve.lowest(rows, x, factor) for factor in OTHER_STARTS]
-    return np.asarray(functools.reduce(np.fmin, values))
+def _from_all(curve: _Lowest, rows: np.ndarray, x: np.ndarray) -> np.ndarray:
+    """The least deviance that any start leads to; the curve goes on from there."""
+    first, least = curve.theta[:, rows].copy(), np.full(len(rows), np.nan)
+    best = first.copy()
+    for factor in (1.0, *OTHER_STARTS):
+        curve.theta[:, rows] = factor * first
+        value = curve.lowest(rows, x)
+        better = ~np.isnan(value) & ~(value >= least)
+        best[:, better], least[better] = curve.theta[:, rows[better]], value[better]
+    curve.theta[:, rows] = best
+    return least
