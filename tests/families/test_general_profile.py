@@ -71,7 +71,7 @@ def test_a_profile_prints_and_tidies() -> None:
     table = profile.tidy()
     assert len(table) == 6
     row = table[table["parameter"] == "sd_Days|Subject"]
-    np.testing.assert_array_equal(row[["conf_low", "conf_high"]].to_numpy()[0], profile.random[0, 2])
+    np.testing.assert_array_equal(row[["conf.low", "conf.high"]].to_numpy()[0], profile.random[0, 2])
 
 
 def test_one_intercept() -> None:

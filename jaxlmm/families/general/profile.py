@@ -37,6 +37,8 @@ SEARCHES = 4096
 # Diagonals of T closer to 0 than this start at START_DIAGONAL: at 0 the derivative says nothing.
 NEAR_ZERO = 0.02
 START_DIAGONAL = 0.1
+# And a standard deviation whose descent went past 0 starts again at this part of where it did.
+NEARER_ZERO = 1e-2
 # Other starts of the inner minima, times the first.
 OTHER_STARTS = (0.1, 3.0)
 # A root of the deviance that is lower than another by more than this belongs to another minimum.
@@ -307,7 +309,6 @@ class _Curve:
 
     def lowest(self, rows: np.ndarray, x: np.ndarray) -> np.ndarray:
         k, N = len(self.theta), len(rows)
-        sign = np.ones(N)
         eye = np.repeat(np.eye(k)[:, :, None], N, axis=2)
         held = Held(take(self.stats, self.response[rows]), np.zeros(N), np.ones(N), np.zeros((k, N)), eye, eye.copy())
         start, free = _off_zero(self.theta[:, rows], _diagonal(self.problem.sizes)), np.ones((k, N))
@@ -333,19 +334,33 @@ class _Curve:
                 held.B[first + 1, w, at], held.B[w, w, at] = np.sin(x[at]), np.cos(x[at])
                 free[first + 1, at] = start[first + 1, at] = 0.0
         theta, value, converged = descend(self.problem, held, start, free)
-        for q, one in enumerate(self.quantities):
-            if len(one.columns) == 2:
-                at = np.flatnonzero(self.which[rows] == q)
-                sign[at] = theta[one.start, at] * theta[one.start + one.size, at]
-        # Past a standard deviation of 0 the correlation has the other sign: the minimum is at 0.
-        value = np.where(sign < 0, np.inf, value)
+        crossed = np.flatnonzero(self._crossed(rows, theta))
+        if len(crossed):
+            # Over a standard deviation of 0 to the other sign: once more, from so near 0 that only the slope counts.
+            start = start[:, crossed]
+            for q, one in enumerate(self.quantities):
+                if len(one.columns) == 2:
+                    start[one.start + one.size, self.which[rows[crossed]] == q] *= NEARER_ZERO
+            again = descend(self.problem, take(held, crossed), start, free[:, crossed])
+            theta[:, crossed], value[crossed], converged[crossed] = again
+        crossed = self._crossed(rows, theta)
+        value = np.where(crossed, np.inf, value)
         ceiling = self.ceiling[rows]
         with np.errstate(divide="ignore", invalid="ignore"):
             scale = held.g0 + (held.g * theta**2).sum(0)
             sigma = np.where(held.x2 > 0, np.sqrt(held.x2 / scale), sigma)
-        kept = converged & (sign >= 0)
+        kept = converged & ~crossed
         self.theta[:, rows[kept]], self.sigma[rows[kept]] = theta[:, kept], sigma[kept]
         return np.where(converged, np.minimum(value, ceiling), np.nan)
+
+    def _crossed(self, rows: np.ndarray, theta: np.ndarray) -> np.ndarray:
+        """Whether the correlation has the other sign than the one held."""
+        sign = np.ones(len(rows))
+        for q, one in enumerate(self.quantities):
+            if len(one.columns) == 2:
+                at = np.flatnonzero(self.which[rows] == q)
+                sign[at] = theta[one.start, at] * theta[one.start + one.size, at]
+        return sign < 0
 
 
 @dataclass(eq=False)
