@@ -446,16 +446,24 @@ def _limits(curve: _Lowest, searches: _Searches, cut: float) -> np.ndarray:
     def everywhere(rows: np.ndarray, x: np.ndarray) -> np.ndarray:
         return above(rows, _from_all(curve, rows, x))
 
-    rows = np.flatnonzero(searches.active)
+    def along(rows: np.ndarray, x: np.ndarray) -> np.ndarray:
+        """Also from the last minimum inside, which may be another than those outside."""
+        value = above(rows, _least(curve, rows, x, [curve.theta[:, rows].copy(), inside[:, rows]]))
+        under = value < 0
+        inside[:, rows[under]] = curve.theta[:, rows[under]]
+        return value
+
+    rows, inside = np.flatnonzero(searches.active), curve.theta.copy()
     unknown = rows[np.isfinite(bracket.outside[rows]) & np.isnan(bracket.outside_value[rows])]
     if len(unknown):
         bracket.outside_value[unknown] = everywhere(unknown, bracket.outside[unknown])
         never = unknown[bracket.outside_value[unknown] < 0]
         limits[never] = bracket.outside[never]
         rows = np.setdiff1d(rows, never)
-    for _ in range(ROUNDS):
-        expand(once, bracket, searches.step, rows[np.isnan(bracket.outside[rows])])
-        limits[rows] = crossings(once, bracket, rows)
+    for turn in range(ROUNDS):
+        function = once if turn == 0 else along
+        expand(function, bracket, searches.step, rows[np.isnan(bracket.outside[rows])])
+        limits[rows] = crossings(function, bracket, rows)
         rows = rows[np.isfinite(limits[rows])]
         if not len(rows):
             break
@@ -467,18 +475,23 @@ def _limits(curve: _Lowest, searches: _Searches, cut: float) -> np.ndarray:
         bracket.inside[rows], bracket.inside_value[rows] = limits[rows], value[lower]
         again = rows[~searches.ends[rows]]
         bracket.outside[again] = bracket.outside_value[again] = np.nan
+        inside[:, rows] = curve.theta[:, rows]
         limits[rows] = np.nan
     return limits
 
 
-def _from_all(curve: _Lowest, rows: np.ndarray, x: np.ndarray) -> np.ndarray:
-    """The least deviance that any start leads to; the curve goes on from there."""
-    first, least = curve.theta[:, rows].copy(), np.full(len(rows), np.nan)
-    best = first.copy()
-    for factor in (1.0, *OTHER_STARTS):
-        curve.theta[:, rows] = factor * first
+def _least(curve: _Lowest, rows: np.ndarray, x: np.ndarray, starts: Sequence[np.ndarray]) -> np.ndarray:
+    """The least deviance that any start (k, len(rows)) leads to; the curve goes on from there."""
+    best, least = curve.theta[:, rows].copy(), np.full(len(rows), np.nan)
+    for start in starts:
+        curve.theta[:, rows] = start
         value = curve.lowest(rows, x)
         better = ~np.isnan(value) & ~(value >= least)
         best[:, better], least[better] = curve.theta[:, rows[better]], value[better]
     curve.theta[:, rows] = best
     return least
+
+
+def _from_all(curve: _Lowest, rows: np.ndarray, x: np.ndarray) -> np.ndarray:
+    theta = curve.theta[:, rows].copy()
+    return _least(curve, rows, x, [theta, *(factor * theta for factor in OTHER_STARTS)])
