@@ -34,7 +34,7 @@ from jaxlmm.runtime import programs
 from jaxlmm.runtime.batches import WIDTHS, in_batches, padded, take, width_for
 from jaxlmm.runtime.threads import N_THREADS, by_chunks
 
-__all__ = ["Evaluation", "Problem", "SeveralOptimum", "minimise_several"]
+__all__ = ["Evaluation", "Problem", "SeveralOptimum", "descend", "minimise_several", "semidefinite_factor"]
 
 # Memory of the responses that are computed at once, a thread.
 CHUNK_BYTES = 16 * 2**20
@@ -46,6 +46,8 @@ N_STARTS = 3
 # What counts as converged: gradient in theta (or in log theta where theta > 1), relative to nu.
 TOL_GRADIENT = 1e-11
 TOL_CONVERGED = 1e-9
+# The same for minima of which only the value counts: its error is this squared.
+TOL_DESCENT = 1e-6
 # Eigenvalues of Phi below this are tried as 0.
 NEARLY_SINGULAR = 1e-4
 # And those of a response whose search is slow, below this: Newton steps bend round the small Cholesky factor.
@@ -161,6 +163,36 @@ def minimise_several(problem: Problem, stats: Any, *, n_starts: int = N_STARTS) 
     sign = _orientation(search.theta, problem.sizes)
     theta, gradient, hessian = sign * search.theta, sign * search.gradient, sign[:, None] * search.hessian * sign
     return SeveralOptimum(theta, search.value, gradient, hessian, search.converged(), singular)
+
+
+def descend(
+    problem: Problem, stats: Any, start: np.ndarray, free: np.ndarray | None = None
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The minimum of c responses below their own starts, without a search for others.
+
+    Parameters
+    ----------
+    problem : Problem
+    stats : pytree of arrays
+        Response axis last.
+    start : ndarray, (k, c)
+        Where a column of a factor T is 0 there, it stays so: the derivative vanishes.
+    free : ndarray, (k, c)
+        1 for parameters that move, 0 for those that stay; all move by default.
+
+    Returns
+    -------
+    theta, value, converged : ndarray, (k, c), (c,), (c,)
+        ``converged`` to TOL_DESCENT.
+    """
+    k, c = start.shape
+    search = _Search(problem, stats, np.zeros((k, c)), np.full(c, np.inf), np.zeros((k, c)), np.zeros((k, k, c)),
+                     np.zeros((k, c)), np.zeros(c, bool))  # fmt: skip
+    found = search.polish(np.arange(c), start, free)
+    with np.errstate(invalid="ignore"):
+        steep = np.abs(found.at.gradient) * found.free * np.maximum(np.abs(found.theta), 1)
+        converged = np.isfinite(found.at.value) & (steep.max(axis=0) <= TOL_DESCENT * problem.nu)
+    return found.theta, np.asarray(found.at.value), np.asarray(converged & (found.steps > 0))
 
 
 # Starts --------------------------------------------------------------------------------------------
@@ -457,7 +489,9 @@ class _Search:
             parts = []
             for t, T in enumerate(_factors(self.theta[:, rows], sizes)):
                 v = vectors[t] * (term == t)[:, None]
-                parts.append(_lower(_cholesky(T @ T.swapaxes(1, 2) + length * v[:, :, None] * v[:, None, :])))
+                parts.append(
+                    _lower(semidefinite_factor(T @ T.swapaxes(1, 2) + length * v[:, :, None] * v[:, None, :]))
+                )
             theta = np.concatenate(parts)
             value = self._values(rows, theta)
             lower = value < lowest
@@ -513,7 +547,7 @@ def _lower(T: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(T[:, row, column].T)
 
 
-def _cholesky(Phi: np.ndarray, tol: float = 1e-14) -> np.ndarray:
+def semidefinite_factor(Phi: np.ndarray, tol: float = 1e-14) -> np.ndarray:
     """Lower factor (c, r, r) of covariance matrices that may be singular: a pivot of 0 has a column of 0."""
     T = np.zeros_like(Phi)
     r = Phi.shape[1]
@@ -550,7 +584,7 @@ def _rounded(theta: np.ndarray, sizes: Sequence[int], near_zero: float) -> tuple
         small = values < near_zero * np.maximum(1.0, values[:, -1:] * 1e-4)
         near = np.asarray(small.any(axis=1))
         kept = np.where(small, 0.0, values)
-        lower = _cholesky((vectors * kept[:, None, :]) @ vectors.swapaxes(1, 2), tol=1e-12)
+        lower = semidefinite_factor((vectors * kept[:, None, :]) @ vectors.swapaxes(1, 2), tol=1e-12)
         parts.append(_lower(np.where(near[:, None, None], lower, T)))
         close |= near
     return np.concatenate(parts), close

@@ -316,7 +316,7 @@ class Fit(Exports):
         return np.stack([self.coef - half, self.coef + half], axis=-1)
 
     def profile(self, level: float = 0.95) -> Profile:
-        """Profile likelihood intervals of ``group_sd``, ``sigma`` and ``coef``.
+        """Profile likelihood intervals of standard deviations, correlations, ``sigma`` and ``coef``.
 
         By maximum likelihood whatever ``method`` is, as R's ``confint(fit, method="profile")``.
         Incomplete responses need a design for each of their patterns, some 10 ms each.

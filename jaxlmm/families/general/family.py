@@ -23,7 +23,7 @@ from jaxlmm.families.parameters import lower_triangle, phi_from_theta
 from jaxlmm.runtime import programs
 from jaxlmm.runtime.batches import in_batches, take, width_for
 
-__all__ = ["General", "make_general"]
+__all__ = ["General", "block_matrix", "make_general"]
 
 # Memory of the responses that are computed at once, a thread.
 CHUNK_BYTES = 16 * 2**20
@@ -206,12 +206,12 @@ class General:
     @functools.cached_property
     def theta_to_user_matrix(self) -> np.ndarray:
         """B (k, k): theta of the columns of Z as given is B times theta of the whitened columns."""
-        return _blocks(self.whiteners, lambda A, E: A @ E)
+        return block_matrix(self.whiteners, lambda A, E: A @ E)
 
     @functools.cached_property
     def phi_to_user_matrix(self) -> np.ndarray:
         """B (k, k): phi of the columns of Z as given is B times phi of the whitened columns."""
-        return _blocks(self.whiteners, lambda A, E: A @ (E + E.T - np.diag(np.diag(E))) @ A.T)
+        return block_matrix(self.whiteners, lambda A, E: A @ (E + E.T - np.diag(np.diag(E))) @ A.T)
 
     def to_user(self, theta: np.ndarray) -> np.ndarray:
         """theta (k, c) of the columns of Z as given, from that of the whitened columns."""
@@ -277,7 +277,9 @@ def _estimates(core: Core, theta: jax.Array, stats: Stats) -> tuple[jax.Array, j
     return kernel.estimates(core, phi_from_theta(theta, core.sizes), stats)
 
 
-def _blocks(whiteners: Sequence[np.ndarray], change: Callable[[np.ndarray, np.ndarray], np.ndarray]) -> np.ndarray:
+def block_matrix(
+    whiteners: Sequence[np.ndarray], change: Callable[[np.ndarray, np.ndarray], np.ndarray]
+) -> np.ndarray:
     """Block-diagonal matrix of a linear change of each term's lower triangle (r, r)."""
     parts = []
     for A in whiteners:

@@ -13,6 +13,7 @@ from jaxlmm.engine.finish import Found, empty_results, finish
 from jaxlmm.families.base import Curves, Family, Modes
 from jaxlmm.families.deviance import Deviance
 from jaxlmm.families.general.family import General, make_general
+from jaxlmm.families.general.profile import profile_limits
 from jaxlmm.optimize.several import minimise_several
 from jaxlmm.runtime.device import DeviceMatrix
 
@@ -103,6 +104,10 @@ class RandomTerms(Family):
     def information(self, phi: np.ndarray, *, reml: bool) -> tuple[np.ndarray, np.ndarray]:
         """See :class:`jaxlmm.families.base.Family`."""
         return self.kernel.information(np.ascontiguousarray(phi.T), reml=reml)
+
+    def profile(self, Y: np.ndarray, good: np.ndarray, cut: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """See :class:`jaxlmm.families.base.Family`."""
+        return profile_limits(self.kernel, self.basis, self.design.random, Y, good, cut)
 
     def complete_modes(self, Y: np.ndarray, coef: np.ndarray, theta: np.ndarray) -> tuple[Modes, ...]:
         """See :class:`jaxlmm.families.base.Family`."""
