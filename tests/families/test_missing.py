@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import warnings
 
 import numpy as np
@@ -10,6 +9,7 @@ import pytest
 from conftest import blup_sd, blups, dense_deviance, simulate, unbalanced
 
 import jaxlmm
+from jaxlmm.families.intercept.family import Intercept
 from jaxlmm.families.patterns import patterns
 
 FIELDS = ("coef", "se", "lam", "sigma2", "loglik", "hessian", "df", "pvalue", "vcov", "aic", "bic", "icc")
@@ -87,10 +87,9 @@ def test_shared_patterns_take_a_design_of_their_own(monkeypatch: pytest.MonkeyPa
     X, Y, codes = data(2, m=30, share=0.0)
     Y[:5, :10], Y[7:20, 10:20] = np.nan, np.nan
     by_block = jaxlmm.fit(X, Y, codes)
-    module = importlib.import_module("jaxlmm.fit")
     called = []
-    monkeypatch.setattr(module, "MIN_SHARED", 4)
-    monkeypatch.setattr(module, "fit_incomplete", lambda *a: called.append(a))
+    monkeypatch.setattr(Intercept, "min_shared", 4)
+    monkeypatch.setattr(Intercept, "fit_own", lambda *a: called.append(a))
     shared = jaxlmm.fit(X, Y, codes)
     assert not called
     for name in FIELDS:

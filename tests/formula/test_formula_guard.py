@@ -97,7 +97,7 @@ def test_the_whole_formula_is_looked_at() -> None:
         "open(y) ~ bs(x, df=4):a + {x + 1} + (1 | g)", frame
     )  # the left side is not evaluated
     np.testing.assert_array_equal(made.X, prepare_formula("bs(x, df=4):a + {x + 1}", frame).X)
-    assert made.group_columns == ("g",) and made.response is None and made.groups is None
+    assert made.group_columns == ("g",) and made.response is None and made.labels is None
     for formula in (
         "x + a:eval('x')",
         "{eval('x')}",
