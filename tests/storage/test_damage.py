@@ -152,7 +152,8 @@ def header(shape: str) -> bytes:
 
 
 @pytest.mark.parametrize("arrays", [
-    {"sigma2": [header("(1000000000000,)")]}, {"sigma2": [header("(-8,)"), bytes(64)]}, {"sigma2": [header("(8, 0, 9**9)")]},
+    {"sigma2": [header("(1000000000000,)")]}, {"sigma2": [header("(-8,)"), bytes(64)]},
+    {"sigma2": [header("(8, 0, 9**9)")]},
     {"bomb": (bytes(2**24) for _ in range(30))}, {"status": np.full(8, 99, dtype=np.int8)},
     {"n_used": np.full(8, 1000)}, {"coef": np.zeros((8, 3), dtype=complex)}, {"Y": np.zeros((26, 8))},
     {"sigma2": np.array(list("abcdefgh"))},
