@@ -219,7 +219,6 @@ class Family(abc.ABC):
 
     # -- profiles, null distributions: what a family may know a way to ------------------------------------
 
-    @abc.abstractmethod
     def profile(self, Y: np.ndarray, good: np.ndarray, cut: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Limits at which the profiled deviance (ML) has risen by ``cut``, for the responses ``good`` (m,).
 
@@ -228,6 +227,8 @@ class Family(abc.ABC):
         random, sigma, coef : ndarray, (m, K, 2), (m, 2), (m, p, 2)
             Of the K standard deviations and correlations, term by term as lme4's ``confint``; NaN where not found.
         """
+        terms = " + ".join(term.label for term in self.design.random)
+        raise ValueError(f"there are no profile intervals of a model with {terms}; use conf_int.")
 
     def null_distribution(self, n_sim: int, seed: int, method: str) -> np.ndarray:
         """Likelihood ratios (n_sim,) of no random effect, simulated where that is true; sorted."""
