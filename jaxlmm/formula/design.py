@@ -128,23 +128,26 @@ class FormulaDesign:
     def random_rows(self, data: Any, design: Design) -> list[tuple[np.ndarray, np.ndarray]] | None:
         """Codes (-1 for unknown levels) and columns Z of every random term for new data.
 
-        None without random terms, or where ``data`` holds none of the columns that they group by.
+        A term of which ``data`` lacks a grouping column has unknown levels alone; None if that is so of all.
 
         Raises
         ------
         ValueError
-            Some of these columns are missing, or those of slopes; unknown levels of factors in slopes.
+            Columns of slopes are missing; unknown levels of factors in slopes.
         """
         frame = as_frame(data)
-        wanted = self.group_columns
-        if not wanted or not set(wanted) & {str(c) for c in frame.columns}:
+        columns = {str(name) for name in frame.columns}
+        here = [set(part.grouping) <= columns for part in self.random]
+        if not any(here):
             return None
-        find_columns(wanted, frame, "the random term needs")
         slopes = self._new_columns(frame, self.random_variables, "the random term needs")
         found = []
         with formula_errors(self.formula):
-            for part, term in zip(self.random, design.random, strict=True):
-                found.append(part.new(term, group_labels(frame, part.grouping), slopes, self.context))
+            for part, term, known in zip(self.random, design.random, here, strict=True):
+                if known:
+                    found.append(part.new(term, group_labels(frame, part.grouping), slopes, self.context))
+                else:
+                    found.append((np.full(len(frame), -1), np.zeros((len(frame), term.size))))
         return found
 
     def _new_columns(self, frame: Any, variables: Any, what: str) -> Any:

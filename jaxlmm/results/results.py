@@ -436,10 +436,12 @@ class Fit(Exports):
         Parameters
         ----------
         X_new : array-like, (n_new, p); or for a fit by formula a table, as :func:`jaxlmm.lmm` takes it
-            The same columns as X; or the variables of the formula, and its groups if wanted.
-        groups_new : array-like, (n_new,), optional
-            Labels; the group's mode is added. Unknown groups, and None, get the population's
-            prediction.
+            The same columns as X; or the variables of the formula, and its groups if wanted. A random term of
+            which a grouping column is not there adds nothing.
+        groups_new : array-like, (n_new,); or dict of str to such, or to (labels, Z), optional
+            Labels; the effects of their levels are added. Unknown levels, and None, get the population's
+            prediction. A dict holds the labels of several random terms, by the names of ``varcorr``, with the
+            columns Z (n_new, r) of slopes.
         """
         table = None if self.source is None else self.source.table(X_new)
         new_random = None

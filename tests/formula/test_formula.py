@@ -272,8 +272,12 @@ def test_new_data_without_a_column(data: pd.DataFrame) -> None:
         prepare_formula("x + a", data).rows({"a": ["b"]})
     design = prepare_formula("x + (1 | g:h)", data)
     assert design.random_rows({"x": [1.0]}, lmm("y ~ x + (1 | g:h)", data).design) is None
-    with pytest.raises(ValueError, match="the random term needs 'h'"):
-        lmm("y ~ x + (1 | g:h)", data).predict({"x": [1.0], "g": [1]})
+    found = lmm("y ~ x + (1 | g:h) + (1 | k)", data.assign(k=data["g"] // 2))
+    new = {"x": [1.0], "g": [1], "k": [1]}  # no h
+    np.testing.assert_allclose(found.predict(new), found.predict({"x": [1.0], "k": [1]}), rtol=1e-12)
+    part = found.ranef()["k"]
+    effect = part.modes[0, part.levels.index(1), 0]
+    np.testing.assert_allclose(found.predict(new) - found.predict({"x": [1.0]}), [[effect]], rtol=1e-9, atol=1e-12)
 
 
 # -- responses ------------------------------------------------------------------------------------
