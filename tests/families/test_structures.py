@@ -23,6 +23,8 @@ def listed(value: Any) -> list[Any]:
     return value if isinstance(value, list) else [value]
 
 
+# lme4 stopped short of the optimum, at a log-likelihood that is lower by 3e-10 and 3e-11.
+STOPPED_SHORT = {"s_rats": 1e-5, "s_oxboys": 3e-6}
 # pbkrtest takes the residual covariance for the identity, whatever the prior weights are.
 WEIGHTED = "weights"
 
@@ -51,24 +53,26 @@ def fitted(name: str, method: str = "REML") -> jaxlmm.Fit:
     return jaxlmm.lmm(right, data, Y, method=method, weights=expected["weights"] or None)
 
 
-def tolerance(part: dict[str, Any]) -> float:
+def tolerance(part: dict[str, Any], name: str) -> float:
     """1e-6, but where lme4's own optimum is poorly determined."""
     for entry in part["varcorr"].values():
         cov = np.array(entry["cov"], dtype=float).reshape(len(listed(entry["names"])), -1)
         sd = np.sqrt(np.diag(cov))
-        correlation = cov / np.outer(sd, sd) - np.eye(len(sd))
+        with np.errstate(invalid="ignore"):  # a variance of 0
+            correlation = cov / np.outer(sd, sd) - np.eye(len(sd))
         if not np.abs(correlation).max() <= 0.99 or np.min(sd**2) < 1e-4 * part["sigma2"]:
             return 2e-5
-    return 1e-6
+    return STOPPED_SHORT.get(name, 1e-6)
 
 
 @pytest.mark.parametrize("method", ["REML", "ML"])
 @pytest.mark.parametrize("name", NAMES)
 def test_estimates(name: str, method: str) -> None:
     part = load(name)[0][method.lower()]
-    fit, rtol = fitted(name, method), tolerance(part)
+    fit, rtol = fitted(name, method), tolerance(part, name)
     assert fit.converged.all() and fit.singular.all() == part.get("singular", fit.singular.all())
     np.testing.assert_allclose(fit.loglik[0], part["loglik"], rtol=1e-9)
+    assert fit.loglik[0] > part["loglik"] - 1e-7
     np.testing.assert_allclose(fit.sigma2[0], part["sigma2"], rtol=rtol)
     np.testing.assert_allclose(fit.se[0], listed(part["se"]), rtol=rtol)
     np.testing.assert_allclose(fit.coef[0], listed(part["coef"]), rtol=rtol, atol=rtol * fit.se[0].max())
@@ -93,7 +97,7 @@ def test_t_tests(name: str) -> None:
     np.testing.assert_allclose(fit.df[0], listed(expected["reml"]["df_satterthwaite"]), rtol=1e-3)
     if "kenward_roger" in expected and WEIGHTED not in name:
         adjusted = fit.with_df("kenward-roger")
-        rtol = tolerance(expected["reml"])
+        rtol = tolerance(expected["reml"], name)
         np.testing.assert_allclose(adjusted.se[0], listed(expected["kenward_roger"]["se"]), rtol=rtol)
         np.testing.assert_allclose(adjusted.df[0], listed(expected["kenward_roger"]["df"]), rtol=1e-3)
 
