@@ -112,7 +112,7 @@ def test_type_three_tables(name: str) -> None:
         table = fitted(name).with_df(df).anova()
         at = [[_plain(term) for term in table.terms].index(_plain(term)) for term in entry["term"]]
         np.testing.assert_array_equal(table.df_num[at], entry["numdf"])
-        np.testing.assert_allclose(table.stat[0, at], entry["F"], rtol=2e-5)
+        np.testing.assert_allclose(table.statistic[0, at], entry["F"], rtol=2e-5)
         np.testing.assert_allclose(table.df_den[0, at], entry["dendf"], rtol=1e-3)
 
 
