@@ -22,9 +22,8 @@ import jaxlmm
 from jaxlmm import Status
 from jaxlmm._types import float64_scope
 from jaxlmm.design.arrays import response_matrix
-from jaxlmm.engine import stream_device
 from jaxlmm.engine.blocks import GPU_WIDTHS, block_width
-from jaxlmm.families.intercept import reduce
+from jaxlmm.families.intercept import reduce, stream_device
 from jaxlmm.families.intercept.block import BlockFitter
 from jaxlmm.families.intercept.reduce_device import SegmentSum
 from jaxlmm.runtime import device

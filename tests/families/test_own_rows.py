@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 import jaxlmm
 from jaxlmm import Status
-from jaxlmm.engine import incomplete
+from jaxlmm.families.own import incomplete
 from jaxlmm.families.own.reduce import OwnDesign, reduce_own
 
 COLUMNS = ("plain", "outlier", "group", "nearly group", "far", "only here", "varies only here", "one group")
