@@ -36,9 +36,9 @@ from common import best_time, save, simulate
 
 import jaxlmm
 from jaxlmm._types import float64_scope
-from jaxlmm.engine import stream_device
 from jaxlmm.engine.finish import empty_results
 from jaxlmm.engine.stream import stream_blocks
+from jaxlmm.families.intercept import stream_device
 from jaxlmm.families.intercept.block import BlockFitter, block_arrays
 from jaxlmm.families.intercept.reduce_device import reduce_block
 from jaxlmm.families.registry import Model

@@ -29,7 +29,7 @@ from jaxlmm.families.intercept.reduce_device import SegmentSum
 from jaxlmm.runtime import device
 from jaxlmm.runtime.device import DeviceMatrix, device_matrix
 
-FIELDS = "coef se_gls lam sigma2 loglik curvature".split()
+FIELDS = "coef se_gls lam sigma2 loglik hessian".split()
 N_DEVICES = 4
 
 
