@@ -52,6 +52,22 @@ def load_reference(name: str) -> Reference:
     return Reference(name, X.reshape(len(y), -1), y, [row[group] for row in rows], expected)
 
 
+_ended = 0
+
+
+def pytest_runtest_logfinish() -> None:
+    """Forget all compiled programs, those of oracles and of single operations too, before they need more memory maps
+    than Linux gives a process (see jaxlmm.runtime.programs, which knows jaxlmm's own alone)."""
+    import jax  # JAX reads the variables above as it is imported
+
+    from jaxlmm.runtime.programs import LIMIT, MAPS, n_maps
+
+    global _ended
+    _ended += 1
+    if _ended % 10 == 0 and MAPS.exists() and n_maps() > 0.6 * int(LIMIT.read_text()):
+        jax.clear_caches()
+
+
 @pytest.fixture(params=DATA_SETS)
 def reference(request: pytest.FixtureRequest) -> Reference:
     return load_reference(request.param)

@@ -201,5 +201,5 @@ def test_what_does_not_go_together(what: str) -> None:
 
 def test_public_names() -> None:
     shown = {name for name in dir(jaxlmm) if not name.startswith("__")}
-    assert shown == {*jaxlmm.__all__, "mne_io", "plots", "tables"}
+    assert shown == {*jaxlmm.__all__, "mne_io", "plots"}
     assert all(getattr(jaxlmm, name) is not None for name in shown)

@@ -237,7 +237,7 @@ def test_contrasts_by_name() -> None:
     [
         (lambda f: f.test([1.0, 2.0]), "one weight for each of one, a, b, c; found (2,)"),
         (lambda f: f.test({"d": 1}), "L names 'd', but the fixed effects are one, a, b, c"),
-        (lambda f: f.test("a"), "a dict such as"),
+        (lambda f: f.test("a"), "L is the text 'a'; write the weights as a dict, {'a': 1}"),
         (lambda f: f.test([0.0, 0, 0, 0]), "row 0 of L is all zero"),
         (lambda f: f.test([0.0, np.nan, 0, 0]), "NaN or infinity in row 0"),
         (lambda f: f.test(np.eye(4), rhs=[1, 2]), "one for each of the 4 rows of L"),
