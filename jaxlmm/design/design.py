@@ -165,12 +165,12 @@ def checked_design(
     columns = make_columns(X, root_w)
     _check_rank(columns.unit if root_w is None else root_w[:, None] * columns.unit, names)
     design = Design(X, names, random, weights, terms)
+    check_random_terms(random, n)
     if design.has_one_intercept:
         if random[0].n_levels < 2:
             raise ValueError("a random intercept needs at least 2 groups.")
         _check_identifiable(columns.unit, random[0], root_w)
     elif random:
-        check_random_terms(random, n)
         for term in random:
             _check_not_fixed(columns.unit, term, root_w)
     return design

@@ -20,11 +20,11 @@ __all__ = ["group_codes", "make_grouping", "random_term"]
 MISSING_TEXT = ("nan", "NaN", "<NA>", "NaT")
 
 
-def make_grouping(groups: Any, n: int, *, name: str | None = None) -> RandomTerm:
+def make_grouping(groups: Any, n: int, *, name: str | None = None, term: str | None = None) -> RandomTerm:
     """The random intercept of one grouping factor of a design with n rows.
 
     Levels are the distinct labels: sorted if they can be, else in order of appearance; a pandas categorical
-    keeps the order of its categories.
+    keeps the order of its categories. Messages name the ``term`` of the formula, if it is one's.
 
     Raises
     ------
@@ -38,11 +38,21 @@ def make_grouping(groups: Any, n: int, *, name: str | None = None) -> RandomTerm
     _no_missing(labels)
     codes, levels = _factorize(groups, labels)
     if len(levels) < 2:
+        if term is not None:
+            raise ValueError(
+                f"random term {term}: '{name}' has 1 level ({levels[0]!r}); a random term needs at least 2. "
+                "Drop the term."
+            )
         raise ValueError(
             f"groups has 1 distinct label ({levels[0]!r}); a random intercept needs at least 2. "
             "Use groups=None for a model without it."
         )
     if len(levels) == n:
+        if term is not None:
+            raise ValueError(
+                f"random term {term}: '{name}' has a level of its own for each of the {n} rows, so its variance and "
+                "the residual variance cannot be told apart; drop the term, or use a coarser grouping."
+            )
         raise ValueError(
             f"groups has a label of its own for each of the {n} rows, so the group variance and the "
             "residual variance cannot be told apart; use groups=None or a coarser grouping."

@@ -143,8 +143,22 @@ def _check_columns(term: RandomTerm) -> None:
             f"random term {term.label}: column '{name}' is a combination of the columns before it, so its variance "
             "cannot be told from theirs; drop it."
         )
+    _check_together(term)
     if term.columns[0] == "(Intercept)":
         _check_within(term)
+
+
+def _check_together(term: RandomTerm) -> None:
+    """Two columns must meet in some level, or nothing says how their effects are correlated."""
+    present = np.zeros((term.codes.max() + 1, term.size))
+    np.maximum.at(present, term.codes, (term.Z != 0).astype(float))
+    apart = np.argwhere(np.triu(present.T @ present == 0))
+    if len(apart):
+        a, b = (term.columns[j] for j in apart[0])
+        raise ValueError(
+            f"random term {term.label}: no level of '{term.name}' has both '{a}' and '{b}', so nothing says how "
+            "their effects are correlated; put them into terms of their own, as numeric columns."
+        )
 
 
 def _check_within(term: RandomTerm) -> None:
@@ -181,8 +195,21 @@ def check_random_terms(terms: Sequence[RandomTerm], n_obs: int) -> None:
             if np.linalg.svd(unit, compute_uv=False)[-1] < COLLINEAR:
                 raise ValueError(
                     f"random terms {other.label} and {term.label} share a column on the same levels, so their "
-                    "variances cannot be told apart; drop it from one of them."
+                    f"variances cannot be told apart; drop it from one of them.{_doubled_factor(other, term)}"
                 )
+
+
+def _doubled_factor(first: RandomTerm, second: RandomTerm) -> str:
+    """What to write in the place of ``(a || g)``, of a factor a."""
+    dummies = [name.partition("[")[0] for name in second.columns]
+    if not first.is_intercept or second.size < 2 or len(set(dummies)) > 1 or "[" not in second.columns[0]:
+        return ""
+    a, g = dummies[0], second.name
+    return (
+        f" '||' takes the columns of a factor together, as lme4 does: ({a} || {g}) is (1 | {g}) + (0 + {a} | {g}), "
+        f"whose likelihood is that of ({a} | {g}), so write that; or make numeric columns of '{a}' for effects that "
+        "vary independently."
+    )
 
 
 def terms_outside(inner: Sequence[RandomTerm], outer: Sequence[RandomTerm]) -> list[RandomTerm]:

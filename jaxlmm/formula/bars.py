@@ -106,6 +106,8 @@ def _read(piece: str) -> list[Bar]:
     if len(bars) > 1 and not doubled:
         raise ValueError(f"the random term {piece} has more than one bar; write (1 | group).")
     columns, right = " ".join(inner[: bars[0]].split()), inner[bars[-1] + 1 :].strip()
+    if "~" in columns:
+        raise ValueError(f"the random term {piece} has a '~' before the bar; write the columns alone.")
     if not columns:
         raise ValueError(f"nothing is before the bar in {piece}; write (1 | group) for a random intercept.")
     return [Bar(columns, names, not doubled, piece, name) for names, name in _groupings(right, piece)]
@@ -130,6 +132,12 @@ def _groupings(text: str, piece: str) -> list[tuple[tuple[str, ...], str]]:
             names = []
         if not rest:
             return found
+        if rest[0] == "*":
+            a, b = names[-1], rest[1:].strip()
+            raise ValueError(
+                f"the random term {piece} groups by '{a}*{b}', which lme4 does not read either; write "
+                f"(1 | {a}) + (1 | {b}) + (1 | {a}:{b}), or those of them that are meant."
+            )
         if rest[0] not in ":/":
             raise ValueError(
                 f"the random term {piece} must group by a column, by a:b or by a/b; found '{rest}'. Make other "

@@ -50,7 +50,7 @@ class FormulaTerm:
     def term(self, frame: Any) -> RandomTerm:
         """The term on the data of the fit."""
         labels = group_labels(frame, self.grouping)
-        levels = make_grouping(column_values(labels), len(frame), name=self.name)
+        levels = make_grouping(column_values(labels), len(frame), name=self.name, term=self.text)
         if self.spec is None:
             return levels
         return make_random_term(self.name, levels.levels, levels.codes, self.Z, self.names)

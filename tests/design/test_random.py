@@ -50,3 +50,9 @@ def test_a_column_twice_on_one_factor() -> None:
     with pytest.raises(ValueError, match="share a column on the same levels"):
         check_random_terms(terms, 20)
     check_random_terms([terms[0], make_random_term("g", "abcde", CODES, X, ("x",))], 20)
+
+
+def test_columns_that_never_meet_in_a_level() -> None:
+    old = (CODES < 2).astype(float)
+    with pytest.raises(ValueError, match=r"\(old \+ young \| g\): no level of 'g' has both 'old' and 'young'"):
+        make_random_term("g", "abcde", CODES, np.column_stack([old, 1 - old]), ("old", "young"))

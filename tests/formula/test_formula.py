@@ -100,7 +100,10 @@ def test_groups_have_the_names_that_lme4_gives_them() -> None:
         ("y ~ x + 'z", "the quote ' is not closed in ''z'"),
         ("y ~ x + 1 | g", "random terms need parentheses: write (1 | g) for '1 | g'"),
         ("y ~ x + (1 | g | h)", "(1 | g | h) has more than one bar"),
-        ("y ~ x + (1 | a*b)", "(1 | a*b) must group by a column, by a:b or by a/b; found '*b'"),
+        (
+            "y ~ x + (1 | a*b)",
+            "(1 | a*b) groups by 'a*b', which lme4 does not read either; write (1 | a) + (1 | b) + (1 | a:b)",
+        ),
         ("y ~ x + (1 | f(g))", "(1 | f(g)) must group by a column, by a:b or by a/b; found '(g)'"),
         ("y ~ x + (1 | a:)", "(1 | a:) needs the name of a column after the bar, found ''"),
         ("y ~ x + (1 | )", "(1 | ) needs the name of a column after the bar, found ''"),
