@@ -104,7 +104,9 @@ class Exports:
         df : str, optional
             Another way to find degrees of freedom; see :func:`jaxlmm.fit`.
         ranef : bool
-            Whether to add ``ranef`` (group, *dims), the conditional modes; this needs Y.
+            Whether to add the conditional modes; this needs Y. Of one random intercept they are ``ranef``
+            (group, *dims). Of other models each term, by its name in ``varcorr``, has a variable:
+            ``ranef_subject`` (level_subject, effect_subject, *dims).
 
         Returns
         -------

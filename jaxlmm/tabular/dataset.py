@@ -10,7 +10,7 @@ import numpy as np
 
 from jaxlmm._types import Status
 from jaxlmm.design.design import Design
-from jaxlmm.design.random import parameter_labels
+from jaxlmm.design.random import parameter_labels, term_keys
 from jaxlmm.runtime.extras import extra
 
 if TYPE_CHECKING:
@@ -74,6 +74,7 @@ STORED: dict[str, tuple[str, int, tuple[str, ...]]] = {
     "theta": ("relative covariance factors of the random effects, as lme4's theta", 0, ("theta_1",)),
     "hessian": ("second derivatives of the deviance in theta", 0, ("theta_1", "theta_2")),
 }
+MODE = "conditional mode of the group"
 RAN_PARS = "standard deviation or correlation of random effects"
 RESERVED = {"term", "group", "ranef", "ran_par", "ran_pars", "theta_1", "theta_2", *PER_TERM, *PER_RESPONSE}
 
@@ -84,19 +85,39 @@ def fit_dataset(fit: Any, labels: Labels, level: float, ranef: bool) -> xr.Datas
     attrs = result_attrs(fit.design, formula, fit.method, fit.df_method, level)
     arrays = result_arrays(fit, labels.shape, level)
     made = results_dataset(arrays, fit.names, labels.dims, labels.to_coords(), labels.units, attrs)
-    if not ranef:
-        return made
-    parts = list(fit.ranef().values())
-    if len(parts) > 1 or (parts and parts[0].modes.shape[2] > 1):
-        raise ValueError("a dataset holds the modes of one random intercept; see fit.ranef() for others.")
-    modes = np.moveaxis(parts[0].modes[:, :, 0], 0, -1) if parts else np.zeros((0, fit.n_responses))
-    modes = np.array(modes, order="C").reshape(-1, *labels.shape)
-    made["ranef"] = variable(modes, "conditional mode of the group", 1, labels.units, "group", *labels.dims)
-    levels = fit.design.random[0].levels if fit.design.random else ()
+    return made if not ranef else _with_modes(made, fit, labels)
+
+
+def _with_modes(made: xr.Dataset, fit: Any, labels: Labels) -> xr.Dataset:
+    """The dataset with the conditional modes: of one intercept by (group, *dims), else a variable a term."""
+    if not fit.design.random or fit.design.has_one_intercept:
+        term = fit.ranef()[term_keys(fit.design.random)[0]] if fit.design.random else None
+        modes = np.zeros((fit.n_responses, 0)) if term is None else term.modes[:, :, 0]
+        made["ranef"] = variable(_by_level(modes, labels), MODE, 1, labels.units, "group", *labels.dims)
+        return made.assign_coords(group=_level_labels(() if term is None else term.levels))
+    coords = {}
+    for key, part in fit.ranef().items():
+        level, effect = f"level_{key}", f"effect_{key}"
+        made[f"ranef_{key}"] = variable(
+            _by_level(part.modes, labels), f"{MODE} {part.name}", 1, labels.units, level, effect, *labels.dims
+        )
+        names = [":".join(map(str, label)) if isinstance(label, tuple) else label for label in part.levels]
+        coords |= {level: _level_labels(names), effect: list(part.columns)}
+    return made.assign_coords(coords)
+
+
+def _by_level(modes: np.ndarray, labels: Labels) -> np.ndarray:
+    """Modes (m, levels, ...) with the dimensions of the responses at the end."""
+    found = np.array(np.moveaxis(modes, 0, -1), order="C")
+    return found.reshape(*found.shape[:-1], *labels.shape)
+
+
+def _level_labels(levels: Sequence[Any]) -> Any:
+    """Labels of levels as a coordinate; what a file cannot hold, such as tuples, as text."""
     index = extra("pandas", "labelled results").Index(levels, tupleize_cols=False)
-    # What a file cannot hold, such as tuples, as text.
-    plain = isinstance(index.dtype, np.dtype) and index.dtype.kind in "biufmM"
-    return made.assign_coords(group=index.to_numpy() if plain else [str(label) for label in index])
+    if isinstance(index.dtype, np.dtype) and index.dtype.kind in "biufmM":
+        return index.to_numpy()
+    return [str(label) for label in index]
 
 
 def result_arrays(fit: Any, shape: tuple[int, ...], level: float) -> dict[str, np.ndarray]:
