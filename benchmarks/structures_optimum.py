@@ -1,6 +1,6 @@
 """Is the optimum global? Random responses of every structure against many starts of scipy's L-BFGS-B, and lme4.
 
-    python benchmarks/structures_optimum.py [--responses 5000] [--starts 20] [--lme4 300] [--only TEXT]
+    python benchmarks/structures_optimum.py [--responses 5000] [--starts 20] [--lme4 300] [--only NAME]
 
 The responses have random effects of random sizes, a third of them none at all, so that many optima are singular.
 Counts how often, and by how much at most, the log-likelihood that we find lies below the best of all starts, and
@@ -238,12 +238,12 @@ def main() -> None:
     parser.add_argument("--responses", type=int, default=5000)
     parser.add_argument("--starts", type=int, default=20)
     parser.add_argument("--lme4", type=int, default=300)
-    parser.add_argument("--only", default="")
+    parser.add_argument("--only", default="", choices=["", *designs()])
     options = parser.parse_args()
     file = RESULTS / "structures_optimum.json"
     rows = {row["structure"]: row for row in json.loads(file.read_text())["rows"]} if file.exists() else {}
     for name, (X, terms) in designs().items():
-        if options.only in name:
+        if options.only in ("", name):
             rows[name] = campaign(name, X, terms, options)
             save("structures_optimum", list(rows.values()), tolerance=TOLERANCE)
 
