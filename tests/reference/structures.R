@@ -63,3 +63,12 @@ h$y <- round(1 + .3 * h$x + rnorm(5)[as.integer(factor(h$region))] + rnorm(15, s
 h <- h[-sample(nrow(h), 25), ]
 try2("s_three_nested", y ~ x + z + (1 | region/hosp/site), h)
 try2("s_nested_slope", y ~ x + (x | region) + (1 | region:hosp), h)
+lib <- function(x, p) { e <- new.env(); data(list = x, package = p, envir = e); d <- as.data.frame(get(ls(e)[ls(e) == x], e)); class(d) <- "data.frame"; d }
+some <- function(d, v, k) { l <- unique(as.character(d[[v]])); d <- d[d[[v]] %in% l[round(seq(1, length(l), length.out = k))], ]; droplevels(d) }
+grouse <- some(lib("grouseticks", "lme4"), "LOCATION", 30); grouse$ticks <- log(grouse$TICKS + 1); grouse <- grouse[, c("ticks", "YEAR", "cHEIGHT", "BROOD", "LOCATION")]
+try2("s_grouseticks", ticks ~ YEAR + cHEIGHT + (1 | BROOD) + (1 | LOCATION), grouse)
+a <- lib("Arabidopsis", "lme4"); a$fruits <- log(a$total.fruits + 1); a$nut <- a$nutrient / 8; a$gen <- paste0("g", a$gen); a <- a[seq(1, nrow(a), 2), c("fruits", "nut", "amd", "status", "popu", "gen", "rack")]
+try2("s_arabidopsis", fruits ~ rack + nut * amd + status + (nut + amd | popu) + (1 | popu:gen), a, profile = FALSE)
+o <- some(lib("Ovary", "nlme"), "Mare", 8); o$Mare <- paste0("m", o$Mare)
+try2("s_ovary", follicles ~ sin(2 * pi * Time) + cos(2 * pi * Time) + (sin(2 * pi * Time) | Mare), o)
+m <- some(lib("Milk", "nlme"), "Cow", 16); try2("s_milk", protein ~ Diet * Time + (Time || Cow), m)
