@@ -12,7 +12,10 @@ from oracle import make_case, random_phi, structures
 
 from jaxlmm._types import float64_scope
 from jaxlmm.families.general import moments
-from jaxlmm.families.general.family import General
+from jaxlmm.families.general.family import General, make_general
+from jaxlmm.families.general.fitting import fit_general
+from jaxlmm.families.general.layout import Core
+from jaxlmm.families.general.strata import StrataCore
 from jaxlmm.families.parameters import lower_triangle, phi_from_theta
 
 NAMES = list(structures(np.random.default_rng(0))[2])
@@ -181,7 +184,27 @@ def check_modes(case, phi, Vinv, pulled, modes, c, scale) -> None:
         np.testing.assert_allclose(spread[..., c], expected, atol=1e-11 * (np.abs(expected).max() + 1))
 
 
-@pytest.mark.parametrize("name", ["slope", "nested", "maximal"])
+@pytest.mark.parametrize("name", ["intercept", "weighted", "balanced", "even"])
+def test_terms_that_commute(name: str) -> None:
+    """Fits by strata, which have no matrices of levels, against those by elimination; far from zero too."""
+    case, Y, *_ = setting(name)
+    whole = make_general(case.Q, case.root_w, case.terms, strata=False)
+    assert isinstance(case.family.core, StrataCore) and isinstance(whole.core, Core)
+    assert case.family.core.n_rest == whole.core.n_rest
+    for y in (Y, 1e6 + 1e3 * Y):
+        one, other = fit_general(case.family, y), fit_general(whole, y)
+        assert one.converged.all() and np.array_equal(one.singular, other.singular)
+        for name in ("theta", "sigma2", "fixef", "loglik", "hessian"):
+            ours, theirs = getattr(one, name), getattr(other, name)
+            np.testing.assert_allclose(ours, theirs, rtol=1e-9, atol=1e-9 * np.abs(theirs).max())
+
+
+def test_terms_that_do_not_commute_are_eliminated() -> None:
+    for name in ("nested", "crossed", "double", "slope", "three"):
+        assert isinstance(setting(name)[0].family.core, Core)
+
+
+@pytest.mark.parametrize("name", ["slope", "nested", "maximal", "even"])
 def test_simulated_statistics_have_the_moments_of_simulated_responses(name: str) -> None:
     case, _, phi, *_ = setting(name)
     m = 20_000
@@ -199,7 +222,7 @@ def test_simulated_statistics_have_the_moments_of_simulated_responses(name: str)
 
 
 @pytest.mark.skipif(np.finfo(np.longdouble).eps > 2e-19, reason="needs a long double to compare with")
-@pytest.mark.parametrize("name", ["slope", "nested", "maximal"])
+@pytest.mark.parametrize("name", ["slope", "nested", "maximal", "balanced", "even"])
 def test_large_variances_lose_nothing(name: str) -> None:
     """pwrss beside random effects 1e6 times the residual sd; the n x n computation loses that in double precision."""
     case, Y, phi, *_ = setting(name)

@@ -29,7 +29,7 @@ from jaxlmm.families.general.dense import inverse_factor
 from jaxlmm.families.general.layout import Core, packed_pairs
 from jaxlmm.families.parameters import lower_triangle
 
-__all__ = ["Stats", "conditional", "covariance", "deviance_parts", "estimates", "fixef", "information", "moments"]
+__all__ = ["Stats", "conditional", "covariance", "deviance_parts", "estimates", "information", "moments"]
 
 Entries = dict[tuple[int, int], jax.Array]
 
@@ -87,11 +87,6 @@ def estimates(core: Core, phi: jax.Array, stats: Stats) -> tuple[jax.Array, jax.
     """pwrss (c,) and coefficients (p, c) of Q."""
     solved = solve(core, factor(core, phi), stats)
     return solved.s, stats.ols + solved.u[:, core.q2 :].T
-
-
-def fixef(core: Core, phi: jax.Array, stats: Stats) -> jax.Array:
-    """Coefficients (p, c) of Q."""
-    return estimates(core, phi, stats)[1]
 
 
 def information(core: Core, phi: jax.Array, *, reml: bool) -> tuple[jax.Array, jax.Array]:
