@@ -37,7 +37,7 @@ from jaxlmm.runtime.threads import N_THREADS, by_chunks
 __all__ = ["Evaluation", "Problem", "SeveralOptimum", "descend", "minimise_several", "semidefinite_factor"]
 
 # Memory of the responses that are computed at once, a thread.
-CHUNK_BYTES = 16 * 2**20
+CHUNK_BYTES = 20 * 2**20
 MAX_STEPS = 100
 # Steps from a start at first: what takes longer is mostly on its way to a singular covariance, which is tried then.
 FIRST_STEPS = 12
@@ -234,7 +234,7 @@ def _starts(problem: Problem, stats: Any, n_starts: int) -> tuple[np.ndarray, np
     """Starts (n_starts, k, c), and the deviance there (n_starts, c), infinite where there is no other minimum."""
     nodes, neighbours = _nodes(problem.sizes)
     c = int(jax.tree.leaves(stats)[0].shape[-1])
-    width = next((w for w in WIDTHS if c <= w), WIDTHS[-1])
+    width = width_for(c, problem.bytes_per_response, CHUNK_BYTES)
 
     def values(index: np.ndarray) -> Any:
         with float64_scope():
@@ -356,7 +356,16 @@ def _steepness(at: Evaluation, theta: jax.Array, free: jax.Array) -> jax.Array:
 
 @functools.cache
 def _compiled() -> Any:
-    return programs.jit(iteration_step(_advance))
+    """Steps of a batch until no more than ``enough`` of its responses are not done."""
+    step = iteration_step(_advance)
+
+    def run(state: _State, problem: Problem, stats: Any, enough: jax.Array) -> _State:
+        def going(state: _State) -> jax.Array:
+            return jnp.sum(state.done == 0) > enough
+
+        return jax.lax.while_loop(going, lambda state: step(state, problem, stats), state)  # type: ignore[no-any-return]
+
+    return programs.jit(run)
 
 
 # The search ----------------------------------------------------------------------------------------
@@ -413,12 +422,10 @@ class _Search:
         """
         width = len(index)
         state, stats, problem = take(out, index), take(self.stats, rows[index]), _take_nu(self.problem, rows[index])
+        state.done[n:] = 1.0
         enough = n - width // 8 if more else max((w for w in WIDTHS if w < width), default=0)
-        while True:
-            state = _compiled()(state, problem, stats)
-            left = np.asarray(state.done)[:n] == 0
-            if np.sum(left) <= enough or not left.any():
-                break
+        state = _compiled()(state, problem, stats, min(enough, n - 1))
+        left = np.asarray(state.done)[:n] == 0
         for whole, part in zip(jax.tree.leaves(out), jax.tree.leaves(state), strict=True):
             whole[..., index[:n]] = np.asarray(part)[..., :n]
         return left
@@ -503,8 +510,8 @@ class _Search:
 
         def values(index: np.ndarray) -> Any:
             with float64_scope():
-                state, problem = _empty_state(theta[:, index]), _take_nu(self.problem, rows[index])
-                return _compiled()(state, problem, take(self.stats, rows[index])).at.value
+                state, problem = _empty_state(theta[:, index], limit=1), _take_nu(self.problem, rows[index])
+                return _compiled()(state, problem, take(self.stats, rows[index]), 0).at.value
 
         out = in_batches(values, len(rows), self._width(len(rows)))
         return np.where(np.isfinite(out), out, np.inf)

@@ -13,7 +13,7 @@ from jaxlmm.runtime.threads import N_THREADS, by_chunks
 __all__ = ["WIDTHS", "in_batches", "padded", "take", "width_for"]
 
 # A batch is padded up to one of these widths.
-WIDTHS = (16, 256)
+WIDTHS = (16, 128, 2048)
 
 
 def width_for(c: int, bytes_per_response: int, most_bytes: int) -> int:

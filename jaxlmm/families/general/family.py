@@ -29,7 +29,7 @@ from jaxlmm.runtime.batches import in_batches, take, width_for
 __all__ = ["General", "block_matrix", "make_general"]
 
 # Memory of the responses that are computed at once, a thread.
-CHUNK_BYTES = 16 * 2**20
+CHUNK_BYTES = 20 * 2**20
 
 AnyCore = Core | StrataCore
 AnyStats = Stats | StrataStats
