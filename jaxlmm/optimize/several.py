@@ -41,6 +41,10 @@ CHUNK_BYTES = 20 * 2**20
 MAX_STEPS = 100
 # Steps from a start at first: what takes longer is mostly on its way to a singular covariance, which is tried then.
 FIRST_STEPS = 12
+# Steps from another start until it is looked whether they lead to the minimum that is known, and how close to it, in
+# lengths of the next step, that one must lead.
+LOOKING = 4
+NEAR = 0.2
 # Starts of each response: the best node and the next lowest local minima among the nodes.
 N_STARTS = 3
 # What counts as converged: gradient in theta (or in log theta where theta > 1), relative to nu.
@@ -153,9 +157,7 @@ def minimise_several(problem: Problem, stats: Any, *, n_starts: int = N_STARTS) 
         # Another node can lead lower only if the way down from it is long beside that from the best node.
         reach = height[0] + 0.5 + 3 * np.maximum(height[0] - search.value, 0)
         for start, above in zip(starts[1:], height[1:], strict=True):
-            rows = everyone[above < reach]
-            if len(rows):
-                search.keep(rows, search.polish(rows, start[:, rows], limit=FIRST_STEPS))
+            search.try_another(everyone[above < reach], start)
         search.to_boundary(everyone)
         search.to_the_end()
         search.off_saddles(everyone)
@@ -363,7 +365,7 @@ def _compiled() -> Any:
         def going(state: _State) -> jax.Array:
             return jnp.sum(state.done == 0) > enough
 
-        return jax.lax.while_loop(going, lambda state: step(state, problem, stats), state)  # type: ignore[no-any-return]
+        return jax.lax.while_loop(going, lambda state: step(state, problem, stats), state)
 
     return programs.jit(run)
 
@@ -443,6 +445,28 @@ class _Search:
         self.hessian[:, :, at] = new.at.hessian[:, :, better]
         self.slope[:, at] = new.at.slope[:, better]
         return better
+
+    def try_another(self, rows: np.ndarray, start: np.ndarray) -> None:
+        """Down from another ``start`` (k, all), but not all the way to the minimum that is known already."""
+        if not len(rows):
+            return
+        new = self.polish(rows, start[:, rows], limit=LOOKING)
+        self.keep(rows, new)
+        going = (new.steps >= LOOKING) & ~self._arriving(rows, new)
+        if going.any():
+            rows = rows[going]
+            self.keep(rows, self.polish(rows, new.theta[:, going], limit=FIRST_STEPS - LOOKING))
+
+    def _arriving(self, rows: np.ndarray, at: _State) -> np.ndarray:
+        """Whether the next of Newton's steps leads from ``at`` to where the lowest minimum is."""
+        k = len(at.theta)
+        hessian = np.moveaxis(np.asarray(at.at.hessian), -1, 0)
+        values, vectors = np.linalg.eigh(np.where(np.isfinite(hessian), hessian, -np.eye(k)))
+        along = np.einsum("cab,ac->cb", vectors, np.asarray(at.at.gradient))
+        step = -np.einsum("cab,cb->ac", vectors, along / np.where(values > 0, values, 1.0))
+        gap = np.abs(at.theta + step - self.theta[:, rows]).max(axis=0)
+        near = gap < NEAR * np.maximum(np.abs(step).max(axis=0), NEAR)
+        return (values[:, 0] > 0) & near & (np.abs(step).max(axis=0) < 1)
 
     def to_boundary(self, rows: np.ndarray, near: float = NEARLY_SINGULAR) -> None:
         """Covariances with eigenvalues below ``near`` are made singular where that is a minimum too."""

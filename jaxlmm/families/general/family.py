@@ -190,6 +190,20 @@ class General:
         second = np.einsum("ts,uv,tuijm->msvij", back, back, at.second[:, :, :q, :q], optimize=True)
         return np.ascontiguousarray(np.moveaxis(at.value[:q, :q], -1, 0)), first, second
 
+    def own_curves(self, phi: np.ndarray, L: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The diagonal of L C L', (m, q), and its first derivatives in phi, (m, k, q); as :meth:`curves`."""
+        inner, q, p = self.phi_from_user(phi), len(L), self.core.p
+        contrasts = np.concatenate([L, np.zeros((-q % p, p))])
+
+        def covariance(index: np.ndarray) -> Any:
+            with float64_scope():
+                return _own_covariance(self.core, inner[:, index], contrasts)
+
+        value, first = in_batches(covariance, phi.shape[1], self._width(phi.shape[1]))
+        back = np.linalg.inv(self.phi_to_user_matrix)
+        turned = np.einsum("ts,tqm->msq", back, first[:, :q], optimize=True)
+        return np.ascontiguousarray(value[:q].T), turned
+
     def information(self, phi: np.ndarray, *, reml: bool) -> tuple[np.ndarray, np.ndarray]:
         """Derivatives (m, k) and (m, k, k) of the log-determinants in phi (k, m) of the user's columns."""
         inner = self.phi_from_user(phi)
@@ -304,6 +318,13 @@ def _conditional(core: Core, phi: jax.Array, stats: Stats) -> Any:
 @programs.jit
 def _covariance(core: AnyCore, phi: jax.Array, L: jax.Array) -> Any:
     return _kernel(core).covariance(core, phi, L)
+
+
+@programs.jit
+def _own_covariance(core: AnyCore, phi: jax.Array, L: jax.Array) -> Any:
+    # Second derivatives are left out by the compiler.
+    at = _kernel(core).covariance(core, phi, L)
+    return jnp.diagonal(at.value).T, jnp.moveaxis(jnp.diagonal(at.first, axis1=1, axis2=2), 2, 1)
 
 
 @programs.jit

@@ -89,17 +89,18 @@ class RandomTerms(Family):
 
     def curves(self, phi: np.ndarray, L: np.ndarray, *, joint: bool) -> Curves:
         """See :class:`jaxlmm.families.base.Family`."""
-        q = len(L)
         if joint:
             return Curves(*self.kernel.curves(np.ascontiguousarray(phi.T), L))
-        out = Curves.empty(len(phi), phi.shape[1], q, False)
-        for start in range(0, len(phi), CHUNK):  # joint curves of all contrasts take q times the room
-            rows = slice(start, start + CHUNK)
-            value, first, second = self.kernel.curves(np.ascontiguousarray(phi[rows].T), L)
-            out.value[rows] = np.einsum("mqq->mq", value)
-            out.first[rows] = np.einsum("mkqq->mkq", first)
-            out.second[rows] = np.einsum("mklqq->mklq", second)
-        return out
+
+        def second() -> np.ndarray:
+            out = np.empty((*phi.shape, phi.shape[1], len(L)))
+            for start in range(0, len(phi), CHUNK):  # joint curves of all contrasts take q times the room
+                rows = slice(start, start + CHUNK)
+                found = self.kernel.curves(np.ascontiguousarray(phi[rows].T), L)[2]
+                out[rows] = np.einsum("mklqq->mklq", found)
+            return out
+
+        return Curves(*self.kernel.own_curves(np.ascontiguousarray(phi.T), L), second)
 
     def information(self, phi: np.ndarray, *, reml: bool) -> tuple[np.ndarray, np.ndarray]:
         """See :class:`jaxlmm.families.base.Family`."""
