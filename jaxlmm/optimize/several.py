@@ -135,7 +135,9 @@ class _State:
     limit: Any
 
 
-def minimise_several(problem: Problem, stats: Any, *, n_starts: int = N_STARTS) -> SeveralOptimum:
+def minimise_several(
+    problem: Problem, stats: Any, *, n_starts: int = N_STARTS, rough: Problem | None = None
+) -> SeveralOptimum:
     """Global minimum of c responses.
 
     Parameters
@@ -145,19 +147,21 @@ def minimise_several(problem: Problem, stats: Any, *, n_starts: int = N_STARTS) 
         Response axis last.
     n_starts : int
         Starts of each response at most.
+    rough : Problem
+        Nearly the same function, infinite where it is not known: its minima are where those of ``problem`` are
+        looked for.
     """
     c = int(jax.tree.leaves(stats)[0].shape[-1])
-    k = sum(r * (r + 1) // 2 for r in problem.sizes)
-    search = _Search(problem, stats, np.zeros((k, c)), np.full(c, np.inf), np.zeros((k, c)), np.zeros((k, k, c)),
-                     np.zeros((k, c)), np.zeros(c, bool))  # fmt: skip
-    everyone = np.arange(c)
+    search, everyone = _Search.of(problem, stats), np.arange(c)
     with float64_scope():
         starts, height = _starts(problem, stats, n_starts)
-        search.keep(everyone, search.polish(everyone, starts[0], limit=FIRST_STEPS))
-        # Another node can lead lower only if the way down from it is long beside that from the best node.
-        reach = height[0] + 0.5 + 3 * np.maximum(height[0] - search.value, 0)
-        for start, above in zip(starts[1:], height[1:], strict=True):
-            search.try_another(everyone[above < reach], start)
+        if rough is None:
+            search.from_nodes(starts, height)
+        else:
+            draft = _Search.of(rough, stats)
+            draft.from_nodes(starts, height)
+            draft.to_boundary(everyone)
+            search.keep(everyone, search.polish(everyone, draft.theta, limit=FIRST_STEPS))
         search.to_boundary(everyone)
         search.to_the_end()
         search.off_saddles(everyone)
@@ -187,10 +191,8 @@ def descend(
     theta, value, converged : ndarray, (k, c), (c,), (c,)
         ``converged`` to TOL_DESCENT.
     """
-    k, c = start.shape
-    search = _Search(problem, stats, np.zeros((k, c)), np.full(c, np.inf), np.zeros((k, c)), np.zeros((k, k, c)),
-                     np.zeros((k, c)), np.zeros(c, bool))  # fmt: skip
-    found = search.polish(np.arange(c), start, free)
+    search = _Search.of(problem, stats)
+    found = search.polish(np.arange(start.shape[1]), start, free)
     with np.errstate(invalid="ignore"):
         steep = np.abs(found.at.gradient) * found.free * np.maximum(np.abs(found.theta), 1)
         converged = np.isfinite(found.at.value) & (steep.max(axis=0) <= TOL_DESCENT * problem.nu)
@@ -386,6 +388,23 @@ class _Search:
     slope: np.ndarray
     settled: np.ndarray
 
+    @classmethod
+    def of(cls, problem: Problem, stats: Any) -> _Search:
+        """Nothing is found yet."""
+        c, k = int(jax.tree.leaves(stats)[0].shape[-1]), sum(r * (r + 1) // 2 for r in problem.sizes)
+        zeros = np.zeros((k, c))
+        return cls(problem, stats, zeros, np.full(c, np.inf), zeros.copy(), np.zeros((k, k, c)), zeros.copy(),
+                   np.zeros(c, bool))  # fmt: skip
+
+    def from_nodes(self, starts: np.ndarray, height: np.ndarray) -> None:
+        """Down from the ``starts`` (n, k, c), where the deviance is ``height`` (n, c)."""
+        everyone = np.arange(starts.shape[2])
+        self.keep(everyone, self.polish(everyone, starts[0], limit=FIRST_STEPS))
+        # Another node can lead lower only if the way down from it is long beside that from the best node.
+        reach = height[0] + 0.5 + 3 * np.maximum(height[0] - self.value, 0)
+        for start, above in zip(starts[1:], height[1:], strict=True):
+            self.try_another(everyone[above < reach], start)
+
     def converged(self) -> np.ndarray:
         """Whether each response stands at a minimum, to TOL_CONVERGED."""
         steep = np.abs(self.gradient) * np.maximum(np.abs(self.theta), 1)
@@ -472,6 +491,7 @@ class _Search:
         """Covariances with eigenvalues below ``near`` are made singular where that is a minimum too."""
         sizes = self.problem.sizes
         theta, close = _rounded(self.theta[:, rows], sizes, near)
+        close &= (theta != self.theta[:, rows]).any(axis=0)
         rows, theta = rows[close], theta[:, close]
         if not len(rows):
             return

@@ -22,6 +22,7 @@ from jaxlmm.families.general.moments import Stats
 from jaxlmm.families.general.reduce import reduce_responses, reduce_to_strata
 from jaxlmm.families.general.strata import StrataCore, StrataReducer, make_strata
 from jaxlmm.families.general.strata_moments import StrataStats
+from jaxlmm.families.general.table import Tabled, make_tabled
 from jaxlmm.families.parameters import lower_triangle, phi_from_theta
 from jaxlmm.runtime import programs
 from jaxlmm.runtime.batches import in_batches, take, width_for
@@ -30,6 +31,9 @@ __all__ = ["General", "block_matrix", "make_general"]
 
 # Memory of the responses that are computed at once, a thread.
 CHUNK_BYTES = 20 * 2**20
+
+# Responses for which a table of the log-determinants is made.
+WORTH_A_TABLE = 1024
 
 AnyCore = Core | StrataCore
 AnyStats = Stats | StrataStats
@@ -105,6 +109,30 @@ class General:
         found: tuple[jax.Array, jax.Array] = _kernel(self.core).deviance_parts(self.core, phi, stats, reml=reml)
         return found
 
+    def tabled(self, reml: bool, c: int) -> Tabled | None:
+        """The same with log-determinants off a table, where c responses are worth one."""
+        core = self.core
+        if isinstance(core, StrataCore) or core.sizes != (1, 1) or not core.second or c < WORTH_A_TABLE:
+            return None
+        return self._table(reml)
+
+    @functools.cached_property
+    def _table(self) -> Callable[[bool], Tabled]:
+        @functools.cache
+        def make(reml: bool) -> Tabled:
+            def logdet(phi: np.ndarray) -> np.ndarray:
+                def some(index: np.ndarray) -> Any:
+                    with float64_scope():
+                        return _logdet(self.core, phi[:, index], reml=reml)
+
+                found: np.ndarray = in_batches(some, phi.shape[1], self._width(phi.shape[1]))
+                return found
+
+            assert isinstance(self.core, Core)
+            return make_tabled(self.core, logdet)
+
+        return make
+
     def fixef(self, phi: jax.Array, stats: AnyStats) -> jax.Array:
         """Generalised least squares estimate (p, c) of b, the coefficients of Q."""
         found: jax.Array = _kernel(self.core).estimates(self.core, phi, stats)[1]
@@ -151,6 +179,19 @@ class General:
         c = theta.shape[1]
         pwrss, fixef = in_batches(solved, c, self._width(c))
         return pwrss, fixef
+
+    def solutions(
+        self, theta: np.ndarray, stats: AnyStats, L: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """What :meth:`estimates` and :meth:`variances` give, in one program."""
+
+        def solved(index: np.ndarray) -> Any:
+            with float64_scope():
+                at = theta[:, index]
+                return _solutions(self.core, at, take(stats, index), L)
+
+        pwrss, fixef, variance = in_batches(solved, theta.shape[1], self._width(theta.shape[1]))
+        return pwrss, fixef, variance
 
     def variances(self, theta: np.ndarray, L: np.ndarray) -> np.ndarray:
         """diag L C L' (q, c) for contrasts L (q, p) of the coefficients of Q, at theta of the whitened columns."""
@@ -335,6 +376,11 @@ def _variances(core: AnyCore, theta: jax.Array, L: jax.Array) -> jax.Array:
 
 
 @functools.partial(programs.jit, static_argnames="reml")
+def _logdet(core: Core, phi: jax.Array, *, reml: bool) -> jax.Array:
+    return kernel.logdet(core, phi, reml=reml)
+
+
+@functools.partial(programs.jit, static_argnames="reml")
 def _information(core: AnyCore, phi: jax.Array, *, reml: bool) -> Any:
     return _kernel(core).information(core, phi, reml=reml)
 
@@ -342,6 +388,13 @@ def _information(core: AnyCore, phi: jax.Array, *, reml: bool) -> Any:
 @programs.jit
 def _estimates(core: AnyCore, theta: jax.Array, stats: AnyStats) -> Any:
     return _kernel(core).estimates(core, phi_from_theta(theta, core.sizes), stats)
+
+
+@programs.jit
+def _solutions(core: AnyCore, theta: jax.Array, stats: AnyStats, L: jax.Array) -> Any:
+    phi, known = phi_from_theta(theta, core.sizes), _kernel(core)
+    pwrss, fixef = known.estimates(core, phi, stats)
+    return pwrss, fixef, jnp.diagonal(known.covariance(core, phi, L).value).T
 
 
 def block_matrix(

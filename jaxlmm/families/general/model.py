@@ -75,10 +75,11 @@ class RandomTerms(Family):
         n, p = self.design.X.shape
         nu = float(n - p if reml else n)
         stats, scaling = kernel.reduce(Y)
-        optimum = minimise_several(Deviance(kernel, nu, reml), stats)
-        pwrss, fixef = kernel.estimates(optimum.theta, stats)
+        problem = Deviance(kernel, nu, reml)
+        optimum = minimise_several(problem, stats, rough=problem.rough(Y.shape[1]))
+        contrasts = self.basis.contrast(np.eye(p))
+        pwrss, fixef, variance = kernel.solutions(optimum.theta, stats, contrasts)
         theta = kernel.to_user(optimum.theta)
-        variance = kernel.variances(optimum.theta, self.basis.contrast(np.eye(p)))
         found = Found(
             theta, pwrss, optimum.value, kernel.hessian_to_user(optimum.hessian), optimum.converged,
             np.any(optimum.singular, axis=0), self.basis.coef(fixef).T, variance.T,
