@@ -230,7 +230,7 @@ def test_log_determinants_off_a_table(reml: bool) -> None:
 
 @pytest.mark.parametrize("name", ["nested", "crossed"])
 def test_the_table_does_not_show_in_a_fit(name: str) -> None:
-    """Responses with effects of all sizes; 150 lies beyond the table, where some do not converge with or without it."""
+    """Effects of all sizes; 150 lies beyond the table, where some do not converge with it or without."""
     case, *_ = setting(name)
     rng = np.random.default_rng(7)
     Y, largest = rng.normal(size=(len(case.X), WORTH_A_TABLE)), np.zeros(WORTH_A_TABLE)
