@@ -1,7 +1,7 @@
 """Designs whose random terms commute: all that is kept of them is a few strata.
 
 Where each term has one column and the matrices G_t = Z_t Z_t' commute, they have eigenvectors in common, which do not
-depend on phi (strata; Nelder 1965, Houtman & Speed 1983):
+depend on phi (strata; Nelder 1965, Proc R Soc A 283:147):
 
     V = sum_S xi_S(phi) E_S,     xi_S = 1 + sum_t phi_t lam_St,     E_S the projector on stratum S
 
