@@ -96,7 +96,8 @@ def choose_scheme(tested: Tested, scheme: str, blocks: Any, *, signed: bool) -> 
     if made.n_distinct < FEWEST:
         raise ValueError(
             f"scheme '{made.kind}' has {made.n_distinct:g} distinct draws for '{tested.name}', fewer than {FEWEST}, "
-            f"so that no p-value could be below {1 / made.n_distinct:.3g}: {made.text} Use another scheme, or fit.test."
+            f"so that no p-value could be below {1 / made.n_distinct:.3g}: {made.text} Use another scheme, or "
+            "fit.test."
         )
     return made
 
@@ -231,7 +232,7 @@ def _independent(design: Design) -> np.ndarray:
 def _separate(design: Design, blocks: np.ndarray) -> bool:
     """Whether no level of any grouping factor is in two of the blocks."""
     return all(
-        len(np.unique(np.column_stack([codes, blocks]), axis=0)) == codes.max() + 1 for codes in _codes(design)
+        len(np.unique(np.column_stack([term.codes, blocks]), axis=0)) == term.n_levels for term in design.random
     )
 
 
