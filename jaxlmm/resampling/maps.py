@@ -119,9 +119,9 @@ def _pairs(matrix: Any, size: int, what: str) -> tuple[np.ndarray, np.ndarray]:
 
 
 def find_clusters(
-    values: np.ndarray, threshold: np.ndarray, adjacency: Adjacency, *, size: bool
+    values: np.ndarray, threshold: np.ndarray, adjacency: Adjacency, *, size: bool, signs: tuple[int, ...]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Clusters of responses above their threshold, and of those below minus it.
+    """Clusters of responses above their threshold (sign 1), and of those below minus it (sign -1).
 
     Parameters
     ----------
@@ -131,6 +131,7 @@ def find_clusters(
     adjacency : Adjacency
     size : bool
         Whether the mass of a cluster is its number of responses, not the sum of their statistics.
+    signs : tuple of 1 and -1
 
     Returns
     -------
@@ -139,7 +140,7 @@ def find_clusters(
     """
     label = np.full(len(values), -1)
     masses: list[np.ndarray] = []
-    for sign in (1, -1):
+    for sign in signs:
         inside = sign * values > threshold
         if not inside.any():
             continue
@@ -151,7 +152,14 @@ def find_clusters(
 
 
 def enhance(
-    values: np.ndarray, adjacency: Adjacency, *, E: float, H: float, start: float, dh: float | None
+    values: np.ndarray,
+    adjacency: Adjacency,
+    *,
+    E: float,
+    H: float,
+    start: float,
+    dh: float | None,
+    signs: tuple[int, ...],
 ) -> np.ndarray:
     """Threshold-free cluster enhancement of statistics (m,), with their sign (Smith & Nichols 2009).
 
@@ -160,7 +168,7 @@ def enhance(
     (the first with the width ``start``); without, it is exact, between each two heights that occur.
     """
     out = np.zeros(len(values))
-    for sign in (1, -1):
+    for sign in signs:
         height = np.where(np.isnan(values), -np.inf, sign * values)
         out += sign * (
             _exact(height, adjacency, E, H, start)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -60,52 +59,55 @@ class Refits:
     reduced: Family | None
     method: str
 
-    def run(self, Y: Any, where: np.ndarray, draws: Draws) -> Iterator[Statistics]:
-        """Statistics of the columns ``where`` of Y (n_obs, m), on all draws, in chunks of responses."""
-        n = self.tested.design.n_obs
-        chunk = max(1, min(len(where), BYTES // (8 * n * 4)))
-        for start in range(0, len(where), chunk):
-            at = where[start : start + chunk]
-            y = np.asarray(Y[:, at], dtype=np.float64)
-            absent = np.asarray(np.isnan(y).any(axis=0))
-            for some in (~absent, absent):
-                if some.any():
-                    yield from self._chunk(y[:, some], at[some], draws, complete=not absent[some].any())
+    def pieces(self, where: np.ndarray) -> list[np.ndarray]:
+        """The responses ``where``, cut into those whose residuals, and roots of V, fit in memory."""
+        design = self.tested.design
+        size = design.n_obs
+        if self.scheme.kind == "whitened":
+            size += sum(term.size * term.n_levels for term in design.random) ** 2
+        width = max(1, BYTES // (8 * size * 4))
+        return [where[k : k + width] for k in range(0, len(where), width)]
 
-    def _chunk(self, y: np.ndarray, at: np.ndarray, draws: Draws, *, complete: bool) -> Iterator[Statistics]:
+    def statistics(self, Y: Any, where: np.ndarray, draws: Draws) -> Statistics:
+        """Statistics of the columns ``where`` of Y (n_obs, m), on all draws.
+
+        Raises
+        ------
+        ValueError
+            Missing observations, which the scheme "whitened" does not take.
+        """
+        y = np.asarray(Y[:, where], dtype=np.float64)
+        absent = np.asarray(np.isnan(y).any(axis=0))
+        out = Statistics(where, np.empty((draws.n, len(where))), *np.zeros((2, len(where)), dtype=int))
+        for some in (np.flatnonzero(~absent), np.flatnonzero(absent)):
+            if len(some):
+                self._draw(y[:, some], some, draws, out, complete=not absent[some[0]])
+        return out
+
+    def _draw(self, y: np.ndarray, at: np.ndarray, draws: Draws, out: Statistics, *, complete: bool) -> None:
+        design = self.tested.design
         residuals, theta = self._residuals(y)
-        blocks = self._by_blocks(residuals) if complete and self.scheme.flips else None
-        if blocks is not None:
-            yield self._gather(at, draws, blocks, len(self.tested.design.X))
-            return
-        if self.scheme.kind != "whitened":
-            yield self._gather(at, draws, _Rows(self, residuals), self.tested.design.n_obs)
-            return
-        if not complete:
-            raise ValueError(
-                f"{len(at)} responses miss observations, which the scheme 'whitened' does not take; fit "
-                "without them, or use scheme='sign-flip' or 'within'."
-            )
-        q = sum(term.size * term.n_levels for term in self.tested.design.random)
-        width = max(1, BYTES // (16 * max(q, 1) ** 2))
-        for start in range(0, len(at), width):
-            some = slice(start, start + width)
-            roots = make_roots(self.tested.design, theta[some])
-            rows = _Rows(self, roots.whiten(residuals[:, some]), roots.colour)
-            yield self._gather(at[some], draws, rows, self.tested.design.n_obs)
+        source: Any = self._by_blocks(residuals) if complete and self.scheme.flips else None
+        if self.scheme.kind == "whitened":
+            if not complete:
+                raise ValueError(
+                    f"{len(at)} of the responses miss observations, which the scheme 'whitened' does not take; "
+                    "select the others, or use scheme='sign-flip' or 'within'."
+                )
+            roots = make_roots(design, theta)
+            source = _Rows(self, roots.whiten(residuals), roots.colour)
+        self._gather(at, draws, source or _Rows(self, residuals), out)
 
-    def _gather(self, at: np.ndarray, draws: Draws, source: Any, size: int) -> Statistics:
-        """All draws of the responses ``at``, so many at once that ``size`` numbers of each fit in memory."""
+    def _gather(self, at: np.ndarray, draws: Draws, source: Any, out: Statistics) -> None:
+        """All draws of the responses ``at`` of ``out``, as many at once as fit in memory."""
         c = len(at)
-        values, counts = np.empty((draws.n, c)), np.zeros((2, c), dtype=int)
-        several = max(1, BYTES // (8 * size * c * 4))
+        several = max(1, BYTES // (8 * self.tested.design.n_obs * c))
         for start in range(0, draws.n, several):
             found = source.fits(draws.values[start : start + several])
             status = found["status"].reshape(-1, c)
-            values[start : start + several] = statistic(self.tested, self.family, found).reshape(-1, c)
-            counts[0] += np.sum(status == Status.SINGULAR, axis=0)
-            counts[1] += np.sum(status > Status.SINGULAR, axis=0)
-        return Statistics(at, values, counts[0], counts[1])
+            out.values[start : start + several, at] = statistic(self.tested, self.family, found).reshape(-1, c)
+            out.singular[at] += np.sum(status == Status.SINGULAR, axis=0)
+            out.failed[at] += np.sum(status > Status.SINGULAR, axis=0)
 
     def _residuals(self, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Residuals of the reduced model (n_obs, c), and its theta (c, k)."""
