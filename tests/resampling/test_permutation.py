@@ -489,3 +489,22 @@ def test_bad_input(what: str) -> None:
 def test_too_few_draws_for_the_level_are_said() -> None:
     with pytest.warns(UserWarning, match=r"with n=9 the smallest possible p-value is 0.1, above alpha=0.05; draw 20"):
         jaxlmm.permutation_test(fitted(COND), "x1", 9, progress=False)
+
+
+def test_pictures() -> None:
+    pytest.importorskip("xarray")
+    import matplotlib.pyplot as plt
+
+    Y = data(6)
+    Y[:, :2] += 2 * COND[:, None]
+    fit = fitted(COND, Y=Y.reshape(-1, 2, 3), dims=["channel", "time"], coords={"time": [0.1, 0.2, 0.3]})
+    found = run(fit, "x1", 99, statistic="cluster", threshold=2.0)
+    ax = jaxlmm.plots.cluster_map(found)
+    numbers = [text.get_text() for text in ax.texts]
+    assert numbers == [str(k + 1) for k in np.flatnonzero(found.cluster_pvalue <= 0.05)] and numbers
+    ax = jaxlmm.plots.null_distribution(found)
+    assert sum(patch.get_height() for patch in ax.patches) == found.n
+    assert {line.get_xdata()[0] for line in ax.lines} == {found.critical(0.05), found.score.max()}
+    with pytest.raises(ValueError, match="a map needs two dimensions, the responses have 1: response"):
+        jaxlmm.plots.cluster_map(run(fitted(COND), "x1"))
+    plt.close("all")
