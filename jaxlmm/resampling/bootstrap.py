@@ -20,6 +20,7 @@ from jaxlmm.inference.distributions import check_level
 from jaxlmm.resampling.refit import fit_columns
 from jaxlmm.resampling.schemes import block_rows, independent_blocks
 from jaxlmm.runtime.arguments import check_integer, check_option
+from jaxlmm.runtime.threads import N_THREADS, by_chunks
 
 __all__ = ["Bootstrap", "bootstrap", "simulate_responses"]
 
@@ -257,10 +258,16 @@ def _parametric(fit: Any, n: int, seed: int, where: np.ndarray) -> Iterator[Foun
             continue
         roots = [_root(Phi) for Phi in covariances(fit.theta[at], family.sizes)]
         sigma, fixed = np.sqrt(fit.sigma2[at]), basis.fixed @ fit.coef[at].T
-        made = [_simulated(basis, roots, len(at), rng) for rng in streams]
-        coordinates = np.concatenate([fixed + sigma * one for one, _ in made], axis=1)
-        rest = np.concatenate([sigma**2 * left for _, left in made])
-        yield replicates, at, family.fit_coordinates(coordinates, rest, fit.method)
+        coordinates, rest = np.empty((len(fixed), len(replicates), len(at))), np.empty((len(replicates), len(at)))
+
+        def simulate(some: slice) -> None:
+            for i in range(some.start, some.stop):
+                one, left = _simulated(basis, roots, len(at), streams[i])  # noqa: B023
+                coordinates[:, i], rest[i] = fixed + sigma * one, sigma**2 * left  # noqa: B023
+
+        by_chunks(len(replicates), max(1, -(-len(replicates) // N_THREADS)), simulate)
+        found = family.fit_coordinates(coordinates.reshape(len(fixed), -1), rest.ravel(), fit.method)
+        yield replicates, at, found
 
 
 def _simulated(
@@ -270,7 +277,8 @@ def _simulated(
     coordinates = basis.noise @ rng.standard_normal((basis.noise.shape[1], c))
     for columns, root in zip(basis.random, roots, strict=True):
         r, levels, size = columns.shape
-        effects = np.einsum("mij,ljm->lim", root, rng.standard_normal((levels, size, c)))
+        effects = rng.standard_normal((levels, size, c))
+        effects = effects * root[:, 0, 0] if size == 1 else np.einsum("mij,ljm->lim", root, effects, optimize=True)
         coordinates += columns.reshape(r, -1) @ effects.reshape(levels * size, -1)
     return coordinates, rng.chisquare(basis.n_rest, c) if basis.n_rest else np.zeros(c)
 
