@@ -27,7 +27,7 @@ from jaxlmm.families.parameters import lower_triangle, phi_from_theta
 from jaxlmm.runtime import programs
 from jaxlmm.runtime.batches import in_batches, take, width_for
 
-__all__ = ["General", "block_matrix", "make_general"]
+__all__ = ["AnyStats", "General", "block_matrix", "make_general"]
 
 # Responses for which a table of the log-determinants is made.
 WORTH_A_TABLE = 1024

@@ -23,7 +23,10 @@ from jaxlmm.families.general.strata import StrataCore, StrataReducer
 from jaxlmm.families.general.strata_moments import StrataStats
 from jaxlmm.runtime.threads import by_chunks
 
-__all__ = ["reduce_responses", "reduce_to_strata"]
+__all__ = [
+    "coordinates", "reduce_responses", "reduce_to_strata", "stats_of_coordinates", "strata_coordinates",
+    "strata_of_coordinates",
+]  # fmt: skip
 
 # Responses are handled in panels of about this many bytes, to stay in cache.
 PANEL_BYTES = 2**20
@@ -142,6 +145,76 @@ def _panel(
     fill(y, cols, centred)
     scaling.scale[cols] = scale * again
     scaling.finite[cols], scaling.constant[cols], scaling.exact[cols] = finite, constant & finite, centred.exact
+
+
+def coordinates(reducer: Reducer, Y: np.ndarray) -> np.ndarray:
+    """Coefficients (r1 G + q2 + p, c) of complete responses Y (n_obs, c), linear in Y: ``b``, ``a`` and ``ols``."""
+    y = Y if reducer.root_w is None else reducer.root_w[:, None] * Y
+    ols = reducer.Q.T @ y
+    y = y - reducer.Q @ ols
+    b = np.zeros((reducer.C.shape[0], y.shape[1]))
+    a = np.zeros((reducer.C.shape[1], y.shape[1]))
+    for _ in range(2):
+        y = _remove(reducer, y, a, b)
+    a[reducer.Z2.shape[1] :] += ols
+    return np.concatenate([b, a])
+
+
+def stats_of_coordinates(
+    core: Core, gram: np.ndarray, coordinates: np.ndarray, rest: np.ndarray
+) -> tuple[Stats, Scaling]:
+    """Statistics of c responses that are known by their :func:`coordinates` and what these leave (c,).
+
+    ``gram`` holds the cross-products of the columns that the coordinates belong to.
+    """
+    c, n1 = len(rest), core.r1 * core.G
+    effects = coordinates[: n1 + core.q2]
+    with np.errstate(invalid="ignore", over="ignore"):
+        size = np.einsum("ij,ij->j", coordinates, gram @ coordinates) + rest
+        finite = np.isfinite(size)
+        usable = finite & (size > 0)
+        scale = np.exp2(np.floor(0.5 * np.log2(np.where(usable, size / core.n_obs, 1.0))))
+        left = np.maximum(rest, 0.0)
+        inside = np.einsum("ij,ij->j", effects, gram[: len(effects), : len(effects)] @ effects)
+        noise = core.n_obs * (NOISE * scale) ** 2
+        constant = finite & (left + inside <= noise)
+    exact = usable & ~constant & (left <= noise) & (core.n_rest > 0)
+    bad = constant | exact | ~finite
+    scaled = np.where(bad, 0.0, coordinates / scale)
+    b, a, ols = np.split(scaled, [n1, n1 + core.q2])
+    stats = Stats(np.where(bad, 1.0, left / scale**2), b, a, ols)  # type: ignore[arg-type]
+    return stats, Scaling(np.zeros(c), scale, finite, constant, exact)
+
+
+def strata_coordinates(reducer: StrataReducer, Y: np.ndarray) -> np.ndarray:
+    """Coordinates (b, c) of complete responses Y (n_obs, c) on ``StrataReducer.basis``, which is orthonormal."""
+    y = Y if reducer.root_w is None else reducer.root_w[:, None] * Y
+    found = reducer.basis.T @ y
+    return np.asarray(found + reducer.basis.T @ (y - reducer.basis @ found))
+
+
+def strata_of_coordinates(
+    core: StrataCore, reducer: StrataReducer, coordinates: np.ndarray, rest: np.ndarray
+) -> tuple[StrataStats, Scaling]:
+    """As :func:`stats_of_coordinates`, of :func:`strata_coordinates`."""
+    c, F = len(rest), np.asarray(core.F)
+    with np.errstate(invalid="ignore", over="ignore"):
+        size = np.einsum("ij,ij->j", coordinates, coordinates) + rest
+        finite = np.isfinite(size)
+        usable = finite & (size > 0)
+        scale = np.exp2(np.floor(0.5 * np.log2(np.where(usable, size / core.n_obs, 1.0))))
+        scaled = np.where(usable, coordinates / scale, 0.0)
+        left = np.where(usable, np.maximum(rest, 0.0) / scale**2, 1.0)
+    ols = F.T @ scaled[reducer.rows]
+    h = scaled[reducer.rows] - F @ ols
+    inner = np.concatenate([reducer.rest @ (scaled * scaled), left[None]])
+    noise = core.n_obs * NOISE**2
+    constant = finite & (np.einsum("ij,ij->j", h, h) + inner.sum(axis=0) <= noise) | finite & ~usable
+    exact = usable & ~constant & (left <= noise) & (core.n_rest > 0)
+    bad = constant | exact | ~finite
+    h, ols = np.where(bad, 0.0, h), np.where(bad, 0.0, ols)
+    stats = StrataStats(np.where(bad, 1.0, inner), h, ols)  # type: ignore[arg-type]
+    return stats, Scaling(np.zeros(c), scale, finite, constant, exact)
 
 
 def _remove(reducer: Reducer, y: np.ndarray, a: np.ndarray, b: np.ndarray) -> np.ndarray:
