@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from oracle import make_case, random_phi, structures
 
+import jaxlmm
 from jaxlmm._types import float64_scope
 from jaxlmm.families.general import moments
 from jaxlmm.families.general.family import WORTH_A_TABLE, General, make_general
@@ -197,6 +198,28 @@ def test_terms_that_commute(name: str) -> None:
         for name in ("theta", "sigma2", "fixef", "loglik", "hessian"):
             ours, theirs = getattr(one, name), getattr(other, name)
             np.testing.assert_allclose(ours, theirs, rtol=1e-9, atol=1e-9 * np.abs(theirs).max())
+
+
+def test_responses_given_by_their_coordinates_on_strata() -> None:
+    """A fit of coordinates is that of the responses that have them, also where there is nothing to fit."""
+    rng = np.random.default_rng(8)
+    row, column = np.indices((6, 8)).reshape(2, -1)
+    X = np.column_stack([np.ones(48), rng.normal(size=48)])
+    weights = np.full(48, 0.25)
+    family = jaxlmm.prepare(
+        X, random=[jaxlmm.random_term(row), jaxlmm.random_term(column)], weights=weights
+    ).prepared.family
+    assert isinstance(family.kernel.core, StrataCore)
+    Y = rng.normal(size=(48, 5)) + rng.normal(size=(6, 5))[row] + 1e3
+    Y[:, 3], Y[3, 4] = X @ [1.0, 2.0], np.nan
+    coordinates = family.coordinates(Y)
+    np.testing.assert_allclose(family.coordinates(np.eye(48)) @ Y[:, :4], coordinates[:, :4], atol=1e-10)
+    rest = np.sum((0.5 * Y - family.kernel.reducer.basis @ coordinates) ** 2, axis=0)
+    assert np.allclose(family.explained(coordinates) + rest, np.sum(0.25 * Y**2, axis=0), equal_nan=True)
+    found, direct = family.fit_coordinates(coordinates, rest, "REML"), family.fit(Y, "REML")
+    np.testing.assert_array_equal(found["status"], direct["status"])
+    for name in ("theta", "coef", "se_gls", "sigma2", "loglik"):
+        np.testing.assert_allclose(found[name], direct[name], rtol=1e-8, atol=1e-8)
 
 
 def test_terms_that_do_not_commute_are_eliminated() -> None:

@@ -208,7 +208,7 @@ def strata_of_coordinates(
     ols = F.T @ scaled[reducer.rows]
     h = scaled[reducer.rows] - F @ ols
     inner = np.concatenate([reducer.rest @ (scaled * scaled), left[None]])
-    noise = core.n_obs * NOISE**2
+    noise = core.n_obs * (8 * NOISE) ** 2  # coordinates were rounded when they were made
     constant = finite & (np.einsum("ij,ij->j", h, h) + inner.sum(axis=0) <= noise) | finite & ~usable
     exact = usable & ~constant & (left <= noise) & (core.n_rest > 0)
     bad = constant | exact | ~finite
