@@ -82,6 +82,8 @@ def _solved(whole: Fit, stored: Any, where: np.ndarray) -> np.ndarray:
     part, values, absent = part.select(fitted), values[:, fitted], absent[:, fitted]
     X, weights = part.design.X, part.design.weights
     W = np.where(absent, 0.0, 1.0 if weights is None else weights[:, None])
+    if part.weights is not None:
+        W = np.where(absent, 0.0, np.asarray(part.weights, dtype=np.float64))
     values = np.where(absent, 0.0, values)
     fixed = X @ part.coef.T
     marginal = values - fixed

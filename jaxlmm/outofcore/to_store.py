@@ -27,6 +27,7 @@ from jaxlmm.results.options import FitOptions
 from jaxlmm.results.results import Fit
 from jaxlmm.sources.plan import make_plan
 from jaxlmm.sources.sources import Source
+from jaxlmm.sources.weighted import WeightedMatrix, values_of
 from jaxlmm.storage.parts import design_parts
 from jaxlmm.storage.result_store import ResultStore, packed_missing
 from jaxlmm.storage.stored import stored_content
@@ -92,8 +93,9 @@ def fit_to_disk(task: Task, options: FitOptions, place: Place) -> xr.Dataset | N
         template = stored_dataset(whole, design.names, labels.dims, coords.coords, labels.units, attrs)
         return ResultStore.create(target, settings, plan, template, inside)
 
-    def compute(Y: np.ndarray, shape: tuple[int, ...]) -> dict[str, np.ndarray]:
-        fit = fit_model(task.model, Y, options)
+    def compute(Y: np.ndarray | WeightedMatrix, shape: tuple[int, ...]) -> dict[str, np.ndarray]:
+        own = Y.weights if isinstance(Y, WeightedMatrix) else None
+        fit = fit_model(task.model, values_of(Y), options, weights=own)
         return stored_arrays(fit, shape, level) | packed_missing(fit, shape)
 
     if source.in_memory and resume == "verify":
