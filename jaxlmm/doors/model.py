@@ -201,11 +201,11 @@ def fit_responses(model: Model, opened: Responses, options: FitOptions, place: P
         from jaxlmm.outofcore.cluster import lazy_fit
 
         values = opened.values.data if opened.labelled else opened.values
-        own = None if opened.weights is None else opened.weights.values
-        own = own.data if opened.weights is not None and opened.weights.labelled else own
+        own = opened.weights
+        weights = None if own is None else own.values.data if own.labelled else own.values
         text, level = None if formula is None else formula.formula, LEVEL if place.level is None else place.level
         assert opened.labels is not None  # dask arrays are given some
-        return lazy_fit(values, opened.axis, opened.labels, design, text, options, level, weights=own)
+        return lazy_fit(values, opened.axis, opened.labels, design, text, options, level, weights=weights)
     place.refuse_level()
     return _in_memory(model, opened, options)
 

@@ -26,6 +26,14 @@ class _Cells:
     absent: AbsentY
     dtype = np.dtype(np.float64)
 
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(n_obs, m)."""
+        return self.absent.shape
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
     def __getitem__(self, key: tuple[slice, Any]) -> np.ndarray:
         bits, n = self.absent.bits[:, self.absent.column[key[1]]], self.absent.shape[0]
         # A seed that no one else has: a column of X as response would leave no residual.

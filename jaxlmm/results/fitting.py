@@ -81,7 +81,7 @@ def fit_model(
     known = dict(model.indexes)
     check_rows(X=known.get("X"), Y=Y, groups=known.get("groups"), weights=known.get("weights"))
     matrix, given_names = response_matrix(Y, model.design.n_obs, response_names)
-    both = matrix if weights is None else weighted_matrix(matrix, weights)
+    both: Any = matrix if weights is None else weighted_matrix(matrix, weights)
     out = _fit_matrix(model, both, options.method, options.missing)
     own = None if weights is None else weights_of(both)
     return Fit(
@@ -155,6 +155,6 @@ def weighted_matrix(Y: Any, weights: Any) -> WeightedMatrix | LazyMatrix:
     return LazyMatrix.make(WeightedSource(*parts))
 
 
-def weights_of(both: WeightedMatrix | LazyMatrix) -> Any:
+def weights_of(both: Any) -> Any:
     """The weights of :func:`weighted_matrix`, as they were given."""
-    return both.weights if isinstance(both, WeightedMatrix) else LazyMatrix(both.source.weights, both.plan)  # type: ignore[attr-defined]
+    return both.weights if isinstance(both, WeightedMatrix) else LazyMatrix(both.source.weights, both.plan)

@@ -61,9 +61,9 @@ def read_responses(source: Source, at: tuple[slice, ...]) -> np.ndarray | Weight
     """
     if not isinstance(source, WeightedSource):
         return read_block(source, at)
-    parts = (read_block(part, at) for part in (source.Y, source.weights))
+    Y, weights = read_block(source.Y, at), read_block(source.weights, at)
     where = ", ".join(f"{s.start}:{s.stop}" for s in at)
-    return WeightedMatrix.make(*parts, of=f" of the responses [{where}]")
+    return WeightedMatrix.make(Y, weights, f" of the responses [{where}]")
 
 
 @dataclass(frozen=True, eq=False)

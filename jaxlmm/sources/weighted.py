@@ -68,12 +68,13 @@ class WeightedMatrix:
     @property
     def shape(self) -> tuple[int, int]:
         """(n_obs, m)."""
-        return self.Y.shape  # type: ignore[no-any-return]
+        n, m = self.Y.shape
+        return n, m
 
     @property
     def dtype(self) -> np.dtype[Any]:
         """Type of the responses."""
-        return self.Y.dtype  # type: ignore[no-any-return]
+        return np.dtype(self.Y.dtype)
 
     def __len__(self) -> int:
         return self.shape[0]

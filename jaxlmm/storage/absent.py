@@ -10,7 +10,7 @@ from typing import Any, NoReturn
 
 import numpy as np
 
-__all__ = ["AbsentFormula", "AbsentY", "checksums", "missing_cells"]
+__all__ = ["AbsentFormula", "AbsentWeights", "AbsentY", "checksums", "missing_cells"]
 
 # Columns of Y that are read at once.
 CHUNK = 1024
@@ -74,6 +74,31 @@ class AbsentY:
         raise ValueError(
             "the fit was saved without its responses, which this needs; give them to load(path, Y=...), or save with "
             "include_Y=True."
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class AbsentWeights:
+    """What stands for the weights of each response's own, (n_obs, m), where a file does not hold them."""
+
+    shape: tuple[int, int]
+
+    def __getitem__(self, key: Any) -> AbsentWeights:
+        if isinstance(key, tuple) and key[:1] == (slice(None),) and not np.isscalar(key[1]):
+            return AbsentWeights((self.shape[0], len(np.arange(self.shape[1])[key[1]])))
+        self._refuse()
+
+    def join(self, others: Sequence[AbsentWeights]) -> AbsentWeights:
+        """These weights and others beside them."""
+        return AbsentWeights((self.shape[0], sum(part.shape[1] for part in [self, *others])))
+
+    def __array__(self, dtype: Any = None, copy: Any = None) -> np.ndarray:
+        self._refuse()
+
+    def _refuse(self) -> NoReturn:
+        raise ValueError(
+            "the results were written without the weights of each response's own, which this needs; give them to "
+            "load(path, weights=...)."
         )
 
 
