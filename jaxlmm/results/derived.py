@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from jaxlmm.design.random import parameter_labels
-from jaxlmm.families.base import Modes
+from jaxlmm.families.base import Modes, Provider
 from jaxlmm.inference import effects
 from jaxlmm.inference.estimates import Estimates
 from jaxlmm.inference.intervals import Profile, profile_intervals
@@ -27,8 +27,8 @@ def fit_estimates(fit: Any) -> Estimates:
     """``Estimates`` of a ``Fit``."""
     family, reml = fit.model.family, fit.method == "REML"
     phi = family.phi(fit.theta)
-    where = np.flatnonzero(fit.own_design)
-    parts = [(np.flatnonzero(~fit.own_design), family)]
+    where, shared = np.flatnonzero(fit.own_design), np.flatnonzero(~fit.own_design)
+    parts: list[tuple[np.ndarray, Provider]] = [(shared, family)] if len(shared) else []
     if len(where):
         found = family.incomplete(_responses(fit), where, phi[where], reml=reml)
         parts += [(where[at], provider) for at, provider in found]
