@@ -15,12 +15,13 @@ from jaxlmm.families.deviance import Deviance
 from jaxlmm.families.general.family import General, make_general
 from jaxlmm.families.general.profile import profile_limits
 from jaxlmm.optimize.several import minimise_several
+from jaxlmm.runtime.batches import on_gpu
 from jaxlmm.runtime.device import DeviceMatrix
 
 __all__ = ["RandomTerms"]
 
-# Responses that are fitted at once, and those whose random effects are.
-BLOCK = 4096
+# Responses that are fitted at once, on a CPU and on a GPU, and those whose random effects are.
+BLOCK, GPU_BLOCK = 4096, 32768
 CHUNK = 1024
 
 
@@ -65,8 +66,9 @@ class RandomTerms(Family):
                 for name, value in self.fit(columns, method).items():
                     out[name][at] = value
             return out
-        for start in range(0, m, BLOCK):
-            cols = slice(start, min(start + BLOCK, m))
+        block = GPU_BLOCK if on_gpu() else BLOCK
+        for start in range(0, m, block):
+            cols = slice(start, min(start + block, m))
             self._fit_block(Y[:, cols], method, out, cols)
         return out
 
