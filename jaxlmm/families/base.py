@@ -161,9 +161,10 @@ class Family(abc.ABC):
     def fit_incomplete(self, Y: np.ndarray | WeightedMatrix, where: np.ndarray, method: str) -> dict[str, np.ndarray]:
         """Fit the columns ``where`` of Y (n_obs, any), each to the rows where it is not NaN, with its weights."""
         out = failed_results(len(where), self.design.n_fixef, self.n_theta, Status.TOO_FEW)
-        out["n_used"][:] = np.sum(~missing_mask(Y, where), axis=0)
+        absent = missing_mask(Y, where)
+        out["n_used"][:] = self.design.n_obs - np.count_nonzero(absent, axis=0)
         alone, values = np.ones(len(where), dtype=bool), values_of(Y)
-        for rows, weights, columns in shared_designs(Y, where, self.min_shared):
+        for rows, weights, columns in shared_designs(Y, where, self.min_shared, absent):
             if not rows.any():
                 continue
             alone[columns] = False

@@ -9,7 +9,7 @@ import numpy as np
 
 from jaxlmm.sources.weighted import WeightedMatrix, values_of
 
-__all__ = ["MIN_SHARED", "missing_mask", "patterns", "shared_designs"]
+__all__ = ["MIN_SHARED", "columns_at", "missing_mask", "patterns", "shared_designs"]
 
 # Patterns with at least so many responses are worth a design of their own.
 MIN_SHARED = 1024
@@ -17,12 +17,19 @@ MIN_SHARED = 1024
 PROBES = 4
 
 
+def columns_at(where: np.ndarray) -> Any:
+    """Numbers of columns as a slice if they follow each other: a view of them is no copy."""
+    if len(where) and where[-1] - where[0] == len(where) - 1 and bool(np.all(np.diff(where) == 1)):
+        return slice(int(where[0]), int(where[-1]) + 1)
+    return where
+
+
 def missing_mask(Y: Any, where: np.ndarray) -> np.ndarray:
     """Where the columns ``where`` of Y are NaN, (n_obs, c); the columns are not copied together."""
     Y = values_of(Y)
     mask = np.empty((len(Y), len(where)), dtype=bool)
     for start in range(0, len(where), 1024):
-        np.isnan(Y[:, where[start : start + 1024]], out=mask[:, start : start + 1024])
+        np.isnan(Y[:, columns_at(where[start : start + 1024])], out=mask[:, start : start + 1024])
     return mask
 
 
@@ -40,22 +47,23 @@ def patterns(missing: np.ndarray, least: int = 1) -> Iterator[tuple[np.ndarray, 
 
 
 def shared_designs(
-    Y: Any, where: np.ndarray, least: int = 1
+    Y: Any, where: np.ndarray, least: int = 1, absent: np.ndarray | None = None
 ) -> Iterator[tuple[np.ndarray, np.ndarray | None, np.ndarray]]:
     """Which of the columns ``where`` of Y are of one design: (rows that are there, their weights, columns).
 
     The weights (rows,) are None where Y has none of its own. Only designs that ``least`` columns or more share.
+    ``absent`` is their :func:`missing_mask`, if that is known.
     """
     if not isinstance(Y, WeightedMatrix):
-        for rows, columns in patterns(missing_mask(Y, where), least):
-            yield rows, None, columns
+        if len(where) >= least:
+            for rows, columns in patterns(missing_mask(Y, where) if absent is None else absent, least):
+                yield rows, None, columns
         return
     for some in _candidates(Y, where, least):
-        weights = np.ascontiguousarray(Y[:, where[some]].counting().T)
-        for columns in _equal_rows(weights):
-            if len(columns) >= least:
-                w = weights[columns[0]]
-                yield w > 0, w[w > 0], some[columns]
+        weights = np.ascontiguousarray(Y[:, columns_at(where[some])].counting().T)
+        for columns in _equal_rows(weights, least):
+            w = weights[columns[0]]
+            yield w > 0, w[w > 0], some[columns]
 
 
 def _candidates(Y: WeightedMatrix, where: np.ndarray, least: int) -> Iterator[np.ndarray]:
@@ -66,14 +74,15 @@ def _candidates(Y: WeightedMatrix, where: np.ndarray, least: int) -> Iterator[np
             yield np.arange(start, min(start + MIN_SHARED, len(where)))
         return
     probes = np.unique(np.linspace(0, len(Y) - 1, PROBES).astype(int))
-    for columns in _equal_rows(np.ascontiguousarray(Y[np.ix_(probes, where)].counting().T)):
-        if len(columns) >= least:
-            yield columns
+    if len(where) >= least:
+        yield from _equal_rows(np.ascontiguousarray(Y[np.ix_(probes, where)].counting().T), least)
 
 
-def _equal_rows(values: np.ndarray) -> Iterator[np.ndarray]:
-    """Numbers of the rows of a matrix that are the same, bit by bit."""
+def _equal_rows(values: np.ndarray, least: int) -> Iterator[np.ndarray]:
+    """Numbers of the rows of a matrix that are the same, bit by bit, where these are ``least`` or more."""
     keys = values.view(np.dtype((np.void, values.dtype.itemsize * values.shape[1]))).reshape(-1)
     _, which = np.unique(keys, return_inverse=True)
     order, counts = np.argsort(which, kind="stable"), np.bincount(which)
-    yield from np.split(order, np.cumsum(counts)[:-1])
+    ends = np.cumsum(counts)
+    for k in np.flatnonzero(counts >= least):
+        yield order[ends[k] - counts[k] : ends[k]]

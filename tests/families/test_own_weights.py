@@ -13,6 +13,8 @@ import pytest
 from adversarial import oracle
 
 import jaxlmm
+from jaxlmm.families.own.profile import own_profile
+from jaxlmm.sources.weighted import WeightedMatrix
 
 REFERENCE = Path(__file__).parents[1] / "reference"
 RNG = np.random.default_rng(3)
@@ -193,6 +195,26 @@ def test_any_random_terms() -> None:
         np.testing.assert_allclose(fit.df[i], one.df[0], rtol=1e-6)
         np.testing.assert_allclose(effects.modes[i], one.ranef()["group"].modes[0], rtol=1e-6, atol=1e-8)
         np.testing.assert_allclose(effects.sd[i], one.ranef()["group"].sd[0], rtol=1e-6)
+
+
+@pytest.mark.parametrize("groups", [True, False])
+def test_profile_limits(groups: bool) -> None:
+    """Of responses that share a design they come from another way, see ``families/intercept/profile.py``."""
+    found = fitted("REML", groups).profile()
+    for i in (0, 1):
+        expected = alone(i, "REML", groups).profile()
+        for name in ("random", "sigma", "coef"):
+            limits = getattr(expected, name)[0]
+            np.testing.assert_allclose(getattr(found, name)[i], limits, rtol=1e-7, atol=1e-9, err_msg=name)
+
+
+def test_fast_and_slow_profile_limits_are_the_same() -> None:
+    fit = fitted()
+    own, responses = fit.model.family.own, WeightedMatrix(fit.Y, fit.weights)
+    fast, slow = (own_profile(own, responses, np.arange(M), 3.84, nested=nested) for nested in (False, True))
+    for a, b in zip(fast, slow, strict=True):
+        assert np.isfinite(b).all()
+        np.testing.assert_allclose(a, b, rtol=1e-8, atol=1e-10)
 
 
 def test_bad_responses_have_a_status_and_leave_the_others_alone() -> None:

@@ -21,6 +21,7 @@ from jaxlmm.families.intercept.objective import make_terms
 from jaxlmm.families.intercept.reduce import Reducer, design_reducer
 from jaxlmm.families.intercept.stream_device import fit_on_device
 from jaxlmm.families.own.incomplete import cross_matrices, cross_modes, fit_incomplete
+from jaxlmm.families.own.profile import own_profile
 from jaxlmm.families.own.provider import OwnRows
 from jaxlmm.families.own.reduce import OwnDesign
 from jaxlmm.families.patterns import MIN_SHARED
@@ -126,6 +127,12 @@ class Intercept(Family):
     def profile(self, Y: np.ndarray, good: np.ndarray, cut: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """See :class:`jaxlmm.families.base.Family`."""
         return profile_limits(self.reducer, Y, good, cut)
+
+    def profile_incomplete(
+        self, Y: np.ndarray | WeightedMatrix, where: np.ndarray, cut: float
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """See :class:`jaxlmm.families.base.Family`."""
+        return own_profile(self.own, Y, where, cut)
 
     def null_distribution(self, n_sim: int, seed: int, method: str) -> np.ndarray:
         """Likelihood ratios (n_sim,) of group variance 0, simulated where that is true; sorted."""

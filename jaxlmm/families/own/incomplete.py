@@ -24,7 +24,10 @@ from jaxlmm.optimize.search import make_grid
 from jaxlmm.runtime.threads import N_THREADS, single_threaded_blas
 from jaxlmm.sources.weighted import WeightedMatrix
 
-__all__ = ["cross_matrices", "cross_modes", "fit_incomplete", "grid", "padded_shape", "to_jax"]
+__all__ = [
+    "Matrix", "block_width", "cross_matrices", "cross_modes", "fit_incomplete", "grid", "own_blocks", "padded_shape",
+    "to_jax",
+]  # fmt: skip
 
 # Blocks are padded up to one of these, or to the last whose statistics take BLOCK_BYTES at most.
 WIDTHS = (8, 64, 512)
@@ -49,7 +52,7 @@ def fit_incomplete(design: OwnDesign, Y: Matrix, where: np.ndarray, reml: bool) 
     with float64_scope():
         points = grid(design, weighted=isinstance(Y, WeightedMatrix))
     waiting: collections.deque[tuple[slice, OwnStats, CrossFit]] = collections.deque()
-    for cols, stats, data in _blocks(design, Y, where, reml):
+    for cols, stats, data in own_blocks(design, Y, where, reml):
         with float64_scope():
             waiting.append((cols, stats, fit_cross_block(data, points)))
         # JAX works on this block while the one before is stored.
@@ -96,7 +99,7 @@ def cross_matrices(
     """
     m, p = len(where), design.n_fixef
     matrices, numbers = np.full((5, m, p, p), np.nan), np.full((2, m), np.nan)
-    for cols, stats, data in _blocks(design, Y, where, reml):
+    for cols, stats, data in own_blocks(design, Y, where, reml):
         unit = stats.unit_w
         with float64_scope():
             found = [np.asarray(a)[: len(unit)] for a in cross_curves(data, _padded_lam(data, lam[cols] * unit))]
@@ -113,7 +116,7 @@ def cross_modes(
     """Conditional modes of the group intercepts and the groups' sizes (m, G); 0 and 0 without an observation."""
     modes = np.empty((len(where), design.n_groups))
     sizes = np.empty_like(modes)
-    for cols, stats, data in _blocks(design, Y, where, reml):
+    for cols, stats, data in own_blocks(design, Y, where, reml):
         with float64_scope():
             found = np.asarray(crosslik.cross_modes(data, _padded_lam(data, lam[cols] * stats.unit_w)))
         modes[cols] = found[: len(stats.rest), : design.n_groups] * stats.scale[:, None]
@@ -135,12 +138,11 @@ def _padded_lam(data: CrossProducts, lam: np.ndarray) -> jax.Array:
     return jnp.asarray(np.pad(np.nan_to_num(lam), (0, len(data.nu) - len(lam))))
 
 
-def _blocks(
+def own_blocks(
     design: OwnDesign, Y: Matrix, where: np.ndarray, reml: bool
 ) -> Iterator[tuple[slice, OwnStats, CrossProducts]]:
-    m, shape = len(where), padded_shape(design.n_groups, design.n_fixef)
-    room = BLOCK_BYTES // (24 * (shape[0] + 1) * (shape[1] + 2))
-    width = next(w for w in WIDTHS if w >= m or w == WIDTHS[-1] or 8 * w > room)
+    """Blocks of the columns ``where`` of Y: which, reduced, and as JAX needs them, padded."""
+    m, shape, width = len(where), padded_shape(design.n_groups, design.n_fixef), block_width(design, len(where))
     columns = [slice(k, min(k + width, m)) for k in range(0, m, width)]
     with single_threaded_blas(), concurrent.futures.ThreadPoolExecutor(N_THREADS) as pool:
         # Threads reduce the next blocks while JAX computes this one.
@@ -151,6 +153,13 @@ def _blocks(
             stats = job.result()
             jobs.extend(itertools.islice(ahead, 1))
             yield cols, stats, to_jax(design, stats, width, shape, reml)
+
+
+def block_width(design: OwnDesign, m: int) -> int:
+    """Width of the blocks in which m responses are computed."""
+    shape = padded_shape(design.n_groups, design.n_fixef)
+    room = BLOCK_BYTES // (24 * (shape[0] + 1) * (shape[1] + 2))
+    return next(w for w in WIDTHS if w >= m or w == WIDTHS[-1] or 8 * w > room)
 
 
 def padded_shape(n_groups: int, n_fixef: int) -> tuple[int, int]:

@@ -23,7 +23,7 @@ from jaxlmm.design.identifiability import pivoted
 from jaxlmm.families.intercept.crossprod import project_design
 from jaxlmm.families.intercept.reduce import NOISE, Reducer
 from jaxlmm.families.own.basis import SplitBasis
-from jaxlmm.families.patterns import patterns
+from jaxlmm.families.patterns import columns_at, patterns
 from jaxlmm.sources.weighted import WeightedMatrix, values_of
 
 __all__ = ["OwnDesign", "OwnStats", "reduce_own"]
@@ -151,7 +151,10 @@ def reduce_own(design: OwnDesign, Y: np.ndarray | WeightedMatrix, where: np.ndar
     """
     width = int(np.clip(PANEL_BYTES // (8 * design.design.n_obs), 4, 512))
     return OwnStats.join(
-        [_reduce_panel(design, Y[:, where[start : start + width]]) for start in range(0, len(where), width)]
+        [
+            _reduce_panel(design, Y[:, columns_at(where[start : start + width])])
+            for start in range(0, len(where), width)
+        ]
     )
 
 
