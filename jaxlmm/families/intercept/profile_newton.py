@@ -1,9 +1,9 @@
 """Profile limits by Newton steps in the parameter and the variance ratio at once: the fast way for most responses.
 
 A limit is where the deviance D(x, t), minimised over t = log(1 + lam d_max), lies the quantile above its minimum.
-Both conditions are solved together, from a start near the answer, which takes some ten evaluations. Where that does not
-end, or a point of the grid is lower than the minimum in t that it ended at, the limit is NaN, and the searches of
-``profile``, one inside the other, find it.
+Both conditions are solved together, from a start near the answer, which takes some ten evaluations. Where that does
+not end, or a point of the grid is lower than the minimum in t that it ended at, the limit is NaN, and the searches
+of ``profile``, one inside the other, find it.
 """
 
 from __future__ import annotations

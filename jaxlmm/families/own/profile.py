@@ -146,7 +146,7 @@ def _limits(
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Limits of group sd and sigma (c, 2), and of the contrasts (q, c, p) of delta, (q, c, 2)."""
     nu = data.nu
-    outer = jnp.einsum("cgi,cgj->cgij", data.b, data.b).reshape(*data.N.shape, -1)
+    outer = jnp.einsum("cgi,cgj->cgij", data.b, data.b).reshape(*data.N.shape, data.b.shape[2] ** 2)
     lams = jnp.expm1(points) / data.d_max
     s_grid, logdets, deltas, Cs = jax.vmap(_on_grid, in_axes=(None, AXES, 0))(lams, data, outer)
     responses = _Response(
