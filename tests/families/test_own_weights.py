@@ -261,6 +261,8 @@ def test_comparison_wants_the_same_weights() -> None:
         jaxlmm.compare(other, fitted(), refit="ML")
     with pytest.raises(ValueError, match="do not share the null distribution"):
         jaxlmm.rlrt(fitted())
+    with pytest.raises(ValueError, match="are not permuted together"):
+        jaxlmm.permutation_test(fitted(), "x1")
 
 
 @pytest.mark.parametrize("name", ["a.npz", "b.zarr"])
