@@ -133,8 +133,8 @@ def permutation_test(
     check_option("mass", mass, ("sum", "size"))
     if fit.weights is not None:
         raise ValueError(
-            "responses with weights of their own are not permuted together, since their rows are not exchangeable; use "
-            "tests of the fit, and jaxlmm.adjust_pvalues."
+            "responses with weights of their own are not permuted together, since their rows are not exchangeable; "
+            "use tests of the fit, and jaxlmm.adjust_pvalues."
         )
     name, L = find_contrast(fit.design, tested)
     if len(L) > 1 and tail != "two-sided":
