@@ -20,7 +20,6 @@ from jaxlmm.resampling.maps import make_adjacency
 from jaxlmm.resampling.refit import observed_statistic, prepare_refits
 from jaxlmm.resampling.result import PermutationTest
 from jaxlmm.resampling.schemes import Scheme, choose_scheme
-from jaxlmm.results.results import Fit
 from jaxlmm.runtime.arguments import check_integer, check_option, shown
 
 __all__ = ["permutation_test"]
@@ -30,7 +29,7 @@ TAILS = ("two-sided", "greater", "less")
 
 
 def permutation_test(
-    fit: Fit,
+    fit: Any,
     tested: Any,
     n: int = 1000,
     *,
@@ -176,7 +175,7 @@ def permutation_test(
 
 
 def _run(
-    fit: Fit, hypothesis: Tested, chosen: Scheme, draws: Draws, where: np.ndarray, score: Any, orient: Orientation,
+    fit: Any, hypothesis: Tested, chosen: Scheme, draws: Draws, where: np.ndarray, score: Any, orient: Orientation,
     journal: Journal, progress: bool | None, kind: str, tail: str,
 ) -> PermutationTest:  # fmt: skip
     refits = prepare_refits(hypothesis, chosen, fit.method)
@@ -217,7 +216,7 @@ def _run(
     )  # fmt: skip
 
 
-def _cut(fit: Fit, L: np.ndarray, threshold: float | None, p: float) -> np.ndarray:
+def _cut(fit: Any, L: np.ndarray, threshold: float | None, p: float) -> np.ndarray:
     """The threshold of each response, (m,)."""
     m = fit.n_responses
     if threshold is not None:

@@ -29,7 +29,7 @@ from jaxlmm.design.design import Design
 from jaxlmm.resampling.contrast import Tested
 from jaxlmm.runtime.arguments import shown
 
-__all__ = ["SCHEMES", "Scheme", "block_rows", "choose_scheme"]
+__all__ = ["SCHEMES", "Scheme", "block_rows", "choose_scheme", "independent_blocks"]
 
 SCHEMES = ("auto", "within", "sign-flip", "whole", "whitened")
 # Fewer distinct draws cannot make a p-value of 5 %.
@@ -108,7 +108,7 @@ def _automatic(tested: Tested, given: np.ndarray | None) -> str:
     cells = _cells(design) if given is None else given
     if _varies(tested.X1, cells) and _exchangeable(design, cells):
         return "within"
-    blocks = _independent(design) if given is None else given
+    blocks = independent_blocks(design) if given is None else given
     if not _separate(design, blocks) or blocks.max() < math.log2(FEWEST):
         return "whitened"
     if not _varies(tested.X1, blocks) and _varies(tested.X1, np.zeros_like(blocks)) and _alike(design, blocks):
@@ -141,7 +141,7 @@ def _within(tested: Tested, given: np.ndarray | None, signed: bool) -> Scheme:
 
 def _flip(tested: Tested, given: np.ndarray | None, signed: bool) -> Scheme:
     design = tested.design
-    blocks = _independent(design) if given is None else given
+    blocks = independent_blocks(design) if given is None else given
     n_blocks = int(blocks.max()) + 1
     if given is not None and not _separate(design, blocks):
         raise ValueError(
@@ -162,7 +162,7 @@ def _flip(tested: Tested, given: np.ndarray | None, signed: bool) -> Scheme:
 
 def _whole(tested: Tested, given: np.ndarray | None, signed: bool) -> Scheme:
     design = tested.design
-    blocks = _independent(design) if given is None else given
+    blocks = independent_blocks(design) if given is None else given
     name = design.random[0].name if design.random and given is None else "block"
     if not _alike(design, blocks) or not _separate(design, blocks):
         raise ValueError(
@@ -214,7 +214,7 @@ def _cells(design: Design) -> np.ndarray:
     ).reshape(-1)
 
 
-def _independent(design: Design) -> np.ndarray:
+def independent_blocks(design: Design) -> np.ndarray:
     """Smallest blocks of rows that share no level of any grouping factor; rows, without a random term."""
     n = design.n_obs
     if not design.random:

@@ -261,6 +261,10 @@ def test_comparison_wants_the_same_weights() -> None:
         jaxlmm.compare(other, fitted(), refit="ML")
     with pytest.raises(ValueError, match="do not share the null distribution"):
         jaxlmm.rlrt(fitted())
+    with pytest.raises(ValueError, match="there is no bootstrap"):
+        fitted().bootstrap(10)
+    with pytest.raises(ValueError, match="there is no bootstrap"):
+        jaxlmm.compare(small, fitted(), refit="ML", method="bootstrap")
     with pytest.raises(ValueError, match="are not permuted together"):
         jaxlmm.permutation_test(fitted(), "x1")
 

@@ -27,6 +27,7 @@ from jaxlmm.families.own.provider import OwnRows
 from jaxlmm.families.own.reduce import OwnDesign
 from jaxlmm.families.patterns import MIN_SHARED
 from jaxlmm.runtime.device import DeviceMatrix
+from jaxlmm.runtime.threads import single_threaded_blas
 from jaxlmm.sources.weighted import WeightedMatrix, values_of
 
 __all__ = ["Intercept"]
@@ -93,7 +94,7 @@ class Intercept(Family):
         m = len(rest)
         out = empty_results(m, self.design.n_fixef, self.n_theta)
         out["n_used"][:] = self.design.n_obs
-        with float64_scope():
+        with float64_scope(), single_threaded_blas():  # many small products: threads would only wait for each other
             fitter = BlockFitter.make(self.reducer, method, m)
             waiting: collections.deque[tuple[slice, Stats, Raw]] = collections.deque()
             for start in range(0, m, fitter.width):
