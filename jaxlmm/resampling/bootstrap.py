@@ -197,8 +197,8 @@ def bootstrap(fit: Any, n: int, kind: str, seed: int, progress: bool | None) -> 
     check_option("kind", kind, KINDS)
     if fit.weights is not None:
         raise ValueError(
-            "there is no bootstrap of responses with weights of their own; use conf_int, profile, or a fit of each with "
-            "the weights as shared ones."
+            "there is no bootstrap of responses with weights of their own; use conf_int or profile, or fit each with "
+            "its weights as shared ones."
         )
     design, m = fit.design, fit.n_responses
     p, k = design.n_fixef, fit.model.family.n_theta
