@@ -343,7 +343,9 @@ class Fit(Exports):
             What a replicate is: responses simulated from the fitted model, each on its own (as lme4's ``bootMer``;
             cost does not grow with the number of observations); the fixed part with residuals whose signs change at
             random, those of independent blocks (subjects) together; or independent blocks drawn with replacement.
-            "wild" and "cases" keep the correlation between responses, and trust no model of the variances.
+            "wild" and "cases" keep the correlation between responses, and trust no model of the variances. "cases"
+            makes a design for each replicate; where blocks hold unequal numbers of levels, the fits of several random
+            terms compile anew for each number, which takes seconds.
         seed : int
         progress : bool, optional
             A bar; by default on a terminal.
