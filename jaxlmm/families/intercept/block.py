@@ -94,7 +94,8 @@ class BlockFitter:
         if np.all(~stats.finite | stats.constant | stats.exact_within):
             # Nothing to fit, as where every response misses observations of its own.
             nothing, rows = np.full(self.width, np.nan), np.full((len(stats.ols), self.width), np.nan)
-            optimum: Any = Optimum(*[nothing] * 4, np.zeros(self.width, dtype=bool))  # type: ignore[arg-type]
+            numbers: Any = dict.fromkeys(("lam", "pwrss", "deviance", "hessian"), nothing)
+            optimum = Optimum(**numbers, converged=np.zeros(self.width, dtype=bool))  # type: ignore[arg-type]
             return Raw(optimum, rows, rows)  # type: ignore[arg-type]
         arrays: Sequence[Any] = block_arrays(stats, self.width)
         if len(self.devices) > 1:
