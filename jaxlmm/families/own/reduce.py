@@ -273,7 +273,7 @@ def _shared_basis(
     good &= np.all(np.einsum("cjj->cj", gram[:, pw:, pw:]) > MIN_PIVOT, axis=1)
     gram[~good] = np.eye(p)
     base = np.concatenate([first + second, _fit_between(b, e, gram, pw)], axis=1)
-    log_w = np.log(w, out=np.zeros_like(w), where=w > 0).sum(axis=0) if weighted else np.zeros(c)
+    log_w = np.log(np.where(w > 0, w, 1.0)).sum(axis=0) if weighted else np.zeros(c)
 
     def each(a: np.ndarray) -> np.ndarray:
         return np.broadcast_to(a, (c, *a.shape)).copy()
