@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import scipy.special
 
+from jaxlmm.comparison.bootstrap import bootstrap_pvalues
 from jaxlmm.comparison.rlrt import mixture_pvalue
 from jaxlmm.design.columns import make_columns
 from jaxlmm.design.identifiability import RANK_TOL
@@ -21,7 +22,7 @@ from jaxlmm.inference.tabular import Table, Tabular
 from jaxlmm.results.fitting import fit_model
 from jaxlmm.results.options import FitOptions
 from jaxlmm.results.results import Fit
-from jaxlmm.runtime.arguments import shown
+from jaxlmm.runtime.arguments import check_integer, check_option, shown
 from jaxlmm.runtime.device import DeviceMatrix
 from jaxlmm.sources.lazy import LazyMatrix
 
@@ -58,6 +59,8 @@ class Comparison(Tabular):
         Parameters of each model: fixed effects and variances.
     method : {"REML", "ML"}
         Of the log-likelihoods compared.
+    n_bootstrap : int
+        Simulated responses behind each p-value; 0 for those of the chi-square distribution.
     """
 
     statistic: np.ndarray
@@ -71,6 +74,7 @@ class Comparison(Tabular):
     bic_weight: np.ndarray
     n_params: tuple[int, ...]
     method: str
+    n_bootstrap: int = 0
 
     def _table(self, level: float) -> Table:
         m, k = self.loglik.shape
@@ -84,11 +88,13 @@ class Comparison(Tabular):
         }  # fmt: skip
         mixture = ", ".join(str(j + 1) for j in np.flatnonzero(np.atleast_1d(self.boundary)))
         notes = (f"P by the mixture of chi-square distributions: model {mixture}",) if mixture else ()
+        if self.n_bootstrap:
+            notes = (f"P by {self.n_bootstrap} responses simulated from the smaller model",)
         title = f"Likelihood ratio tests, by {self.method}"
         return Table(title, {"model": [str(j) for j in range(k)]}, columns, {"statistic": "Chisq"}, notes)
 
 
-def compare(*fits: Fit, refit: str | None = None) -> Comparison:
+def compare(*fits: Fit, refit: str | None = None, method: str = "chisq", n: int = 1000, seed: int = 0) -> Comparison:
     """Compare two or more nested fits of the same responses, the smallest model first.
 
     Parameters
@@ -99,6 +105,12 @@ def compare(*fits: Fit, refit: str | None = None) -> Comparison:
     refit : {None, "ML"}
         "ML" refits by maximum likelihood what is not fitted so, as R's ``anova.merMod`` does;
         None refuses restricted likelihoods that cannot be compared.
+    method : {"chisq", "bootstrap"}
+        How p-values are found: by the chi-square distribution (and its mixtures), or by the parametric bootstrap:
+        responses are simulated from the smaller model and fitted by both, as pbkrtest's ``PBmodcomp``. Responses
+        that miss observations get no p-value by the bootstrap.
+    n, seed : int
+        Of the bootstrap: simulated responses for each response, and where random numbers start.
 
     Returns
     -------
@@ -123,6 +135,10 @@ def compare(*fits: Fit, refit: str | None = None) -> Comparison:
     """
     if refit is not None and not (isinstance(refit, str) and refit == "ML"):
         raise ValueError(f"refit must be None or 'ML', found {shown(refit)}.")
+    check_option("method", method, ("chisq", "bootstrap"))
+    if method == "bootstrap" and any(isinstance(fit, Fit) and fit.weights is not None for fit in fits):
+        raise ValueError("there is no bootstrap of responses with weights of their own; use method='chisq'.")
+    n, seed = check_integer("n", n, 1), check_integer("seed", seed, 0)
     _check_same_data(fits, refit)
     fixed_added = [_check_nested(a, b, k) for k, (a, b) in enumerate(itertools.pairwise(fits))]
     if refit is None and fits[0].method == "REML" and any(fixed_added):
@@ -150,11 +166,17 @@ def compare(*fits: Fit, refit: str | None = None) -> Comparison:
             stat[fits[j + 1].singular, j] *= 0  # the fits are one and the same; keeps NaN
     columns = zip(stat.T, df, boundary, strict=True)
     pvalue = np.column_stack([mixture_pvalue(s, q - 1) if b else scipy.special.chdtrc(q, s) for s, q, b in columns])
+    if method == "bootstrap":
+        for k, (small, large) in enumerate(itertools.pairwise(fits)):
+            offset = _logdet_xtx(large, fits[0]) - _logdet_xtx(small, fits[0]) if small.method == "REML" else 0.0
+            complete = np.where(small.n_used == small.n_obs, stat[:, k], np.nan)
+            pvalue[:, k] = bootstrap_pvalues(small, large, complete, offset, n, seed)[0]
     aic = -2 * loglik + 2 * np.array(n_params)
     bic = -2 * loglik + np.log(np.maximum(fits[0].n_used, 1))[:, None] * np.array(n_params)
     rest = dict(
         loglik=loglik, aic=aic, bic=bic, aic_weight=_weights(aic), bic_weight=_weights(bic),
         n_params=n_params, method=fits[0].method, responses=fits[0].labels,
+        n_bootstrap=n if method == "bootstrap" else 0,
     )  # fmt: skip
     if len(fits) == 2:
         return Comparison(statistic=stat[:, 0], df=df[0], pvalue=pvalue[:, 0], boundary=boundary[0], **rest)
@@ -164,7 +186,7 @@ def compare(*fits: Fit, refit: str | None = None) -> Comparison:
 def _by_ml(fit: Fit) -> Fit:
     if fit.method == "ML":
         return fit
-    return fit_model(fit.model, fit.Y, FitOptions(method="ML"))
+    return fit_model(fit.model, fit.Y, FitOptions(method="ML"), weights=fit.weights)
 
 
 def _n_variances(fit: Fit) -> int:
@@ -207,6 +229,11 @@ def _check_same_data(fits: tuple[Fit, ...], refit: str | None) -> None:
                 f"fit 0 is by {first.method}, fit {k} by {fit.method}; fit both by one method, or give refit='ML'."
             )
         w0, w = (np.ones(f.n_obs) if f.design.weights is None else f.design.weights for f in (first, fit))
+        own = [f.weights for f in (first, fit)]
+        if (own[0] is None) != (own[1] is None) or (own[0] is not None and not _same_weights(*own)):
+            raise ValueError(
+                f"fit 0 and fit {k} have different weights of the responses' own; fit the models with the same ones."
+            )
         if not np.array_equal(w0, w):
             raise ValueError(f"fit 0 and fit {k} have different weights; fit the models with the same ones.")
         at = _first_difference(first.Y, fit.Y)
@@ -303,3 +330,8 @@ def _outside(a: Fit, b: Fit) -> list[str]:
     # A centred column is in the span if the column and what was subtracted from it are.
     left = X.unit - Q @ (Q.T @ X.unit)
     return [name for name, norm in zip(a.names, np.linalg.norm(left, axis=0), strict=True) if norm > RANK_TOL]
+
+
+def _same_weights(a: Any, b: Any) -> bool:
+    """Whether weights (n_obs, m) are the same."""
+    return a is b or (a.shape == b.shape and bool(np.array_equal(np.asarray(a), np.asarray(b), equal_nan=True)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,17 +11,26 @@ import numpy as np
 from jaxlmm.design.columns import Basis, make_columns
 from jaxlmm.design.design import Design
 from jaxlmm.engine.finish import Found, empty_results, finish
-from jaxlmm.families.base import Curves, Family, Modes
+from jaxlmm.families.base import Curves, Family, Modes, Scaling
 from jaxlmm.families.deviance import Deviance
-from jaxlmm.families.general.family import General, make_general
+from jaxlmm.families.general.family import AnyStats, General, make_general
+from jaxlmm.families.general.layout import Reducer
 from jaxlmm.families.general.profile import profile_limits
+from jaxlmm.families.general.reduce import (
+    coordinates,
+    stats_of_coordinates,
+    strata_coordinates,
+    strata_of_coordinates,
+)
+from jaxlmm.families.general.strata import StrataCore, StrataReducer
 from jaxlmm.optimize.several import minimise_several
+from jaxlmm.runtime.batches import on_gpu
 from jaxlmm.runtime.device import DeviceMatrix
 
 __all__ = ["RandomTerms"]
 
-# Responses that are fitted at once, and those whose random effects are.
-BLOCK = 4096
+# Responses that are fitted at once, on a CPU and on a GPU, and those whose random effects are.
+BLOCK, GPU_BLOCK = 4096, 32768
 CHUNK = 1024
 
 
@@ -51,9 +61,9 @@ class RandomTerms(Family):
         """A pickle holds the design, from which all else is made again."""
         return RandomTerms.make, (self.design,)
 
-    def take(self, rows: np.ndarray) -> RandomTerms:
-        """The same structure on some rows of the design."""
-        return RandomTerms.make(self.design.take(rows))
+    def take(self, rows: np.ndarray, weights: np.ndarray | None = None) -> RandomTerms:
+        """The same structure on some rows of the design, with other weights if given."""
+        return RandomTerms.make(self.design.take(rows, weights))
 
     def fit(self, Y: Any, method: str) -> dict[str, np.ndarray]:
         """See :class:`jaxlmm.families.base.Family`."""
@@ -65,20 +75,26 @@ class RandomTerms(Family):
                 for name, value in self.fit(columns, method).items():
                     out[name][at] = value
             return out
-        for start in range(0, m, BLOCK):
-            cols = slice(start, min(start + BLOCK, m))
+        block = GPU_BLOCK if on_gpu() else BLOCK
+        for start in range(0, m, block):
+            cols = slice(start, min(start + block, m))
             self._fit_block(Y[:, cols], method, out, cols)
         return out
 
     def _fit_block(self, Y: np.ndarray, method: str, out: dict[str, np.ndarray], cols: slice) -> None:
+        self._fit_stats(*self.kernel.reduce(Y), method, out, cols)
+
+    def _fit_stats(
+        self, stats: AnyStats, scaling: Scaling, method: str, out: dict[str, np.ndarray], cols: slice
+    ) -> None:
         kernel, reml = self.kernel, method == "REML"
         n, p = self.design.X.shape
         nu = float(n - p if reml else n)
-        stats, scaling = kernel.reduce(Y)
-        optimum = minimise_several(Deviance(kernel, nu, reml), stats)
-        pwrss, fixef = kernel.estimates(optimum.theta, stats)
+        problem = Deviance(kernel, nu, reml)
+        optimum = minimise_several(problem, stats, rough=problem.rough(len(scaling.scale)))
+        contrasts = self.basis.contrast(np.eye(p))
+        pwrss, fixef, variance = kernel.solutions(optimum.theta, stats, contrasts)
         theta = kernel.to_user(optimum.theta)
-        variance = kernel.variances(optimum.theta, self.basis.contrast(np.eye(p)))
         found = Found(
             theta, pwrss, optimum.value, kernel.hessian_to_user(optimum.hessian), optimum.converged,
             np.any(optimum.singular, axis=0), self.basis.coef(fixef).T, variance.T,
@@ -87,19 +103,58 @@ class RandomTerms(Family):
         logdet = (self.basis.logdet if reml else 0.0) - log_w
         finish(out, cols, found, scaling, intercept=None, nu=nu, logdet=logdet)
 
+    def coordinates(self, Y: np.ndarray) -> np.ndarray:
+        """See :class:`jaxlmm.families.base.Family`; those of ``general.reduce``, which are not orthonormal."""
+        reducer, Y = self.kernel.reducer, np.asarray(Y, dtype=np.float64)
+        assert reducer is not None  # outside of compiled code it is there
+        return strata_coordinates(reducer, Y) if isinstance(reducer, StrataReducer) else coordinates(reducer, Y)
+
+    @functools.cached_property
+    def _gram(self) -> np.ndarray:
+        """Cross-products of the columns that coordinates belong to."""
+        reducer = self.kernel.reducer
+        assert isinstance(reducer, Reducer)
+        columns = np.concatenate([reducer.Q1.toarray(), reducer.Z2.toarray(), reducer.Q], axis=1)
+        return np.asarray(columns.T @ columns)
+
+    def explained(self, coordinates: np.ndarray) -> np.ndarray:
+        """See :class:`jaxlmm.families.base.Family`."""
+        if isinstance(self.kernel.reducer, StrataReducer):
+            return np.asarray(np.einsum("ij,ij->j", coordinates, coordinates))
+        return np.asarray(np.einsum("ij,ij->j", coordinates, self._gram @ coordinates))
+
+    def fit_coordinates(self, coordinates: np.ndarray, rest: np.ndarray, method: str) -> dict[str, np.ndarray]:
+        """See :class:`jaxlmm.families.base.Family`."""
+        m = len(rest)
+        out = empty_results(m, self.design.n_fixef, self.n_theta)
+        out["n_used"][:] = self.design.n_obs
+        block = GPU_BLOCK if on_gpu() else BLOCK
+        for start in range(0, m, block):
+            cols = slice(start, min(start + block, m))
+            self._fit_stats(*self._stats(coordinates[:, cols], rest[cols]), method, out, cols)
+        return out
+
+    def _stats(self, coordinates: np.ndarray, rest: np.ndarray) -> tuple[AnyStats, Scaling]:
+        core, reducer = self.kernel.core, self.kernel.reducer
+        if isinstance(core, StrataCore):
+            assert isinstance(reducer, StrataReducer)
+            return strata_of_coordinates(core, reducer, coordinates, rest)
+        return stats_of_coordinates(core, self._gram, coordinates, rest)
+
     def curves(self, phi: np.ndarray, L: np.ndarray, *, joint: bool) -> Curves:
         """See :class:`jaxlmm.families.base.Family`."""
-        q = len(L)
         if joint:
             return Curves(*self.kernel.curves(np.ascontiguousarray(phi.T), L))
-        out = Curves.empty(len(phi), phi.shape[1], q, False)
-        for start in range(0, len(phi), CHUNK):  # joint curves of all contrasts take q times the room
-            rows = slice(start, start + CHUNK)
-            value, first, second = self.kernel.curves(np.ascontiguousarray(phi[rows].T), L)
-            out.value[rows] = np.einsum("mqq->mq", value)
-            out.first[rows] = np.einsum("mkqq->mkq", first)
-            out.second[rows] = np.einsum("mklqq->mklq", second)
-        return out
+
+        def second() -> np.ndarray:
+            out = np.empty((*phi.shape, phi.shape[1], len(L)))
+            for start in range(0, len(phi), CHUNK):  # joint curves of all contrasts take q times the room
+                rows = slice(start, start + CHUNK)
+                found = self.kernel.curves(np.ascontiguousarray(phi[rows].T), L)[2]
+                out[rows] = np.einsum("mklqq->mklq", found)
+            return out
+
+        return Curves(*self.kernel.own_curves(np.ascontiguousarray(phi.T), L), second)
 
     def information(self, phi: np.ndarray, *, reml: bool) -> tuple[np.ndarray, np.ndarray]:
         """See :class:`jaxlmm.families.base.Family`."""
