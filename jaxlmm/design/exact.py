@@ -30,7 +30,7 @@ def add_products(a: np.ndarray, S: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 
 def residuals(y: np.ndarray, X: np.ndarray, coef: np.ndarray, level: np.ndarray | float = 0.0) -> np.ndarray:
-    """``y - level - X coef`` in twice the working precision, then rounded: y and level (n, c), X (n, p), coef (p, c)."""
+    """``y - level - X coef`` in twice the working precision: y and level (n, c), X (n, p), coef (p, c)."""
     with np.errstate(all="ignore"):  # the caller looks at what is finite
         total, below = _two_sum(y, -np.asarray(level))
         for x, b in zip(X.T, coef, strict=True):
