@@ -189,7 +189,7 @@ def timed(
 
 def stages_host(model: Model, Y: np.ndarray) -> dict[str, float]:
     """Seconds of each stage of a fit of a numpy array."""
-    m, out = Y.shape[1], empty_results(Y.shape[1], P)
+    m, out = Y.shape[1], empty_results(Y.shape[1], P, 1)
     with float64_scope():
         fitter = BlockFitter.make(model.family.reducer, "REML", m)
         blocks: list[Any] = []
@@ -220,10 +220,10 @@ def stages_host(model: Model, Y: np.ndarray) -> dict[str, float]:
 
 def stages_device(model: Model, Y: DeviceMatrix) -> dict[str, float]:
     """Seconds of each stage of a fit of an array on one device."""
-    (_, part), out = Y.parts[0], empty_results(Y.shape[1], P)
+    (_, part), out = Y.parts[0], empty_results(Y.shape[1], P, 1)
     m, left = part.shape[1], np.ones(Y.shape[1], dtype=bool)
     with float64_scope():
-        fitter = stream_device.DeviceFitter.make(model, "REML", part)
+        fitter = stream_device.DeviceFitter.make(model.family.reducer, "REML", part)
         starts = range(0, m, fitter.width)
         begin = time.perf_counter()
         reduced = []

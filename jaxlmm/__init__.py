@@ -9,6 +9,8 @@ from jaxlmm.design.groups import random_term
 from jaxlmm.doors.fit import fit, lmm, prepare
 from jaxlmm.doors.model import Model
 from jaxlmm.inference.multiplicity import adjust_pvalues
+from jaxlmm.resampling.permutation import permutation_test
+from jaxlmm.resampling.result import PermutationTest
 from jaxlmm.results.concat import concat
 from jaxlmm.results.results import Fit
 from jaxlmm.runtime.compile_cache import enable_compile_cache
@@ -22,6 +24,7 @@ __all__ = [
     "Fit",
     "LinearMixedEffectsModel",
     "Model",
+    "PermutationTest",
     "Status",
     "adjust_pvalues",
     "compare",
@@ -30,6 +33,7 @@ __all__ = [
     "fit",
     "lmm",
     "load",
+    "permutation_test",
     "prepare",
     "random_term",
     "rlrt",

@@ -14,8 +14,8 @@ import jaxlmm
 PACKAGE = Path(jaxlmm.__file__).parent
 # In the order in which data flows: a room imports only rooms that stand before it, and itself.
 ROOMS = (
-    "_types runtime sources design optimize engine families tabular inference storage results comparison formula "
-    "labelled loading outofcore doors plots naplib cli __init__ __main__"
+    "_types runtime sources design optimize engine families tabular inference resampling storage results "
+    "comparison formula labelled loading outofcore doors plots naplib cli __init__ __main__"
 ).split()
 # Rooms that import what the core does without.
 EDGES = {

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import scipy.special
 
+from jaxlmm.comparison.bootstrap import bootstrap_pvalues
 from jaxlmm.comparison.rlrt import mixture_pvalue
 from jaxlmm.design.columns import make_columns
 from jaxlmm.design.identifiability import RANK_TOL
@@ -21,7 +22,7 @@ from jaxlmm.inference.tabular import Table, Tabular
 from jaxlmm.results.fitting import fit_model
 from jaxlmm.results.options import FitOptions
 from jaxlmm.results.results import Fit
-from jaxlmm.runtime.arguments import shown
+from jaxlmm.runtime.arguments import check_integer, check_option, shown
 from jaxlmm.runtime.device import DeviceMatrix
 from jaxlmm.sources.lazy import LazyMatrix
 
@@ -58,6 +59,8 @@ class Comparison(Tabular):
         Parameters of each model: fixed effects and variances.
     method : {"REML", "ML"}
         Of the log-likelihoods compared.
+    n_bootstrap : int
+        Simulated responses behind each p-value; 0 for those of the chi-square distribution.
     """
 
     statistic: np.ndarray
@@ -71,6 +74,7 @@ class Comparison(Tabular):
     bic_weight: np.ndarray
     n_params: tuple[int, ...]
     method: str
+    n_bootstrap: int = 0
 
     def _table(self, level: float) -> Table:
         m, k = self.loglik.shape
@@ -84,11 +88,13 @@ class Comparison(Tabular):
         }  # fmt: skip
         mixture = ", ".join(str(j + 1) for j in np.flatnonzero(np.atleast_1d(self.boundary)))
         notes = (f"P by the mixture of chi-square distributions: model {mixture}",) if mixture else ()
+        if self.n_bootstrap:
+            notes = (f"P by {self.n_bootstrap} responses simulated from the smaller model",)
         title = f"Likelihood ratio tests, by {self.method}"
         return Table(title, {"model": [str(j) for j in range(k)]}, columns, {"statistic": "Chisq"}, notes)
 
 
-def compare(*fits: Fit, refit: str | None = None) -> Comparison:
+def compare(*fits: Fit, refit: str | None = None, method: str = "chisq", n: int = 1000, seed: int = 0) -> Comparison:
     """Compare two or more nested fits of the same responses, the smallest model first.
 
     Parameters
@@ -99,6 +105,12 @@ def compare(*fits: Fit, refit: str | None = None) -> Comparison:
     refit : {None, "ML"}
         "ML" refits by maximum likelihood what is not fitted so, as R's ``anova.merMod`` does;
         None refuses restricted likelihoods that cannot be compared.
+    method : {"chisq", "bootstrap"}
+        How p-values are found: by the chi-square distribution (and its mixtures), or by the parametric bootstrap:
+        responses are simulated from the smaller model and fitted by both, as pbkrtest's ``PBmodcomp``. Responses
+        that miss observations get no p-value by the bootstrap.
+    n, seed : int
+        Of the bootstrap: simulated responses for each response, and where random numbers start.
 
     Returns
     -------
@@ -123,6 +135,8 @@ def compare(*fits: Fit, refit: str | None = None) -> Comparison:
     """
     if refit is not None and not (isinstance(refit, str) and refit == "ML"):
         raise ValueError(f"refit must be None or 'ML', found {shown(refit)}.")
+    check_option("method", method, ("chisq", "bootstrap"))
+    n, seed = check_integer("n", n, 1), check_integer("seed", seed, 0)
     _check_same_data(fits, refit)
     fixed_added = [_check_nested(a, b, k) for k, (a, b) in enumerate(itertools.pairwise(fits))]
     if refit is None and fits[0].method == "REML" and any(fixed_added):
@@ -150,11 +164,17 @@ def compare(*fits: Fit, refit: str | None = None) -> Comparison:
             stat[fits[j + 1].singular, j] *= 0  # the fits are one and the same; keeps NaN
     columns = zip(stat.T, df, boundary, strict=True)
     pvalue = np.column_stack([mixture_pvalue(s, q - 1) if b else scipy.special.chdtrc(q, s) for s, q, b in columns])
+    if method == "bootstrap":
+        for k, (small, large) in enumerate(itertools.pairwise(fits)):
+            offset = _logdet_xtx(large, fits[0]) - _logdet_xtx(small, fits[0]) if small.method == "REML" else 0.0
+            complete = np.where(small.n_used == small.n_obs, stat[:, k], np.nan)
+            pvalue[:, k] = bootstrap_pvalues(small, large, complete, offset, n, seed)[0]
     aic = -2 * loglik + 2 * np.array(n_params)
     bic = -2 * loglik + np.log(np.maximum(fits[0].n_used, 1))[:, None] * np.array(n_params)
     rest = dict(
         loglik=loglik, aic=aic, bic=bic, aic_weight=_weights(aic), bic_weight=_weights(bic),
         n_params=n_params, method=fits[0].method, responses=fits[0].labels,
+        n_bootstrap=n if method == "bootstrap" else 0,
     )  # fmt: skip
     if len(fits) == 2:
         return Comparison(statistic=stat[:, 0], df=df[0], pvalue=pvalue[:, 0], boundary=boundary[0], **rest)

@@ -217,6 +217,25 @@ class Family(abc.ABC):
         curves = self.curves(phi, columns.T, joint=True)
         return curves, np.broadcast_to(R.T, (len(phi), *R.shape))
 
+    # -- resampled responses: what a family may know a faster way to --------------------------------------
+
+    def coordinates(self, Y: np.ndarray) -> np.ndarray | None:
+        """Coordinates (r, c) of complete responses on the columns of [X, Z], linear in Y (n_obs, c).
+
+        With the sum of squares that they leave they are all that :meth:`fit_coordinates` needs, so that responses
+        that are sums of others (with other signs, with simulated effects) need no pass over the observations. None:
+        the family knows no such way.
+        """
+        return None
+
+    def explained(self, coordinates: np.ndarray) -> np.ndarray:
+        """Sum of squares (c,) of what the coordinates (r, c) span."""
+        raise NotImplementedError
+
+    def fit_coordinates(self, coordinates: np.ndarray, rest: np.ndarray, method: str) -> dict[str, np.ndarray]:
+        """Fit responses given by coordinates (r, c) and the sum of squares (c,) that these leave; see :meth:`fit`."""
+        raise NotImplementedError
+
     # -- profiles, null distributions: what a family may know a way to ------------------------------------
 
     def profile(self, Y: np.ndarray, good: np.ndarray, cut: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -10,7 +10,7 @@ import scipy.special
 from jaxlmm.runtime.arguments import shown
 from jaxlmm.runtime.threads import in_threads
 
-__all__ = ["check_level", "f_pvalues", "halfwidth", "pvalues"]
+__all__ = ["check_level", "f_pvalues", "f_quantile", "halfwidth", "pvalues"]
 
 
 def pvalues(stat: np.ndarray, df: np.ndarray) -> np.ndarray:
@@ -32,6 +32,13 @@ def f_pvalues(stat: np.ndarray, df_num: int, df_den: np.ndarray) -> np.ndarray:
     with np.errstate(invalid="ignore"):
         chi2 = scipy.special.chdtrc(df_num, df_num * stat)
         return np.where(np.isposinf(df_den), chi2, scipy.special.fdtrc(df_num, df_den, stat))
+
+
+def f_quantile(p: float, df_num: int, df_den: np.ndarray) -> np.ndarray:
+    """F statistics whose upper tail is p."""
+    with np.errstate(invalid="ignore"):
+        chi2 = scipy.special.chdtri(df_num, p) / df_num
+        return np.where(np.isposinf(df_den), chi2, scipy.special.fdtri(df_num, df_den, 1 - p))
 
 
 def check_level(level: float) -> None:

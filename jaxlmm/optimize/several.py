@@ -31,13 +31,11 @@ import scipy.stats
 from jaxlmm._types import float64_scope
 from jaxlmm.optimize.solver import iteration_step
 from jaxlmm.runtime import programs
-from jaxlmm.runtime.batches import WIDTHS, in_batches, padded, take, width_for
+from jaxlmm.runtime.batches import in_batches, narrower, padded, take, width_for, widths
 from jaxlmm.runtime.threads import N_THREADS, by_chunks
 
 __all__ = ["Evaluation", "Problem", "SeveralOptimum", "descend", "minimise_several", "semidefinite_factor"]
 
-# Memory of the responses that are computed at once, a thread.
-CHUNK_BYTES = 16 * 2**20
 MAX_STEPS = 100
 # Steps from a start at first: what takes longer is mostly on its way to a singular covariance, which is tried then.
 FIRST_STEPS = 12
@@ -234,7 +232,7 @@ def _starts(problem: Problem, stats: Any, n_starts: int) -> tuple[np.ndarray, np
     """Starts (n_starts, k, c), and the deviance there (n_starts, c), infinite where there is no other minimum."""
     nodes, neighbours = _nodes(problem.sizes)
     c = int(jax.tree.leaves(stats)[0].shape[-1])
-    width = next((w for w in WIDTHS if c <= w), WIDTHS[-1])
+    width = next((w for w in widths() if c <= w), widths()[-1])
 
     def values(index: np.ndarray) -> Any:
         with float64_scope():
@@ -391,7 +389,7 @@ class _Search:
         return out
 
     def _width(self, c: int) -> int:
-        return width_for(c, self.problem.bytes_per_response, CHUNK_BYTES)
+        return width_for(c, self.problem.bytes_per_response)
 
     def _polish_share(self, rows: np.ndarray, out: _State, waiting: np.ndarray, width: int) -> None:
         """The responses ``waiting`` of ``out``, ``width`` at once: who is done makes room for the next."""
@@ -400,7 +398,7 @@ class _Search:
             while len(active) or len(waiting):
                 room = width - len(active)
                 active, waiting = np.concatenate([active, waiting[:room]]), waiting[room:]
-                width = width if len(waiting) else next((w for w in WIDTHS if len(active) <= w), width)
+                width = width if len(waiting) else next((w for w in widths() if len(active) <= w), width)
                 index = padded(slice(0, len(active)), width, len(active))
                 left = self._advance_until(rows, out, active[index], len(active), len(waiting) > 0)
                 active = active[left]
@@ -413,7 +411,7 @@ class _Search:
         """
         width = len(index)
         state, stats, problem = take(out, index), take(self.stats, rows[index]), _take_nu(self.problem, rows[index])
-        enough = n - width // 8 if more else max((w for w in WIDTHS if w < width), default=0)
+        enough = n - width // 8 if more else narrower(width)
         while True:
             state = _compiled()(state, problem, stats)
             left = np.asarray(state.done)[:n] == 0

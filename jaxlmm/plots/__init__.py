@@ -17,12 +17,15 @@ from jaxlmm.plots.base import CATEGORIES, MARKERS, fitted_responses, legend_outs
 from jaxlmm.plots.many import icc_distribution, pvalue_histogram, volcano
 from jaxlmm.plots.maps import stat_map
 from jaxlmm.plots.one import caterpillar, qq_plot, residual_plot
+from jaxlmm.plots.resampling import cluster_map, null_distribution
 from jaxlmm.results.results import Fit
 
 __all__ = [
     "caterpillar",
+    "cluster_map",
     "forest",
     "icc_distribution",
+    "null_distribution",
     "plot_effects",
     "pvalue_histogram",
     "qq_plot",

@@ -27,6 +27,7 @@ from jaxlmm.inference.emmeans import EMMeans, emmeans
 from jaxlmm.inference.estimates import Estimates, observed_inverse
 from jaxlmm.inference.hypotheses import FTest, TTest
 from jaxlmm.inference.intervals import Profile
+from jaxlmm.resampling.bootstrap import Bootstrap, bootstrap
 from jaxlmm.results.derived import (
     fit_estimates,
     fit_modes,
@@ -322,6 +323,37 @@ class Fit(Exports):
         Incomplete responses need a design for each of their patterns, some 10 ms each.
         """
         return dataclasses.replace(fit_profile(self, level), names=self.names, responses=self.labels)
+
+    def bootstrap(
+        self, n: int = 1000, *, kind: str = "parametric", seed: int = 0, progress: bool | None = None
+    ) -> Bootstrap:
+        """Refit the whole model to n replicates of the responses.
+
+        Parameters
+        ----------
+        n : int
+        kind : {"parametric", "wild", "cases"}
+            What a replicate is: responses simulated from the fitted model, each on its own (as lme4's ``bootMer``;
+            cost does not grow with the number of observations); the fixed part with residuals whose signs change at
+            random, those of independent blocks (subjects) together; or independent blocks drawn with replacement.
+            "wild" and "cases" keep the correlation between responses, and trust no model of the variances.
+        seed : int
+        progress : bool, optional
+            A bar; by default on a terminal.
+
+        Returns
+        -------
+        Bootstrap
+            ``conf_int(what)`` (percentile, basic, BCa), ``standard_error(what)``, simultaneous ``band(coefficient)``,
+            and the ``replicates(what)`` of coefficients, variances or any function of them.
+
+        Raises
+        ------
+        ValueError
+            Responses that miss observations, unless ``kind`` is "cases"; fewer than 5 independent blocks for "wild"
+            and "cases"; more replicates than memory should hold.
+        """
+        return bootstrap(self, n, kind, seed, progress)
 
     @functools.cached_property
     def vcov(self) -> np.ndarray:

@@ -8,20 +8,40 @@ from typing import Any
 import jax
 import numpy as np
 
+from jaxlmm.runtime.device import compute_devices
 from jaxlmm.runtime.threads import N_THREADS, by_chunks
 
-__all__ = ["WIDTHS", "in_batches", "padded", "take", "width_for"]
+__all__ = ["in_batches", "narrower", "on_gpu", "padded", "take", "width_for", "widths"]
 
-# A batch is padded up to one of these widths.
-WIDTHS = (16, 256)
+# A batch is padded up to one of these widths: on a CPU what stays in the cache of one core, on a GPU, where a
+# step takes as long for one response as for thousands, what fills it.
+CPU_WIDTHS, CPU_BYTES = (16, 256), 16 * 2**20
+GPU_WIDTHS, GPU_BYTES = (16, 256, 4096, 32768), 4 * 2**30
 
 
-def width_for(c: int, bytes_per_response: int, most_bytes: int) -> int:
+def on_gpu() -> bool:
+    """Whether batches are computed on something else than a CPU."""
+    return compute_devices()[0].platform != "cpu"
+
+
+def widths() -> tuple[int, ...]:
+    """The widths of batches on the device that computes."""
+    return GPU_WIDTHS if on_gpu() else CPU_WIDTHS
+
+
+def width_for(c: int, bytes_per_response: int) -> int:
     """The width in which c responses are computed: narrow where they are few or take much memory."""
-    most = max(most_bytes // bytes_per_response, WIDTHS[0])
-    fits = [width for width in WIDTHS if width <= most]
-    share = -(-c // N_THREADS)
+    gpu = on_gpu()
+    all_widths = GPU_WIDTHS if gpu else CPU_WIDTHS
+    most = max((GPU_BYTES if gpu else CPU_BYTES) // bytes_per_response, all_widths[0])
+    fits = [width for width in all_widths if width <= most]
+    share = c if gpu else -(-c // N_THREADS)
     return next((width for width in fits if share <= width), fits[-1])
+
+
+def narrower(width: int) -> int:
+    """The next narrower width, or 0."""
+    return max((w for w in widths() if w < width), default=0)
 
 
 def padded(rows: slice, width: int, c: int) -> np.ndarray:

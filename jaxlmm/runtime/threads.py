@@ -10,6 +10,7 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
+import jax
 import numpy as np
 import threadpoolctl
 
@@ -49,8 +50,15 @@ def by_chunks(m: int, chunk: int, work: Callable[[slice], None]) -> None:
         for rows in slices:
             work(rows)
         return
+    # JAX knows ``jax.default_device(...)`` in the thread that entered it alone.
+    device: Any = jax.config.jax_default_device  # type: ignore[attr-defined]
+
+    def there(rows: slice) -> None:
+        with jax.default_device(device):
+            work(rows)
+
     with single_threaded_blas(), concurrent.futures.ThreadPoolExecutor(N_THREADS) as pool:
-        list(pool.map(work, slices))
+        list(pool.map(there, slices))
 
 
 @functools.cache

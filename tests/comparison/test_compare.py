@@ -14,6 +14,7 @@ from conftest import dense_deviance, load_reference, simulate, unbalanced
 import jaxlmm
 from jaxlmm.comparison.compare import compare
 from jaxlmm.comparison.rlrt import rlrt
+from jaxlmm.resampling.bootstrap import simulate_responses
 
 compare_module = importlib.import_module("jaxlmm.comparison.compare")  # the name may be the function in the package
 RNG = np.random.default_rng(8)
@@ -270,3 +271,27 @@ def test_refused(case: str) -> None:
 def test_refit_option() -> None:
     with pytest.raises(ValueError, match="refit must be None or 'ML', found 'REML'"):
         compare(*fits((SMALL, CODES), (X, CODES)), refit="REML")
+
+
+def test_bootstrap_is_refits_of_simulated_responses() -> None:
+    rng = np.random.default_rng(0)
+    groups, x = np.repeat(np.arange(6), 5), np.tile(np.arange(5.0), 6)
+    X = np.column_stack([np.ones(30), x])
+    Y = rng.normal(size=(30, 3)) + rng.normal(size=(6, 3))[groups] + np.array([0, 0.2, 1]) * x[:, None]
+    small, large = (jaxlmm.fit(X[:, :k], Y, groups, method="ML") for k in (1, 2))
+    found = jaxlmm.compare(small, large, method="bootstrap", n=60, seed=4)
+    plain = jaxlmm.compare(small, large)
+    np.testing.assert_array_equal(found.statistic, plain.statistic)
+    count = np.zeros(3)
+    for i in range(60):
+        y = simulate_responses(small, np.arange(3), np.random.default_rng([4, i, 0]))
+        a, b = (jaxlmm.fit(X[:, :k], y, groups, method="ML").loglik for k in (1, 2))
+        count += 2 * (b - a) >= plain.statistic - 1e-7
+    np.testing.assert_allclose(found.pvalue, (1 + count) / 61)
+    assert found.n_bootstrap == 60 and "60 responses simulated from the smaller model" in str(found.summary(0))
+    # By REML, of the random effect alone: half of the ratios are 0, and the p-value of such a response is 1.
+    none, one = jaxlmm.fit(X, Y - Y.mean(0), groups=None), jaxlmm.fit(X, Y - Y.mean(0), groups)
+    p = jaxlmm.compare(none, one, method="bootstrap", n=40).pvalue
+    assert np.all(p[one.singular] == 1) and np.all((p > 0) & (p <= 1))
+    with pytest.raises(ValueError, match="method must be one of 'chisq', 'bootstrap'"):
+        jaxlmm.compare(small, large, method="exact")

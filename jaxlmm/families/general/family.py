@@ -25,9 +25,6 @@ from jaxlmm.runtime.batches import in_batches, take, width_for
 
 __all__ = ["General", "block_matrix", "make_general"]
 
-# Memory of the responses that are computed at once, a thread.
-CHUNK_BYTES = 16 * 2**20
-
 
 @dataclass(frozen=True, eq=False)
 class General:
@@ -173,7 +170,7 @@ class General:
         return l1.T @ back, np.einsum("ts,uv,tum->msv", back, back, l2, optimize=True)
 
     def _width(self, c: int) -> int:
-        return width_for(c, self.bytes_per_response, CHUNK_BYTES)
+        return width_for(c, self.bytes_per_response)
 
     def simulate(self, phi: jax.Array, key: jax.Array) -> Stats:
         """Statistics of simulated responses, one for each column of phi (k, c), with b = 0 and sigma2 = 1."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,17 +11,20 @@ import numpy as np
 from jaxlmm.design.columns import Basis, make_columns
 from jaxlmm.design.design import Design
 from jaxlmm.engine.finish import Found, empty_results, finish
-from jaxlmm.families.base import Curves, Family, Modes
+from jaxlmm.families.base import Curves, Family, Modes, Scaling
 from jaxlmm.families.deviance import Deviance
 from jaxlmm.families.general.family import General, make_general
+from jaxlmm.families.general.moments import Stats
 from jaxlmm.families.general.profile import profile_limits
+from jaxlmm.families.general.reduce import coordinates, stats_of_coordinates
 from jaxlmm.optimize.several import minimise_several
+from jaxlmm.runtime.batches import on_gpu
 from jaxlmm.runtime.device import DeviceMatrix
 
 __all__ = ["RandomTerms"]
 
-# Responses that are fitted at once, and those whose random effects are.
-BLOCK = 4096
+# Responses that are fitted at once, on a CPU and on a GPU, and those whose random effects are.
+BLOCK, GPU_BLOCK = 4096, 32768
 CHUNK = 1024
 
 
@@ -65,16 +69,21 @@ class RandomTerms(Family):
                 for name, value in self.fit(columns, method).items():
                     out[name][at] = value
             return out
-        for start in range(0, m, BLOCK):
-            cols = slice(start, min(start + BLOCK, m))
+        block = GPU_BLOCK if on_gpu() else BLOCK
+        for start in range(0, m, block):
+            cols = slice(start, min(start + block, m))
             self._fit_block(Y[:, cols], method, out, cols)
         return out
 
     def _fit_block(self, Y: np.ndarray, method: str, out: dict[str, np.ndarray], cols: slice) -> None:
+        self._fit_stats(*self.kernel.reduce(Y), method, out, cols)
+
+    def _fit_stats(
+        self, stats: Stats, scaling: Scaling, method: str, out: dict[str, np.ndarray], cols: slice
+    ) -> None:
         kernel, reml = self.kernel, method == "REML"
         n, p = self.design.X.shape
         nu = float(n - p if reml else n)
-        stats, scaling = kernel.reduce(Y)
         optimum = minimise_several(Deviance(kernel, nu, reml), stats)
         pwrss, fixef = kernel.estimates(optimum.theta, stats)
         theta = kernel.to_user(optimum.theta)
@@ -86,6 +95,35 @@ class RandomTerms(Family):
         log_w = 0.0 if self.design.weights is None else float(np.sum(np.log(self.design.weights)))
         logdet = (self.basis.logdet if reml else 0.0) - log_w
         finish(out, cols, found, scaling, intercept=None, nu=nu, logdet=logdet)
+
+    def coordinates(self, Y: np.ndarray) -> np.ndarray:
+        """See :class:`jaxlmm.families.base.Family`; those of ``general.reduce``, which are not orthonormal."""
+        assert self.kernel.reducer is not None  # outside of compiled code it is there
+        return coordinates(self.kernel.reducer, np.asarray(Y, dtype=np.float64))
+
+    @functools.cached_property
+    def _gram(self) -> np.ndarray:
+        """Cross-products of the columns that coordinates belong to."""
+        reducer = self.kernel.reducer
+        assert reducer is not None
+        columns = np.concatenate([reducer.Q1.toarray(), reducer.Z2.toarray(), reducer.Q], axis=1)
+        return np.asarray(columns.T @ columns)
+
+    def explained(self, coordinates: np.ndarray) -> np.ndarray:
+        """See :class:`jaxlmm.families.base.Family`."""
+        return np.asarray(np.einsum("ij,ij->j", coordinates, self._gram @ coordinates))
+
+    def fit_coordinates(self, coordinates: np.ndarray, rest: np.ndarray, method: str) -> dict[str, np.ndarray]:
+        """See :class:`jaxlmm.families.base.Family`."""
+        m = len(rest)
+        out = empty_results(m, self.design.n_fixef, self.n_theta)
+        out["n_used"][:] = self.design.n_obs
+        block = GPU_BLOCK if on_gpu() else BLOCK
+        for start in range(0, m, block):
+            cols = slice(start, min(start + block, m))
+            found = stats_of_coordinates(self.kernel.core, self._gram, coordinates[:, cols], rest[cols])
+            self._fit_stats(*found, method, out, cols)
+        return out
 
     def curves(self, phi: np.ndarray, L: np.ndarray, *, joint: bool) -> Curves:
         """See :class:`jaxlmm.families.base.Family`."""

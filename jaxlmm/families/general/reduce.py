@@ -17,7 +17,7 @@ from jaxlmm.families.general.layout import Core, Reducer
 from jaxlmm.families.general.moments import Stats
 from jaxlmm.runtime.threads import by_chunks
 
-__all__ = ["reduce_responses"]
+__all__ = ["coordinates", "reduce_responses", "stats_of_coordinates"]
 
 # Responses are handled in panels of about this many bytes, to stay in cache.
 PANEL_BYTES = 2**20
@@ -73,6 +73,45 @@ def _panel(
     stats["ols"][:, cols] = np.where(bad, 0.0, ols / again + a[q2:])
     scaling.scale[cols] = scale * again
     scaling.finite[cols], scaling.constant[cols], scaling.exact[cols] = finite, constant & finite, exact
+
+
+def coordinates(reducer: Reducer, Y: np.ndarray) -> np.ndarray:
+    """Coefficients (r1 G + q2 + p, c) of complete responses Y (n_obs, c), linear in Y: ``b``, ``a`` and ``ols``."""
+    y = Y if reducer.root_w is None else reducer.root_w[:, None] * Y
+    ols = reducer.Q.T @ y
+    y = y - reducer.Q @ ols
+    b = np.zeros((reducer.C.shape[0], y.shape[1]))
+    a = np.zeros((reducer.C.shape[1], y.shape[1]))
+    for _ in range(2):
+        y = _remove(reducer, y, a, b)
+    a[reducer.Z2.shape[1] :] += ols
+    return np.concatenate([b, a])
+
+
+def stats_of_coordinates(
+    core: Core, gram: np.ndarray, coordinates: np.ndarray, rest: np.ndarray
+) -> tuple[Stats, Scaling]:
+    """Statistics of c responses that are known by their :func:`coordinates` and what these leave (c,).
+
+    ``gram`` holds the cross-products of the columns that the coordinates belong to.
+    """
+    c, n1 = len(rest), core.r1 * core.G
+    effects = coordinates[: n1 + core.q2]
+    with np.errstate(invalid="ignore", over="ignore"):
+        size = np.einsum("ij,ij->j", coordinates, gram @ coordinates) + rest
+        finite = np.isfinite(size)
+        usable = finite & (size > 0)
+        scale = np.exp2(np.floor(0.5 * np.log2(np.where(usable, size / core.n_obs, 1.0))))
+        left = np.maximum(rest, 0.0)
+        inside = np.einsum("ij,ij->j", effects, gram[: len(effects), : len(effects)] @ effects)
+        noise = core.n_obs * (NOISE * scale) ** 2
+        constant = finite & (left + inside <= noise)
+    exact = usable & ~constant & (left <= noise) & (core.n_rest > 0)
+    bad = constant | exact | ~finite
+    scaled = np.where(bad, 0.0, coordinates / scale)
+    b, a, ols = np.split(scaled, [n1, n1 + core.q2])
+    stats = Stats(np.where(bad, 1.0, left / scale**2), b, a, ols)  # type: ignore[arg-type]
+    return stats, Scaling(np.zeros(c), scale, finite, constant, exact)
 
 
 def _remove(reducer: Reducer, y: np.ndarray, a: np.ndarray, b: np.ndarray) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import functools
 from dataclasses import dataclass
 from typing import Any
@@ -15,16 +16,17 @@ from jaxlmm.engine.finish import empty_results
 from jaxlmm.engine.stream import stream_blocks
 from jaxlmm.families.base import Curves, Family, Modes, Provider
 from jaxlmm.families.intercept import curves, modes, null
-from jaxlmm.families.intercept.block import BlockFitter
+from jaxlmm.families.intercept.block import BlockFitter, Raw
 from jaxlmm.families.intercept.intervals import profile_limits
 from jaxlmm.families.intercept.objective import make_terms
-from jaxlmm.families.intercept.reduce import Reducer, design_reducer
+from jaxlmm.families.intercept.reduce import Reducer, Stats, design_reducer, stats_of_coordinates
 from jaxlmm.families.intercept.stream_device import fit_on_device
 from jaxlmm.families.own.incomplete import cross_matrices, cross_modes, fit_incomplete
 from jaxlmm.families.own.provider import OwnRows
 from jaxlmm.families.own.reduce import OwnDesign
 from jaxlmm.families.patterns import MIN_SHARED
 from jaxlmm.runtime.device import DeviceMatrix
+from jaxlmm.runtime.threads import single_threaded_blas
 
 __all__ = ["Intercept"]
 
@@ -74,6 +76,33 @@ class Intercept(Family):
         with float64_scope():
             fitter = BlockFitter.make(self.reducer, method, m)
         stream_blocks(self.reducer, Y, fitter.width, fitter.start, functools.partial(fitter.store, out))
+        return out
+
+    def coordinates(self, Y: np.ndarray) -> np.ndarray:
+        """See :class:`jaxlmm.families.base.Family`; orthonormal."""
+        y = self.reducer.projection.weighted(np.asarray(Y, dtype=np.float64))
+        return self.reducer.coords(np.ascontiguousarray(y))
+
+    def explained(self, coordinates: np.ndarray) -> np.ndarray:
+        """See :class:`jaxlmm.families.base.Family`."""
+        return np.asarray(np.einsum("ij,ij->j", coordinates, coordinates))
+
+    def fit_coordinates(self, coordinates: np.ndarray, rest: np.ndarray, method: str) -> dict[str, np.ndarray]:
+        """See :class:`jaxlmm.families.base.Family`."""
+        m = len(rest)
+        out = empty_results(m, self.design.n_fixef, self.n_theta)
+        out["n_used"][:] = self.design.n_obs
+        with float64_scope(), single_threaded_blas():  # many small products: threads would only wait for each other
+            fitter = BlockFitter.make(self.reducer, method, m)
+            waiting: collections.deque[tuple[slice, Stats, Raw]] = collections.deque()
+            for start in range(0, m, fitter.width):
+                cols = slice(start, min(start + fitter.width, m))
+                stats = stats_of_coordinates(self.reducer, coordinates[:, cols], rest[cols])
+                waiting.append((cols, stats, fitter.start(stats)))
+                if len(waiting) > 1:  # JAX works on this block while the one before is stored
+                    fitter.store(out, *waiting.popleft())
+            for entry in waiting:
+                fitter.store(out, *entry)
         return out
 
     def fit_own(self, Y: np.ndarray, where: np.ndarray, method: str) -> dict[str, np.ndarray]:

@@ -24,7 +24,10 @@ from jaxlmm.families.intercept.spectrum import Spectrum, make_spectrum
 from jaxlmm.families.own.basis import SplitBasis
 from jaxlmm.runtime.threads import single_threaded_blas
 
-__all__ = ["FAINT", "Reducer", "Stats", "design_reducer", "group_means", "make_reducer", "reduce_panel"]
+__all__ = [
+    "FAINT", "Reducer", "Stats", "design_reducer", "group_means", "make_reducer", "reduce_panel",
+    "stats_of_coordinates",
+]  # fmt: skip
 
 # Coordinates are one dense matrix up to this many rows and bytes; beyond, group sums go first.
 DENSE_ROWS = 96
@@ -178,6 +181,27 @@ def reduce_panel(reducer: Reducer, Y: np.ndarray, cols: slice, stats: Stats) -> 
         # What is below the roundings of the arithmetic, or of the data's own type, is taken as zero.
         rounding = 0.5 * np.finfo(Y.dtype).eps if Y.dtype.kind == "f" else 0.0
         _reduce_careful(reducer, y, where, stats, max(rounding, NOISE))
+
+
+def stats_of_coordinates(reducer: Reducer, coords: np.ndarray, rest: np.ndarray) -> Stats:
+    """Statistics of c responses that are known by their coordinates (rows, c) and what these leave (c,)."""
+    c = len(rest)
+    stats = Stats.empty(reducer, c)
+    where = slice(0, c)
+    total = np.einsum("ij,ij->j", coords, coords) + rest
+    with np.errstate(invalid="ignore", over="ignore"):
+        stats.finite[:] = np.isfinite(total)
+        usable = stats.finite & (total > 0)
+        scale = np.exp2(np.floor(0.5 * np.log2(np.where(usable, total, 1.0))))
+        scaled = np.where(usable, coords / scale, 0.0)
+        stats.rest[:] = np.where(usable, np.maximum(rest, 0.0) / scale**2, 1.0)
+    _spectral(reducer, scaled, where, stats)
+    stats.scale[:] = scale
+    left = np.einsum("ij,ij->j", stats.u, stats.u) + stats.rest
+    noise = len(coords) * NOISE**2  # of a response whose sum of squares is about 1
+    stats.constant[:] = ~usable & stats.finite | (left <= noise)
+    stats.exact_within[:] = (stats.rest <= noise) & (left > noise) & (reducer.projection.n_rest > 0)
+    return stats
 
 
 def _columns(y: np.ndarray, mask: np.ndarray) -> np.ndarray:

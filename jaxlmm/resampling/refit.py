@@ -1,0 +1,217 @@
+"""The statistic of the whole model, fitted again to every draw."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from jaxlmm._types import Status
+from jaxlmm.design.design import checked_design
+from jaxlmm.families.base import Family
+from jaxlmm.families.patterns import missing_mask
+from jaxlmm.families.registry import make_family
+from jaxlmm.resampling.contrast import Tested
+from jaxlmm.resampling.draws import Draws
+from jaxlmm.resampling.schemes import Scheme, block_rows
+from jaxlmm.resampling.whitening import make_roots
+
+__all__ = ["Refits", "Statistics", "observed_statistic", "prepare_refits"]
+
+# Responses of the whole array that are drawn together, and drawn responses that are fitted at once.
+BYTES = 256 * 2**20
+# Coordinates of each block cost as much as a pass over the observations where there are this many times more.
+WORTH_IT = 8
+
+
+@dataclass(frozen=True, eq=False)
+class Statistics:
+    """Statistics of some responses: ``where`` (c,) are their positions, ``values`` (n draws, c).
+
+    ``singular`` and ``failed`` count refits, (c,); ``values`` is NaN where a refit failed.
+    """
+
+    where: np.ndarray
+    values: np.ndarray
+    singular: np.ndarray
+    failed: np.ndarray
+
+
+@dataclass(frozen=True, eq=False)
+class Refits:
+    """A hypothesis, ready to be tested on draws of the responses.
+
+    Attributes
+    ----------
+    tested : Tested
+    scheme : Scheme
+    family : Family
+        Of ``tested.design``.
+    reduced : Family or None
+        The model without the tested effect; None where nothing is left of X.
+    method : {"REML", "ML"}
+    """
+
+    tested: Tested
+    scheme: Scheme
+    family: Family
+    reduced: Family | None
+    method: str
+
+    def pieces(self, where: np.ndarray) -> list[np.ndarray]:
+        """The responses ``where``, cut into those whose residuals, and roots of V, fit in memory."""
+        design = self.tested.design
+        size = design.n_obs
+        if self.scheme.kind == "whitened":
+            size += sum(term.size * term.n_levels for term in design.random) ** 2
+        width = max(1, BYTES // (8 * size * 4))
+        return [where[k : k + width] for k in range(0, len(where), width)]
+
+    def statistics(self, Y: Any, where: np.ndarray, draws: Draws) -> Statistics:
+        """Statistics of the columns ``where`` of Y (n_obs, m), on all draws.
+
+        Raises
+        ------
+        ValueError
+            Missing observations, which the scheme "whitened" does not take.
+        """
+        y = np.asarray(Y[:, where], dtype=np.float64)
+        absent = np.asarray(np.isnan(y).any(axis=0))
+        out = Statistics(where, np.empty((draws.n, len(where))), *np.zeros((2, len(where)), dtype=int))
+        for some in (np.flatnonzero(~absent), np.flatnonzero(absent)):
+            if len(some):
+                self._draw(y[:, some], some, draws, out, complete=not absent[some[0]])
+        return out
+
+    def _draw(self, y: np.ndarray, at: np.ndarray, draws: Draws, out: Statistics, *, complete: bool) -> None:
+        design = self.tested.design
+        residuals, theta = self._residuals(y)
+        source: Any = self._by_blocks(residuals) if complete and self.scheme.flips else None
+        if self.scheme.kind == "whitened":
+            if not complete:
+                raise ValueError(
+                    f"{len(at)} of the responses miss observations, which the scheme 'whitened' does not take; "
+                    "select the others, or use scheme='sign-flip' or 'within'."
+                )
+            roots = make_roots(design, theta)
+            source = _Rows(self, roots.whiten(residuals), roots.colour)
+        self._gather(at, draws, source or _Rows(self, residuals), out)
+
+    def _gather(self, at: np.ndarray, draws: Draws, source: Any, out: Statistics) -> None:
+        """All draws of the responses ``at`` of ``out``, as many at once as fit in memory."""
+        c = len(at)
+        several = max(1, BYTES // (8 * self.tested.design.n_obs * c))
+        for start in range(0, draws.n, several):
+            found = source.fits(draws.values[start : start + several])
+            status = found["status"].reshape(-1, c)
+            out.values[start : start + several, at] = statistic(self.tested, self.family, found).reshape(-1, c)
+            out.singular[at] += np.sum(status == Status.SINGULAR, axis=0)
+            out.failed[at] += np.sum(status > Status.SINGULAR, axis=0)
+
+    def _residuals(self, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Residuals of the reduced model (n_obs, c), and its theta (c, k)."""
+        if self.reduced is None:
+            return y, fit_columns(self.family, y, self.method)["theta"]
+        found = fit_columns(self.reduced, y, self.method)
+        return y - self.reduced.design.X @ found["coef"].T, found["theta"]
+
+    def _by_blocks(self, residuals: np.ndarray) -> _Blocks | None:
+        """Coordinates of each block's residuals, where these are fewer than the observations."""
+        rows, family = block_rows(self.scheme.blocks), self.family
+        first = family.coordinates(residuals[:, :1])
+        n, c = residuals.shape
+        if first is None or len(rows) * len(first) > WORTH_IT * n or 8 * len(rows) * len(first) * c > 8 * BYTES:
+            return None
+        parts = []
+        for at in rows:
+            masked = np.zeros_like(residuals)
+            masked[at] = residuals[at]
+            parts.append(family.coordinates(masked))
+        weights = self.tested.design.weights
+        squares = residuals**2 if weights is None else weights[:, None] * residuals**2
+        return _Blocks(self, np.stack(parts), squares.sum(axis=0))  # type: ignore[arg-type]
+
+
+@dataclass(frozen=True, eq=False)
+class _Rows:
+    """Draws of rows or signs of residuals (n_obs, c), fitted as responses; ``after`` is applied to each draw."""
+
+    refits: Refits
+    residuals: np.ndarray
+    after: Any = None
+
+    def fits(self, draws: np.ndarray) -> dict[str, np.ndarray]:
+        """Fits of all draws (b, any), one after another."""
+        scheme, parts = self.refits.scheme, []
+        for draw in draws:
+            drawn = draw[scheme.blocks][:, None] * self.residuals if scheme.flips else self.residuals[draw]
+            parts.append(drawn if self.after is None else self.after(drawn))
+        return fit_columns(self.refits.family, np.concatenate(parts, axis=1), self.refits.method)
+
+
+@dataclass(frozen=True, eq=False)
+class _Blocks:
+    """Signs of blocks, applied to the coordinates (blocks, r, c) of each one's residuals."""
+
+    refits: Refits
+    coordinates: np.ndarray
+    total: np.ndarray
+
+    def fits(self, draws: np.ndarray) -> dict[str, np.ndarray]:
+        """Fits of all draws (b, blocks), one after another."""
+        family = self.refits.family
+        n_blocks, r, c = self.coordinates.shape
+        drawn = draws.astype(float) @ self.coordinates.reshape(n_blocks, -1)
+        drawn = np.ascontiguousarray(np.moveaxis(drawn.reshape(len(draws), r, c), 0, 1)).reshape(r, -1)
+        rest = np.tile(self.total, len(draws)) - family.explained(drawn)
+        return family.fit_coordinates(drawn, np.maximum(rest, 0.0), self.refits.method)
+
+
+def prepare_refits(tested: Tested, scheme: Scheme, method: str) -> Refits:
+    """All the work that depends on the design alone."""
+    design, p0 = tested.design, tested.X0.shape[1]
+    reduced = None
+    if p0:
+        names = design.names[:p0]
+        reduced = make_family(checked_design(tested.X0, names, design.random, design.weights, None))
+    return Refits(tested, scheme, make_family(design), reduced, method)
+
+
+def fit_columns(family: Family, Y: np.ndarray, method: str) -> dict[str, np.ndarray]:
+    """Fit columns, those that miss observations too."""
+    out = family.fit(Y, method)
+    where = np.flatnonzero(out["status"] == Status.NONFINITE)
+    where = where[missing_mask(Y, where).any(axis=0)] if len(where) else where
+    if len(where):
+        for name, value in family.fit_incomplete(Y, where, method).items():
+            out[name][where] = value
+    return out
+
+
+def statistic(tested: Tested, family: Family, found: dict[str, np.ndarray]) -> np.ndarray:
+    """t of one tested coefficient, F of several, (c,); NaN where there is no fit."""
+    q = tested.q
+    coef = found["coef"][:, -q:]
+    with np.errstate(divide="ignore", invalid="ignore"):
+        if q == 1:
+            return np.asarray(coef[:, 0] / found["se_gls"][:, -1])
+        out = np.full(len(coef), np.nan)
+        good = np.flatnonzero(found["status"] <= Status.SINGULAR)
+        if len(good):
+            L = np.eye(family.design.n_fixef)[-q:]
+            value = family.curves(family.phi(found["theta"][good]), family.basis.contrast(L), joint=True).value
+            solved = np.linalg.solve(value, coef[good][:, :, None])[:, :, 0]
+            out[good] = np.einsum("mq,mq->m", coef[good], solved) / (q * found["sigma2"][good])
+        return out
+
+
+def observed_statistic(refits: Refits, Y: Any, where: np.ndarray) -> np.ndarray:
+    """The statistic of the responses ``where`` themselves."""
+    out = np.empty(len(where))
+    chunk = max(1, BYTES // (8 * refits.tested.design.n_obs))
+    for start in range(0, len(where), chunk):
+        y = np.asarray(Y[:, where[start : start + chunk]], dtype=np.float64)
+        found = fit_columns(refits.family, y, refits.method)
+        out[start : start + chunk] = statistic(refits.tested, refits.family, found)
+    return out

@@ -1,0 +1,160 @@
+"""The bootstrap: simulated coordinates are those of simulated responses, intervals cover, replicates are refits."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+import jaxlmm
+from jaxlmm.resampling import bootstrap as boot
+from jaxlmm.resampling.bootstrap import simulate_responses
+
+GROUP = np.repeat(np.arange(8), 6)
+X = np.column_stack([np.ones(48), np.tile([0.0, 1.0], 24), np.sin(np.arange(48.0) ** 2)])
+
+
+def data(m: int = 4) -> np.ndarray:
+    rng = np.random.default_rng(0)
+    return rng.normal(size=(48, m)) + rng.normal(size=(8, m))[GROUP] + X @ rng.normal(size=(3, m))
+
+
+def fitted(Y: np.ndarray | None = None, **options: Any) -> jaxlmm.Fit:
+    options.setdefault("groups", None if "random" in options else GROUP)
+    return jaxlmm.fit(X, data() if Y is None else Y, **options)
+
+
+def slope() -> Any:
+    return jaxlmm.random_term(GROUP, X[:, :2], name="g", columns=["(Intercept)", "x"])
+
+
+STRUCTURES = {
+    "intercept": lambda: fitted(),
+    "weights": lambda: fitted(weights=0.5 + np.arange(48) % 4),
+    "slope": lambda: fitted(random=[slope()]),
+    "none": lambda: fitted(groups=None),
+}
+
+
+@pytest.mark.parametrize("structure", STRUCTURES)
+def test_coordinates_are_simulated_as_responses_are(structure: str) -> None:
+    fit = STRUCTURES[structure]()
+    family = fit.model.family
+    basis = boot._simulated_basis(family)
+    assert basis is not None and basis.n_rest == 48 - np.linalg.matrix_rank(
+        np.column_stack([X, *(np.eye(8)[GROUP] * z[:, None] for t in fit.design.random for z in t.Z.T)])
+    )
+    # The covariance of simulated coordinates is that of the coordinates of simulated responses, exactly.
+    one = fit.select([1])
+    weights = fit.design.weights if fit.design.weights is not None else np.ones(48)
+    V = np.diag(1 / weights)
+    relative = [v[0] / one.sigma2[0] for v in one.varcorr.values()]
+    for term, Phi in zip(fit.design.random, relative, strict=True):
+        Z = (np.eye(8)[GROUP][:, :, None] * term.Z[:, None, :]).reshape(48, -1)
+        V += Z @ np.kron(np.eye(8), Phi) @ Z.T
+    A = family.coordinates(np.eye(48))
+    expected = A @ V @ A.T
+    made = basis.noise @ basis.noise.T
+    for columns, Phi in zip(basis.random, relative, strict=True):
+        flat = columns.reshape(len(columns), -1)
+        made += flat @ np.kron(np.eye(8), Phi) @ flat.T
+    np.testing.assert_allclose(made, expected, atol=1e-8 * np.abs(expected).max())
+    # And a fit of given coordinates is the fit of the responses that have them.
+    Y = simulate_responses(fit, np.arange(4), np.random.default_rng(3))
+    coordinates = family.coordinates(Y)
+    rest = (weights[:, None] * Y**2).sum(0) - family.explained(coordinates)
+    found = family.fit_coordinates(coordinates, rest, "REML")
+    direct = family.fit(Y, "REML")
+    for name in ("coef", "se_gls", "sigma2", "loglik"):
+        np.testing.assert_allclose(found[name], direct[name], rtol=1e-6, atol=1e-8)
+    np.testing.assert_array_equal(found["status"], direct["status"])
+
+
+def test_parametric_replicates_have_the_distribution_of_the_estimates() -> None:
+    fit = fitted()
+    found = fit.bootstrap(2000, seed=1, progress=False)
+    assert found.coef.shape == (2000, 4, 3) and found.n_failed.sum() == 0
+    np.testing.assert_allclose(found.standard_error(), fit.se, rtol=0.1)
+    mean = found.coef.mean(axis=0)
+    assert np.all(np.abs(mean - fit.coef) < 4 * fit.se / np.sqrt(2000))
+    np.testing.assert_allclose(found.sigma2.mean(axis=0), fit.sigma2, rtol=0.03)
+    limits = found.conf_int()
+    np.testing.assert_allclose(limits, fit.with_df("normal").conf_int(), atol=0.25 * float(fit.se.max()))
+    again = fit.select([2, 3]).bootstrap(50, seed=1, progress=False)
+    assert again.coef.shape == (50, 2, 3)
+    np.testing.assert_array_equal(fit.bootstrap(20, seed=1, progress=False).coef, found.coef[:20])
+
+
+def test_intervals_are_those_of_the_definitions() -> None:
+    fit = fitted()
+    found = fit.bootstrap(199, seed=2, progress=False)
+    values, estimate = found.replicates([{"x1": 1, "x2": -1}])
+    ordered = np.sort(values[:, 0, 0])
+    low, high = found.conf_int([{"x1": 1, "x2": -1}], level=0.9)[0, 0]
+    assert (low, high) == pytest.approx((ordered[9], ordered[189]))  # ranks 0.05 and 0.95 of 200
+    basic = found.conf_int([{"x1": 1, "x2": -1}], level=0.9, method="basic")[0, 0]
+    np.testing.assert_allclose(basic, [2 * estimate[0, 0] - high, 2 * estimate[0, 0] - low])
+    bca = found.conf_int("icc", method="bca")
+    plain = found.conf_int("icc")
+    assert bca.shape == (4, 2) and np.all(bca[:, 0] < bca[:, 1]) and not np.allclose(bca, plain)
+    np.testing.assert_array_equal(found.conf_int("sd")[:, 0], found.conf_int(lambda f: np.sqrt(f.group_var)))
+    np.testing.assert_allclose(found.replicates("rsquared_marginal")[1], fit.rsquared_marginal)
+
+
+def test_wild_and_cases_keep_the_correlation_between_responses() -> None:
+    Y = data()
+    Y[:, 1] = Y[:, 0] + 1e-3 * Y[:, 1]
+    fit = fitted(Y)
+    for kind in ("wild", "cases"):
+        found = fit.bootstrap(60, kind=kind, progress=False)
+        t = (found.coef[:, :, 1] - fit.coef[:, 1]) / found.se[:, :, 1]
+        assert np.corrcoef(t[:, 0], t[:, 1])[0, 1] > 0.99 > abs(np.corrcoef(t[:, 0], t[:, 2])[0, 1])
+        band = found.band("x1")
+        q = np.sort(np.abs(t).max(axis=1))[[56, 57]] @ [0.05, 0.95]  # rank 0.95 of 61, from 1
+        np.testing.assert_allclose(band[:, 1] - fit.coef[:, 1], q * fit.se_gls[:, 1])
+        np.testing.assert_allclose(band.mean(axis=1), fit.coef[:, 1])
+        inside = np.all(np.abs(found.coef[:, :, 1] - fit.coef[:, 1]) <= q * found.se[:, :, 1], axis=1)
+        assert 0.93 < inside.mean() < 0.97
+        np.testing.assert_allclose(found.band({"x1": -2}), -2 * band[:, ::-1])
+    with pytest.raises(ValueError, match="simulated one by one in a parametric bootstrap"):
+        fit.bootstrap(5, progress=False).band("x1")
+
+
+def test_cases_are_fits_of_blocks_that_were_drawn() -> None:
+    fit = fitted()
+    found = fit.bootstrap(2, kind="cases", seed=5, progress=False)
+    rng = np.random.default_rng(5)
+    for i in range(2):
+        drawn = rng.integers(0, 8, 8)
+        rows = np.concatenate([np.flatnonzero(GROUP == j) for j in drawn])
+        one = jaxlmm.fit(X[rows], fit.Y[rows], np.repeat(np.arange(8), 6))
+        np.testing.assert_allclose(found.coef[i], one.coef, rtol=1e-9)
+        np.testing.assert_allclose(found.sigma2[i], one.sigma2, rtol=1e-9)
+
+
+BAD = {
+    "kind": (lambda f: f.bootstrap(5, kind="jackknife"), "kind must be one of 'parametric', 'wild', 'cases'"),
+    "n": (lambda f: f.bootstrap(0), "n must be at least 1, found 0"),
+    "memory": (lambda f: f.bootstrap(10**9), "replicates of 4 responses take"),
+    "few blocks": (
+        lambda f: fitted(random=[GROUP, np.arange(48) % 6]).bootstrap(5, kind="wild", progress=False),
+        "has 1, fewer than 5; use kind='parametric'",
+    ),
+    "missing": (
+        lambda f: fitted(np.where(np.arange(192).reshape(48, 4) == 7, np.nan, data())).bootstrap(5, progress=False),
+        "1 responses miss observations, which kind='parametric' does not take",
+    ),
+    "method": (
+        lambda f: f.bootstrap(5, progress=False).conf_int(method="exact"),
+        "method must be one of 'percentile'",
+    ),
+}
+
+
+@pytest.mark.parametrize("what", BAD)
+def test_bad_input(what: str) -> None:
+    call, message = BAD[what]
+    with pytest.raises(ValueError, match=message) as raised:
+        call(fitted())
+    assert "\n" not in str(raised.value)
