@@ -1,10 +1,11 @@
-"""What missing observations cost: 10,000 responses, each with its own random 5 % missing.
+"""What missing observations, and weights of each response's own, cost: 10,000 responses.
 
     python benchmarks/missing_speed.py
 
-n = 1000, p = 4, 40 unequal groups; and 20 patterns shared by 500 responses each. Times of later
-calls, from numpy arrays to the p-values, over the complete data's in the same run. Writes
-results/missing_speed.json.
+n = 1000, p = 4, 40 unequal groups. Each response with its own random 5 % missing; 20 patterns shared by 500 responses
+each; weights that all share, and weights of each response's own. Times of later calls, from numpy arrays to the
+p-values, over the complete data's in the same run, in which they are to be compared; then profile intervals of
+incomplete responses. Writes results/missing_speed.json.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from common import best_time, save, simulate
 import jaxlmm
 
 M = 10_000
+PROFILED = 1024
 
 
 def main() -> None:
@@ -23,13 +25,20 @@ def main() -> None:
     own = np.where(rng.random(Y.shape) < 0.05, np.nan, Y)
     patterns = rng.random((1000, 20)) < 0.05
     shared = np.where(np.repeat(patterns, M // 20, axis=1), np.nan, Y)
+    weights = rng.gamma(2.0, 0.5, size=Y.shape) + 0.05
     rows = []
     complete = 0.0
-    for what, data in (("complete", Y), ("each its own 5 % missing", own), ("20 shared patterns", shared)):
-        fit = jaxlmm.fit(X, data, groups)
+    for what, data, w in (
+        ("complete", Y, None),
+        ("each its own 5 % missing", own, None),
+        ("20 shared patterns", shared, None),
+        ("shared weights", Y, weights[:, 0]),
+        ("each its own weights", Y, weights),
+    ):
+        fit = jaxlmm.fit(X, data, groups, weights=w)
         assert fit.converged.all()
-        seconds = best_time(lambda data=data: jaxlmm.fit(X, data, groups), 3)
-        with_p = best_time(lambda data=data: jaxlmm.fit(X, data, groups).pvalue, 3)
+        seconds = best_time(lambda data=data, w=w: jaxlmm.fit(X, data, groups, weights=w), 3)
+        with_p = best_time(lambda data=data, w=w: jaxlmm.fit(X, data, groups, weights=w).pvalue, 3)
         complete = complete or seconds
         rows.append(
             {
@@ -39,6 +48,10 @@ def main() -> None:
                 "times": seconds / complete,
             }
         )
+    some = jaxlmm.fit(X, own[:, :PROFILED], groups)
+    some.profile()  # compiled here
+    seconds = best_time(some.profile, 3)
+    rows.append({"what": "profile intervals, each its own 5 % missing", "us a response": seconds / PROFILED * 1e6})
     save("missing_speed", rows, responses=M)
 
 

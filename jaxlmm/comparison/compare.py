@@ -136,6 +136,8 @@ def compare(*fits: Fit, refit: str | None = None, method: str = "chisq", n: int 
     if refit is not None and not (isinstance(refit, str) and refit == "ML"):
         raise ValueError(f"refit must be None or 'ML', found {shown(refit)}.")
     check_option("method", method, ("chisq", "bootstrap"))
+    if method == "bootstrap" and any(isinstance(fit, Fit) and fit.weights is not None for fit in fits):
+        raise ValueError("there is no bootstrap of responses with weights of their own; use method='chisq'.")
     n, seed = check_integer("n", n, 1), check_integer("seed", seed, 0)
     _check_same_data(fits, refit)
     fixed_added = [_check_nested(a, b, k) for k, (a, b) in enumerate(itertools.pairwise(fits))]
@@ -184,7 +186,7 @@ def compare(*fits: Fit, refit: str | None = None, method: str = "chisq", n: int 
 def _by_ml(fit: Fit) -> Fit:
     if fit.method == "ML":
         return fit
-    return fit_model(fit.model, fit.Y, FitOptions(method="ML"))
+    return fit_model(fit.model, fit.Y, FitOptions(method="ML"), weights=fit.weights)
 
 
 def _n_variances(fit: Fit) -> int:
@@ -227,6 +229,11 @@ def _check_same_data(fits: tuple[Fit, ...], refit: str | None) -> None:
                 f"fit 0 is by {first.method}, fit {k} by {fit.method}; fit both by one method, or give refit='ML'."
             )
         w0, w = (np.ones(f.n_obs) if f.design.weights is None else f.design.weights for f in (first, fit))
+        own = [f.weights for f in (first, fit)]
+        if (own[0] is None) != (own[1] is None) or (own[0] is not None and not _same_weights(*own)):
+            raise ValueError(
+                f"fit 0 and fit {k} have different weights of the responses' own; fit the models with the same ones."
+            )
         if not np.array_equal(w0, w):
             raise ValueError(f"fit 0 and fit {k} have different weights; fit the models with the same ones.")
         at = _first_difference(first.Y, fit.Y)
@@ -323,3 +330,8 @@ def _outside(a: Fit, b: Fit) -> list[str]:
     # A centred column is in the span if the column and what was subtracted from it are.
     left = X.unit - Q @ (Q.T @ X.unit)
     return [name for name, norm in zip(a.names, np.linalg.norm(left, axis=0), strict=True) if norm > RANK_TOL]
+
+
+def _same_weights(a: Any, b: Any) -> bool:
+    """Whether weights (n_obs, m) are the same."""
+    return a is b or (a.shape == b.shape and bool(np.array_equal(np.asarray(a), np.asarray(b), equal_nan=True)))

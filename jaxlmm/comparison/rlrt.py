@@ -108,6 +108,11 @@ def rlrt(fit: Fit, *, n_sim: int = 10_000, seed: int = 0) -> RandomEffectTest:
             "rlrt tests one random intercept, and this model has other random terms; compare it with the fit without "
             "one of them by jaxlmm.compare."
         )
+    if fit.weights is not None:
+        raise ValueError(
+            "responses with weights of their own do not share the null distribution; compare the fit with the one "
+            "without groups by jaxlmm.compare."
+        )
     if fit.incomplete.any():
         raise ValueError(
             f"{int(fit.incomplete.sum())} responses miss observations, so that they do not share the null "

@@ -45,10 +45,14 @@ class Design:
     weights: np.ndarray | None = None
     terms: TermStructure | None = None
 
-    def take(self, rows: np.ndarray) -> Design:
-        """The design of some rows, checked again; groups without a row are left out."""
+    def take(self, rows: np.ndarray, weights: np.ndarray | None = None) -> Design:
+        """The design of some rows, checked again; groups without a row are left out.
+
+        ``weights`` of these rows, if given, stand for the design's.
+        """
         random = tuple(term.take(rows) for term in self.random)
-        weights = None if self.weights is None else self.weights[rows]
+        if weights is None and self.weights is not None:
+            weights = self.weights[rows]
         return checked_design(self.X[rows], self.names, random, weights, self.terms)
 
     @property
@@ -188,7 +192,8 @@ def _checked_weights(weights: Any, n: int) -> np.ndarray | None:
         return None
     values = np.array(numeric(weights, "weights"), dtype=np.float64)
     if values.shape != (n,):
-        raise ValueError(f"weights has shape {values.shape}, X has {n} rows; need one weight per row.")
+        own = "; weights of each response's own are given with Y" if values.ndim > 1 else ""
+        raise ValueError(f"weights has shape {values.shape}, X has {n} rows; need one weight per row{own}.")
     bad = np.flatnonzero(~(np.isfinite(values) & (values > 0)))
     if len(bad):
         raise ValueError(

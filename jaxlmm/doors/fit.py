@@ -8,7 +8,7 @@ from typing import Any
 
 from jaxlmm.design.rows import RowLabels, check_rows
 from jaxlmm.doors.model import Model, check_given, fit_responses
-from jaxlmm.doors.responses import Responses, open_responses
+from jaxlmm.doors.responses import Responses, are_own, open_responses
 from jaxlmm.outofcore.place import Place
 from jaxlmm.results.fitting import make_model
 from jaxlmm.results.options import FitOptions
@@ -72,9 +72,11 @@ def fit(
     df : {"satterthwaite", "kenward-roger", "residual", "normal"}
         Degrees of freedom of tests and intervals: as R's lmerTest; as pbkrtest, with its adjusted
         covariance (REML only); n - p; infinity (z tests, as statsmodels).
-    weights : array-like, (n_obs,), optional
+    weights : array-like, (n_obs,), or of the shape of Y, optional
         Known relative precisions: the residual variance of row i is sigma2 / weights[i], as in
-        lme4. Shared by all responses. A name or a function as for ``groups``.
+        lme4. (n_obs,) are shared by all responses: a name or a function as for ``groups`` too. With the
+        shape of Y each response has its own, held in any way that Y may be (a DataArray or a data frame with
+        Y's labels); a weight of 0 or NaN drops that row of that response.
     missing : {"drop", "refuse"}
         What NaN in a response means: these rows are dropped for that response alone, which is
         fitted exactly as if it had never had them (``n_used`` says how many are left); or the
@@ -136,16 +138,18 @@ def fit(
     place = Place(out, resume, block, share, overwrite, level, progress)
     if isinstance(X, str):
         raise ValueError(f"X must be a matrix, found the text {shown(X)}; a formula goes to jaxlmm.lmm.")
+    own, shared = (weights, None) if are_own(weights) else (None, weights)
     opened = open_responses(
-        Y, obs_dim=obs_dim, dims=dims, coords=coords, names=response_names, n_obs=_rows_of(X, groups, weights),
+        Y, obs_dim=obs_dim, dims=dims, coords=coords, names=response_names, n_obs=_rows_of(X, groups, shared),
         named=[name for name in (groups, weights) if isinstance(name, str)],
     )  # fmt: skip
     if opened.labelled:
         if isinstance(groups, str) and group_name is None:
             group_name = groups
-        X, groups, weights = _by_coordinates(opened, X=X, groups=groups, weights=weights)
-    prepared = make_model(X, groups, random=random, names=names, group_name=group_name, weights=weights, terms=terms)
-    return fit_responses(Model(prepared, rows=prepared.indexes), opened, options, place)
+        X, groups, shared = _by_coordinates(opened, X=X, groups=groups, weights=shared)
+    prepared = make_model(X, groups, random=random, names=names, group_name=group_name, weights=shared, terms=terms)
+    model = Model(prepared, rows=prepared.indexes)
+    return fit_responses(model, model.weighted(opened, own), options, place)
 
 
 def lmm(
@@ -194,7 +198,7 @@ def lmm(
         Responses that are not columns of ``data``, of any kind that :func:`jaxlmm.fit` takes.
     responses : str or list of str, optional
         Columns of ``data``, by name or by pattern, ``"elec_*"``.
-    weights : str, array-like (n_obs,), or function, optional
+    weights : str, array-like (n_obs,) or of the shape of Y, or function, optional
         As in :func:`jaxlmm.fit`, or the name of a column.
     context : mapping, optional
         Functions and values that the formula uses, beside numpy as ``np``, formulaic's own and some of R's.
@@ -230,11 +234,12 @@ def lmm(
             n_obs=None if frame is None else len(frame), of="data",
             named=() if frame is not None else [quoted or plain for quoted, plain in NAME.findall(str(formula))],
         )  # fmt: skip
-    model = _formula_model(formula, frame, rows, opened, weights, context)
+    own, shared = (weights, None) if are_own(weights) else (None, weights)
+    model = _formula_model(formula, frame, rows, opened, shared, context)
     columns = model.columns(responses, given=opened is not None)
     if opened is None:
         opened = Responses(columns, names=response_names)
-    return fit_responses(model, opened, options, place)
+    return fit_responses(model, model.weighted(opened, own), options, place)
 
 
 def prepare(

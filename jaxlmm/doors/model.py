@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from jaxlmm.design.design import Design
 from jaxlmm.design.rows import RowLabels, check_rows
-from jaxlmm.doors.responses import Responses, open_responses
+from jaxlmm.doors.responses import Responses, are_own, open_responses, with_weights
 from jaxlmm.families.base import Family
 from jaxlmm.families.registry import Model as PreparedModel
 from jaxlmm.outofcore.place import LEVEL, Place
@@ -72,6 +72,7 @@ class Model:
         responses: str | Sequence[str] | None = None,
         method: str = "REML",
         df: str = "satterthwaite",
+        weights: Any = None,
         missing: str = "drop",
         response_names: Sequence[str] | None = None,
         obs_dim: Hashable = None,
@@ -87,19 +88,41 @@ class Model:
     ) -> Any:
         """Fit the model to responses; parameters, result and errors as in :func:`jaxlmm.fit` and :func:`jaxlmm.lmm`.
 
-        Without ``Y`` and ``responses`` those that the formula names.
+        Without ``Y`` and ``responses`` those that the formula names. ``weights`` (n_obs, m) are those of each
+        response's own; weights that all share belong to the model.
         """
         options = FitOptions(method, df, missing)
         place = Place(out, resume, block, share, overwrite, level, progress)
         check_given(Y, responses)
         columns = self.columns(responses, given=Y is not None)
         if columns is not None:
-            return fit_responses(self, Responses(columns, names=response_names), options, place)
+            opened = self.weighted(Responses(columns, names=response_names), weights)
+            return fit_responses(self, opened, options, place)
         opened = open_responses(
             Y, obs_dim=obs_dim, dims=dims, coords=coords, names=response_names, n_obs=self.design.n_obs,
             of="X" if self.formula is None else "data",
         )  # fmt: skip
-        return fit_responses(self, opened, options, place)
+        return fit_responses(self, self.weighted(opened, weights), options, place)
+
+    def weighted(self, opened: Responses, weights: Any) -> Responses:
+        """Responses with weights of each one's own, if there are some.
+
+        Raises
+        ------
+        ValueError
+            Weights that all share, or a model that has such weights already; and see
+            :func:`jaxlmm.doors.responses.with_weights`.
+        """
+        if weights is None:
+            return opened
+        if not are_own(weights):
+            raise ValueError(
+                f"weights of model.fit are of each response's own, (n_obs, m), found {shown(weights)}; weights that "
+                "all share belong to the model: prepare(..., weights=...)."
+            )
+        if self.design.weights is not None:
+            raise ValueError("the model has weights that all responses share, so weights= is left out of model.fit.")
+        return with_weights(opened, weights)
 
     def columns(self, responses: str | Sequence[str] | None = None, *, given: bool = False) -> Any:
         """The responses that the formula names, or columns of its data by name or pattern, as a data frame.
@@ -168,6 +191,8 @@ def fit_responses(model: Model, opened: Responses, options: FitOptions, place: P
     check_rows(**known | dict(model.rows))
     if opened.labelled or opened.labels is not None or formula is not None or place.out is not None:
         opened.check_length(design.n_obs, "X" if formula is None else "data")
+    if opened.weights is not None:
+        opened.check_length(design.n_obs, "X" if formula is None else "data")
     if place.out is not None:
         from jaxlmm.outofcore.to_store import Task, fit_to_disk
 
@@ -176,9 +201,11 @@ def fit_responses(model: Model, opened: Responses, options: FitOptions, place: P
         from jaxlmm.outofcore.cluster import lazy_fit
 
         values = opened.values.data if opened.labelled else opened.values
+        own = opened.weights
+        weights = None if own is None else own.values.data if own.labelled else own.values
         text, level = None if formula is None else formula.formula, LEVEL if place.level is None else place.level
         assert opened.labels is not None  # dask arrays are given some
-        return lazy_fit(values, opened.axis, opened.labels, design, text, options, level)
+        return lazy_fit(values, opened.axis, opened.labels, design, text, options, level, weights=weights)
     place.refuse_level()
     return _in_memory(model, opened, options)
 
@@ -192,6 +219,8 @@ def _in_memory(model: Model, opened: Responses, options: FitOptions) -> Fit:
     labels = opened.labels
     if labels is not None and opened.labelled and not labels.dims and opened.values.name is not None:
         labels = Labels.of_matrix(1, [str(opened.values.name)])
+    weights = None if opened.weights is None else opened.weights.columns()
     return fit_model(
-        model.prepared, opened.columns(), options, response_names=opened.names, labels=labels, source=source
-    )
+        model.prepared, opened.columns(), options, response_names=opened.names, labels=labels, source=source,
+        weights=weights,
+    )  # fmt: skip

@@ -1,11 +1,14 @@
 """Responses as users hold them: one description of them all, before any value is read.
 
-An array, a list, a data frame, a DataArray, a store, a dask array, or the path of an array on disk.
+An array, a list, a data frame, a DataArray, a store, a dask array, or the path of an array on disk. Weights of
+each response's own are held, and opened, in the same ways.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import os
+import re
 from collections.abc import Collection, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -13,17 +16,18 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from jaxlmm.design.arrays import distinct, numeric, response_matrix
-from jaxlmm.design.rows import RowLabels, row_labels
+from jaxlmm.design.rows import RowLabels, check_rows, row_labels
 from jaxlmm.runtime.arguments import shown
 from jaxlmm.runtime.device import DeviceMatrix
 from jaxlmm.sources.lazy import lazy_matrix
 from jaxlmm.sources.opening import open_path
 from jaxlmm.sources.sources import Source, is_dask, is_dataarray, is_store, open_source
+from jaxlmm.sources.weighted import WeightedSource
 
 if TYPE_CHECKING:
     from jaxlmm.tabular.labels import Labels
 
-__all__ = ["Responses", "open_responses"]
+__all__ = ["Responses", "are_own", "open_responses", "with_weights"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,12 +43,15 @@ class Responses:
         Of the responses; None if they are plain columns.
     names : sequence of str or None
         Of plain columns, as given.
+    weights : Responses or None
+        Of each response's own observations: with the axes of ``values``, and the same order of rows and labels.
     """
 
     values: Any
     obs_dim: Hashable = None
     labels: Labels | None = None
     names: Sequence[str] | None = None
+    weights: Responses | None = None
 
     @property
     def labelled(self) -> bool:
@@ -110,6 +117,8 @@ class Responses:
                 values, names = response_matrix(values, n_obs, names)
                 values = np.asarray(values) if isinstance(values, DeviceMatrix) else values
         source = open_source(values, self.obs_dim)
+        if self.weights is not None:
+            source = WeightedSource(source, self.weights.source(n_obs)[0])
         if labels is None:
             labels = axis_labels(source.shape[1:], coords=_name_coords(names, source.shape[1], "response"))
         return source, labels
@@ -199,3 +208,89 @@ def _open_labelled(
 def _name_coords(names: Sequence[str] | None, m: int, dim: Hashable) -> dict[Hashable, Any]:
     """Names of plain columns as labels of their dimension."""
     return {} if names is None or not len(names) else {dim: list(distinct(names, m, "response_names", "Y"))}
+
+
+def are_own(weights: Any) -> bool:
+    """Whether weights are one for each observation of each response: an array or table of two axes or more."""
+    if weights is None or isinstance(weights, str) or callable(weights):
+        return False
+    if isinstance(weights, Mapping) and not hasattr(weights, "shape"):
+        return True
+    shape = getattr(weights, "shape", None)
+    if shape is None:
+        try:
+            shape = np.shape(weights)
+        except (TypeError, ValueError):
+            return False
+    return len(shape) > 1
+
+
+def with_weights(opened: Responses, weights: Any) -> Responses:
+    """Responses with weights of each one's own, of the same shape, and of the same labels where both have some.
+
+    Raises
+    ------
+    ValueError
+        Another shape, other labels, or labels in another order.
+    """
+    try:
+        own = _open_weights(opened, weights)
+    except ValueError as error:
+        raise ValueError(re.sub(r"\bY\b", "weights", str(error))) from None
+    check_rows(weights=weights, Y=opened.rows)
+    if opened.labelled and own.labelled:
+        own = dataclasses.replace(own, values=_aligned(opened.values, own.values))
+    else:
+        _check_columns(opened.values, weights)
+    found, needed = _shape_of(own.values), _shape_of(opened.values)
+    if found != needed:
+        raise ValueError(
+            f"weights has shape {found}, Y has {needed}; need one weight per row, or one for each observation of each "
+            "response."
+        )
+    return dataclasses.replace(opened, weights=own)
+
+
+def _open_weights(opened: Responses, weights: Any) -> Responses:
+    if opened.labelled and not is_dataarray(weights):
+        import xarray as xr
+
+        values = weights if is_dask(weights) else numeric(weights, "weights")
+        if values.shape != opened.values.shape:
+            return Responses(values)
+        return Responses(xr.DataArray(values, dims=opened.values.dims), opened.obs_dim)
+    if is_dataarray(weights) and not opened.labelled:
+        weights = weights.data
+    return open_responses(weights, obs_dim=opened.obs_dim if is_dataarray(weights) else None)
+
+
+def _aligned(Y: Any, weights: Any) -> Any:
+    """A DataArray of weights with its axes in Y's order, if its labels are Y's."""
+    if set(weights.dims) != set(Y.dims):
+        raise ValueError(f"weights has the dimensions {weights.dims}, Y has {Y.dims}; they must have the same.")
+    for dim in Y.dims:
+        a, b = weights.indexes.get(dim), Y.indexes.get(dim)
+        if a is not None and b is not None and not a.equals(b):
+            raise ValueError(
+                f"weights and Y have different labels along {dim!r}, or the same in another order; give "
+                f"weights.sel({dim}=Y[{dim!r}]), or weights.drop_vars({dim!r}) if they match by position."
+            )
+    return weights.transpose(*Y.dims)
+
+
+def _check_columns(Y: Any, weights: Any) -> None:
+    """ValueError if two tables have other columns."""
+    a, b = (None if not hasattr(frame, "iloc") else getattr(frame, "columns", None) for frame in (Y, weights))
+    if a is None or b is None or list(a) == list(b):
+        return
+    order = " in another order" if len(a) == len(b) and set(a) == set(b) else ""
+    raise ValueError(
+        f"weights and Y have different columns{order}; give weights[Y.columns], or weights.to_numpy() if they match "
+        "by position."
+    )
+
+
+def _shape_of(values: Any) -> tuple[int, ...]:
+    """The shape of responses, (n_obs, 1) for one."""
+    shape = tuple(getattr(values, "shape", None) or np.shape(values))
+    return (*shape, 1) if len(shape) == 1 else shape

@@ -15,8 +15,9 @@ squares (pwrss) and l = log|V| for ML, log|V| + log|Q'V^-1Q| for REML.
 
 A family needs no more than the abstract methods of :class:`Family`: the kernel, pure JAX with the response
 axis last, and ``reduce``. What is built on them here (fits, covariances of contrasts with derivatives, modes
-of random effects, incomplete responses) is right for any family; a family that knows a faster way brings its
-own. Tests, degrees of freedom, intervals, tables and files stand above and name no family.
+of random effects, responses with missing observations or weights of their own) is right for any family; a
+family that knows a faster way brings its own. Tests, degrees of freedom, intervals, tables and files stand above
+and name no family.
 """
 
 from __future__ import annotations
@@ -34,7 +35,8 @@ from jaxlmm.design.columns import Basis
 from jaxlmm.design.design import Design
 from jaxlmm.engine.finish import Scaling, empty_results
 from jaxlmm.families.parameters import lower_triangle, phi_from_theta
-from jaxlmm.families.patterns import missing_mask, patterns
+from jaxlmm.families.patterns import missing_mask, shared_designs
+from jaxlmm.sources.weighted import WeightedMatrix, values_of
 
 __all__ = ["Covariance", "Curves", "Family", "Modes", "Moments", "Provider", "Scaling", "covariances"]
 
@@ -123,7 +125,7 @@ class Family(abc.ABC):
 
     design: Design
     basis: Basis
-    # Patterns of missing observations of at least so many responses get a design of their own.
+    # Patterns of missing observations, and weights, of at least so many responses get a design of their own.
     min_shared = 1
 
     @property
@@ -141,8 +143,8 @@ class Family(abc.ABC):
         return phi_rows(theta, self.sizes)
 
     @abc.abstractmethod
-    def take(self, rows: np.ndarray) -> Family:
-        """The same structure on some rows of the design; ValueError where these make no design."""
+    def take(self, rows: np.ndarray, weights: np.ndarray | None = None) -> Family:
+        """The same structure on some rows of the design, with other weights if given; ValueError for no design."""
 
     # -- responses in, results out ------------------------------------------------------------
 
@@ -156,43 +158,46 @@ class Family(abc.ABC):
             The arrays of ``engine.finish.empty_results``.
         """
 
-    def fit_incomplete(self, Y: np.ndarray, where: np.ndarray, method: str) -> dict[str, np.ndarray]:
-        """Fit the columns ``where`` of Y (n_obs, any), each to the rows where it is not NaN."""
+    def fit_incomplete(self, Y: np.ndarray | WeightedMatrix, where: np.ndarray, method: str) -> dict[str, np.ndarray]:
+        """Fit the columns ``where`` of Y (n_obs, any), each to the rows where it is not NaN, with its weights."""
         out = failed_results(len(where), self.design.n_fixef, self.n_theta, Status.TOO_FEW)
         absent = missing_mask(Y, where)
-        out["n_used"][:] = np.sum(~absent, axis=0)
-        alone = np.ones(len(where), dtype=bool)
-        for rows, columns in patterns(absent, self.min_shared):
+        out["n_used"][:] = self.design.n_obs - np.count_nonzero(absent, axis=0)
+        alone, values = np.ones(len(where), dtype=bool), values_of(Y)
+        for rows, weights, columns in shared_designs(Y, where, self.min_shared, absent):
             if not rows.any():
                 continue
             alone[columns] = False
             try:
-                shared = self.take(rows)
+                shared = self._take(rows, weights)
             except ValueError:
                 continue
             for start in range(0, len(columns), COLUMNS_AT_ONCE):
                 at = columns[start : start + COLUMNS_AT_ONCE]
-                for name, value in shared.fit(Y[np.ix_(rows, where[at])], method).items():
+                for name, value in shared.fit(values[np.ix_(rows, where[at])], method).items():
                     out[name][at] = value
         if alone.any():
             for name, value in self.fit_own(Y, where[alone], method).items():
                 out[name][alone] = value
         return out
 
-    def fit_own(self, Y: np.ndarray, where: np.ndarray, method: str) -> dict[str, np.ndarray]:
-        """Fit the columns ``where`` of Y, whose patterns of missing observations few others share."""
+    def _take(self, rows: np.ndarray, weights: np.ndarray | None) -> Family:
+        return self.take(rows) if weights is None else self.take(rows, weights)
+
+    def fit_own(self, Y: np.ndarray | WeightedMatrix, where: np.ndarray, method: str) -> dict[str, np.ndarray]:
+        """Fit the columns ``where`` of Y, whose patterns of missing observations, or weights, few others share."""
         return failed_results(len(where), self.design.n_fixef, self.n_theta, Status.TOO_FEW) | {
             "n_used": np.sum(~missing_mask(Y, where), axis=0)
         }
 
     def incomplete(
-        self, Y: np.ndarray, where: np.ndarray, phi: np.ndarray, *, reml: bool
+        self, Y: np.ndarray | WeightedMatrix, where: np.ndarray, phi: np.ndarray, *, reml: bool
     ) -> list[tuple[np.ndarray, Provider]]:
-        """Providers for the incomplete columns ``where`` of Y, which have phi (len(where), k).
+        """Providers for the columns ``where`` of Y, incomplete or weighted, which have phi (len(where), k).
 
         Each with the positions in ``where`` of its responses.
         """
-        return [(columns, self.take(rows)) for rows, columns in patterns(missing_mask(Y, where))]
+        return [(columns, self._take(rows, weights)) for rows, weights, columns in shared_designs(Y, where)]
 
     # -- covariances of contrasts of the coefficients of Q ----------------------------------------
 
@@ -249,6 +254,19 @@ class Family(abc.ABC):
         terms = " + ".join(term.label for term in self.design.random)
         raise ValueError(f"there are no profile intervals of a model with {terms}; use conf_int.")
 
+    def profile_incomplete(
+        self, Y: np.ndarray | WeightedMatrix, where: np.ndarray, cut: float
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """As :meth:`profile`, of the columns ``where`` of Y, which miss observations or have weights of their own."""
+        m, p, values = len(where), self.design.n_fixef, values_of(Y)
+        found = tuple(np.full((m, *shape), np.nan) for shape in ((self.n_theta, 2), (2,), (p, 2)))
+        for rows, weights, columns in shared_designs(Y, where):
+            part = self._take(rows, weights)
+            limits = part.profile(values[np.ix_(rows, where[columns])], np.ones(len(columns), dtype=bool), cut)
+            for whole, some in zip(found, limits, strict=True):
+                whole[columns] = some
+        return found  # type: ignore[return-value]
+
     def null_distribution(self, n_sim: int, seed: int, method: str) -> np.ndarray:
         """Likelihood ratios (n_sim,) of no random effect, simulated where that is true; sorted."""
         raise NotImplementedError
@@ -256,17 +274,25 @@ class Family(abc.ABC):
     # -- random effects ---------------------------------------------------------------------------
 
     def modes(
-        self, Y: np.ndarray, coef: np.ndarray, theta: np.ndarray, *, incomplete: np.ndarray, reml: bool
+        self,
+        Y: np.ndarray | WeightedMatrix,
+        coef: np.ndarray,
+        theta: np.ndarray,
+        *,
+        incomplete: np.ndarray,
+        reml: bool,
     ) -> tuple[Modes, ...]:
         """Conditional modes of each term, for columns of Y (n_obs, m).
 
-        ``coef`` (m, p) are those of the user's X, at theta (m, k); the columns ``incomplete`` miss observations. A
-        level that a response has no observation of has the mode 0, and the covariance Phi.
+        ``coef`` (m, p) are those of the user's X, at theta (m, k); the columns ``incomplete`` miss observations or
+        have weights of their own. A level that a response has no observation of has the mode 0, and the covariance
+        Phi.
         """
-        out = self.complete_modes(Y, coef, theta)
-        for rows, columns in patterns(missing_mask(Y, incomplete)) if len(incomplete) else ():
+        values = values_of(Y)
+        out = self.complete_modes(values, coef, theta)
+        for rows, weights, columns in shared_designs(Y, incomplete) if len(incomplete) else ():
             at = incomplete[columns]
-            part = self.take(rows).complete_modes(Y[np.ix_(rows, at)], coef[at], theta[at])
+            part = self._take(rows, weights).complete_modes(values[np.ix_(rows, at)], coef[at], theta[at])
             Phi = covariances(theta[at], self.sizes)
             for whole, some, term, own in zip(out, part, self.design.random, Phi, strict=True):
                 there = np.unique(term.codes[rows])

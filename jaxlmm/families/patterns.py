@@ -1,22 +1,35 @@
-"""Which observations responses miss, and which responses miss the same ones."""
+"""Which observations responses miss, and which responses share a design: the same rows, with the same weights."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 
-__all__ = ["MIN_SHARED", "missing_mask", "patterns"]
+from jaxlmm.sources.weighted import WeightedMatrix, values_of
+
+__all__ = ["MIN_SHARED", "columns_at", "missing_mask", "patterns", "shared_designs"]
 
 # Patterns with at least so many responses are worth a design of their own.
 MIN_SHARED = 1024
+# Weights that are compared before all of them are.
+PROBES = 4
 
 
-def missing_mask(Y: np.ndarray, where: np.ndarray) -> np.ndarray:
+def columns_at(where: np.ndarray) -> Any:
+    """Numbers of columns as a slice if they follow each other: a view of them is no copy."""
+    if len(where) and where[-1] - where[0] == len(where) - 1 and bool(np.all(np.diff(where) == 1)):
+        return slice(int(where[0]), int(where[-1]) + 1)
+    return where
+
+
+def missing_mask(Y: Any, where: np.ndarray) -> np.ndarray:
     """Where the columns ``where`` of Y are NaN, (n_obs, c); the columns are not copied together."""
+    Y = values_of(Y)
     mask = np.empty((len(Y), len(where)), dtype=bool)
     for start in range(0, len(where), 1024):
-        np.isnan(Y[:, where[start : start + 1024]], out=mask[:, start : start + 1024])
+        np.isnan(Y[:, columns_at(where[start : start + 1024])], out=mask[:, start : start + 1024])
     return mask
 
 
@@ -31,3 +44,45 @@ def patterns(missing: np.ndarray, least: int = 1) -> Iterator[tuple[np.ndarray, 
     order, ends = np.argsort(which, kind="stable"), np.cumsum(counts)
     for k in np.flatnonzero(counts >= least):
         yield ~missing[:, first[k]], order[ends[k] - counts[k] : ends[k]]
+
+
+def shared_designs(
+    Y: Any, where: np.ndarray, least: int = 1, absent: np.ndarray | None = None
+) -> Iterator[tuple[np.ndarray, np.ndarray | None, np.ndarray]]:
+    """Which of the columns ``where`` of Y are of one design: (rows that are there, their weights, columns).
+
+    The weights (rows,) are None where Y has none of its own. Only designs that ``least`` columns or more share.
+    ``absent`` is their :func:`missing_mask`, if that is known.
+    """
+    if not isinstance(Y, WeightedMatrix):
+        if len(where) >= least:
+            for rows, columns in patterns(missing_mask(Y, where) if absent is None else absent, least):
+                yield rows, None, columns
+        return
+    for some in _candidates(Y, where, least):
+        weights = np.ascontiguousarray(Y[:, columns_at(where[some])].counting().T)
+        for columns in _equal_rows(weights, least):
+            w = weights[columns[0]]
+            yield w > 0, w[w > 0], some[columns]
+
+
+def _candidates(Y: WeightedMatrix, where: np.ndarray, least: int) -> Iterator[np.ndarray]:
+    """Columns whose weights may be the same: those of a few rows are."""
+    if least == 1:
+        # Few at a time, since all their weights are looked at together.
+        for start in range(0, len(where), MIN_SHARED):
+            yield np.arange(start, min(start + MIN_SHARED, len(where)))
+        return
+    probes = np.unique(np.linspace(0, len(Y) - 1, PROBES).astype(int))
+    if len(where) >= least:
+        yield from _equal_rows(np.ascontiguousarray(Y[np.ix_(probes, where)].counting().T), least)
+
+
+def _equal_rows(values: np.ndarray, least: int) -> Iterator[np.ndarray]:
+    """Numbers of the rows of a matrix that are the same, bit by bit, where these are ``least`` or more."""
+    keys = values.view(np.dtype((np.void, values.dtype.itemsize * values.shape[1]))).reshape(-1)
+    _, which = np.unique(keys, return_inverse=True)
+    order, counts = np.argsort(which, kind="stable"), np.bincount(which)
+    ends = np.cumsum(counts)
+    for k in np.flatnonzero(counts >= least):
+        yield order[ends[k] - counts[k] : ends[k]]

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import scipy.special
 
 from jaxlmm.families.base import Family
-from jaxlmm.families.patterns import missing_mask, patterns
 from jaxlmm.inference.distributions import check_level
 from jaxlmm.inference.tabular import Table, Tabular
+from jaxlmm.sources.weighted import values_of
 
 __all__ = ["Profile", "profile_intervals"]
 
@@ -57,18 +58,18 @@ class Profile(Tabular):
 
 
 def profile_intervals(
-    family: Family, Y: np.ndarray, good: np.ndarray, incomplete: np.ndarray, level: float, labels: Sequence[str]
+    family: Family, Y: Any, good: np.ndarray, incomplete: np.ndarray, level: float, labels: Sequence[str]
 ) -> Profile:
     """Profile likelihood intervals; the models are fitted by maximum likelihood on the way.
 
     Parameters
     ----------
     family : Family
-    Y : ndarray, (n_obs, m)
+    Y : ndarray or WeightedMatrix, (n_obs, m)
     good : ndarray of bool, (m,)
         Responses that have a fit; the others get NaN.
     incomplete : ndarray of int
-        Those that miss observations: every pattern is a design of its own.
+        Those that miss observations, or have weights of their own.
     level : float
     labels : sequence of str
         Of the random effects' parameters.
@@ -77,10 +78,12 @@ def profile_intervals(
     cut = float(scipy.special.chdtri(1, 1 - level))
     complete = good.copy()
     complete[incomplete] = False
-    found = family.profile(Y, complete, cut)
-    for rows, columns in patterns(missing_mask(Y, incomplete)) if len(incomplete) else ():
-        at = incomplete[columns]
-        part = family.take(rows).profile(Y[np.ix_(rows, at)], np.ones(len(at), dtype=bool), cut)
-        for whole, some in zip(found, part, strict=True):
-            whole[at] = some
+    if len(incomplete) < len(good):
+        found = family.profile(values_of(Y), complete, cut)
+    else:
+        m, p = len(good), family.design.n_fixef
+        found = np.empty((m, len(labels), 2)), np.empty((m, 2)), np.empty((m, p, 2))
+    if len(incomplete):
+        for whole, some in zip(found, family.profile_incomplete(Y, incomplete, cut), strict=True):
+            whole[incomplete] = some
     return Profile(level, tuple(labels), *found)

@@ -7,11 +7,14 @@ from typing import Any
 
 import numpy as np
 
-from jaxlmm.design.arrays import response_matrix
+from jaxlmm.design.arrays import numeric, response_matrix
+from jaxlmm.inference.estimates import contrast_curves
+from jaxlmm.results.fitting import weighted_matrix
 from jaxlmm.results.results import Fit
-from jaxlmm.storage.absent import AbsentY, checksums
+from jaxlmm.sources.weighted import values_of
+from jaxlmm.storage.absent import AbsentWeights, AbsentY, checksums
 
-__all__ = ["check_responses"]
+__all__ = ["check_responses", "check_weights"]
 
 # Responses that are read at once.
 CHUNK = 1024
@@ -48,6 +51,8 @@ def check_responses(Y: Any, fit: Fit, known: np.ndarray | None) -> Fit:
         raise ValueError(
             f"Y has {matrix.shape[1]} columns, the fit has {fit.n_responses} responses; give the same array."
         )
+    if fit.weights is not None and not isinstance(fit.weights, AbsentWeights):
+        matrix = values_of(weighted_matrix(matrix, fit.weights))
     whole = Fit(**{field.name: getattr(fit, field.name) for field in dataclasses.fields(fit)} | {"Y": matrix})
     if known is not None:
         same = checksums(matrix) == known
@@ -60,6 +65,36 @@ def check_responses(Y: Any, fit: Fit, known: np.ndarray | None) -> Fit:
         raise ValueError(
             f"Y is not what was fitted: {len(different)} responses, the first '{fit.response_names[different[0]]}', "
             f"differ in their values{type_}; give the same array."
+        )
+    return whole
+
+
+def check_weights(weights: Any, fit: Fit) -> Fit:
+    """The fit with the weights of each response's own.
+
+    Raises
+    ------
+    ValueError
+        The responses have none; another shape; weights that do not give the standard errors of the fit.
+    """
+    if fit.weights is None:
+        raise ValueError("weights are given, but the responses of this fit have none of their own; leave them out.")
+    W = np.asarray(numeric(weights, "weights"))
+    W = W[:, None] if W.ndim == 1 else W.reshape(len(W), -1)
+    if W.shape != (fit.n_obs, fit.n_responses):
+        raise ValueError(
+            f"weights has shape {W.shape}, the fit has {fit.n_obs} observations of {fit.n_responses} responses; give "
+            "the same array."
+        )
+    whole = dataclasses.replace(fit, weights=W)
+    C = contrast_curves(whole.estimates, np.eye(fit.design.n_fixef)).value
+    with np.errstate(invalid="ignore"):
+        error = np.abs(np.sqrt(C * fit.sigma2[:, None]) - fit.se_gls)
+        different = np.flatnonzero(fit.converged & ~(error <= RELATIVE * fit.se_gls).all(axis=1))
+    if len(different):
+        raise ValueError(
+            f"weights are not what was fitted: {len(different)} responses, the first "
+            f"'{fit.response_names[different[0]]}', have other standard errors; give the same array."
         )
     return whole
 
@@ -82,6 +117,8 @@ def _solved(whole: Fit, stored: Any, where: np.ndarray) -> np.ndarray:
     part, values, absent = part.select(fitted), values[:, fitted], absent[:, fitted]
     X, weights = part.design.X, part.design.weights
     W = np.where(absent, 0.0, 1.0 if weights is None else weights[:, None])
+    if part.weights is not None:
+        W = np.where(absent, 0.0, np.asarray(part.weights, dtype=np.float64))
     values = np.where(absent, 0.0, values)
     fixed = X @ part.coef.T
     marginal = values - fixed

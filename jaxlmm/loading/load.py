@@ -18,6 +18,7 @@ def load(
     path: Any,
     *,
     Y: Any = None,
+    weights: Any = None,
     data: Any = None,
     context: Mapping[str, Any] | None = None,
     trust_formula: bool = False,
@@ -29,6 +30,9 @@ def load(
     path : str or path-like
     Y : array-like, (n_obs, m), optional
         The responses that were fitted, where they are not in the file.
+    weights : array-like, (n_obs, m), optional
+        Their weights, if each has its own, where they are not in the file: ``Fit.save`` stores them, a run with
+        ``out`` does not.
     data : DataFrame, optional
         What :func:`jaxlmm.lmm` was given, where the file does not hold it (files of format 1.0,
         columns of unusual types).
@@ -49,8 +53,8 @@ def load(
     Raises
     ------
     ValueError
-        Not such a file, a damaged one, or one of another version; ``Y``, ``data`` or ``context``
-        are not what was fitted.
+        Not such a file, a damaged one, or one of another version; ``Y``, ``weights``, ``data`` or
+        ``context`` are not what was fitted.
 
     Warns
     -----
@@ -67,4 +71,6 @@ def load(
     else:
         with reading(path), open(path, "rb") as file:
             manifest, arrays = read_archive(file, check_manifest)
-    return from_parts(manifest, arrays, path, Y=Y, data=data, context=context, trust_formula=trust_formula)
+    return from_parts(
+        manifest, arrays, path, Y=Y, weights=weights, data=data, context=context, trust_formula=trust_formula
+    )

@@ -16,15 +16,15 @@ from jaxlmm.design.design import Design, checked_design
 from jaxlmm.design.random import RandomTerm
 from jaxlmm.design.terms import TermStructure
 from jaxlmm.families.registry import Model, make_family
-from jaxlmm.loading.check import check_responses
+from jaxlmm.loading.check import check_responses, check_weights
 from jaxlmm.loading.formula import restore_source
 from jaxlmm.loading.without import FitWithoutY
 from jaxlmm.results.options import FitOptions
 from jaxlmm.results.results import Fit
-from jaxlmm.storage.absent import AbsentY, checksums
+from jaxlmm.storage.absent import AbsentWeights, AbsentY, checksums
 from jaxlmm.storage.codec import decode
 from jaxlmm.storage.labels import decode_labels
-from jaxlmm.storage.parts import FORMAT, MAJOR, SHARED, design_digest
+from jaxlmm.storage.parts import FORMAT, GIVEN, MAJOR, SHARED, design_digest
 from jaxlmm.tabular.dataset import ROWS
 
 __all__ = ["check_manifest", "from_design_parts", "from_parts", "reading"]
@@ -48,6 +48,7 @@ def from_parts(
     path: str,
     *,
     Y: Any = None,
+    weights: Any = None,
     data: Any = None,
     context: Mapping[str, Any] | None = None,
     trust_formula: bool = False,
@@ -63,13 +64,13 @@ def from_parts(
         :func:`jaxlmm.loading.check.check_responses`.
     path : str
         For messages.
-    Y, data, context, trust_formula
+    Y, weights, data, context, trust_formula
         As in :func:`jaxlmm.load`.
 
     Raises
     ------
     ValueError
-        Damaged parts, or of another version; ``Y``, ``data`` or ``context`` are not what was fitted.
+        Damaged parts, or of another version; ``Y``, ``weights``, ``data`` or ``context`` are not what was fitted.
     """
     fields = from_design_parts(manifest, arrays, path, data=data, context=context, trust_formula=trust_formula)
     with reading(path):
@@ -77,13 +78,29 @@ def from_parts(
         fields |= {name: decode(stated[name], arrays) if name in stated else arrays[name] for name in ROWS}
         if "labels" in stated:
             fields["labels"] = decode_labels(stated["labels"], arrays)
+        shape = fields["design"].n_obs, len(fields["sigma2"])
+        if "weights" in stated:
+            fields["weights"] = _stored_weights(stated["weights"], arrays, shape)
         found = Fit(**fields, Y=arrays.get("Y"))  # type: ignore[arg-type]
         bits = arrays.get("missing", np.zeros((-(-found.n_obs // 8), 0), dtype=np.uint8))
         known = arrays.get("checksums")
         _check_rows(found, bits, known)
         if "Y" not in arrays:
             found = FitWithoutY(**fields, Y=AbsentY.make(found, bits, known))  # type: ignore[arg-type]
+    if weights is not None:
+        found = check_weights(weights, found)
     return found if Y is None else check_responses(Y, found, known)
+
+
+def _stored_weights(stated: Any, arrays: Mapping[str, np.ndarray], shape: tuple[int, int]) -> Any:
+    """Weights of each response's own, or what stands for them."""
+    if stated == GIVEN:
+        return AbsentWeights(shape)
+    found = decode(stated, arrays)
+    _check_shape("weights", found, shape)
+    if found.dtype.kind not in "biuf" or np.any((found < 0) | (found == np.inf)):
+        raise ValueError("weights are no finite numbers from 0 on")
+    return found
 
 
 def from_design_parts(
@@ -122,7 +139,7 @@ def check_manifest(manifest: Mapping[str, Any]) -> None:
             f"was written by jaxlmm {manifest['jaxlmm']} in format {manifest['version'][0]}, and this version "
             f"reads format {MAJOR}; load it with that version."
         )
-    unknown = set(manifest["fields"]) - {*SHARED, *ROWS, "labels"}
+    unknown = set(manifest["fields"]) - {*SHARED, *ROWS, "labels", "weights"}
     if unknown:
         raise _Refused(
             f"was written by jaxlmm {manifest['jaxlmm']} and holds {min(unknown)!r}, which this version does not "

@@ -89,6 +89,8 @@ def _read_fit(path: str) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
             continue
         array = found[name]
         arrays[name] = np.moveaxis(array.reshape(*array.shape[: len(dims)], -1), -1, 0).copy()
+    if f"{INSIDE}/weights" in group:
+        arrays["weights"] = np.asarray(group[f"{INSIDE}/weights"])
     if f"{INSIDE}/Y" in group:
         arrays["Y"] = np.asarray(group[f"{INSIDE}/Y"])
     else:

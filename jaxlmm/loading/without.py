@@ -26,8 +26,18 @@ class _Cells:
     absent: AbsentY
     dtype = np.dtype(np.float64)
 
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(n_obs, m)."""
+        return self.absent.shape
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
     def __getitem__(self, key: tuple[slice, Any]) -> np.ndarray:
-        bits, n = self.absent.bits[:, self.absent.column[key[1]]], self.absent.shape[0]
+        none = np.zeros((len(self.absent.bits), 1), dtype=np.uint8)
+        bits = np.concatenate([self.absent.bits, none], axis=1)[:, self.absent.column[key[1]]]
+        n = self.absent.shape[0]
         # A seed that no one else has: a column of X as response would leave no residual.
         noise = np.random.default_rng(SEED).standard_normal(n).reshape(n, *[1] * (bits.ndim - 1))
         return np.where(np.unpackbits(bits, axis=0, count=n), np.nan, noise)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 import warnings
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import jax
@@ -20,7 +21,7 @@ with warnings.catch_warnings():
     warnings.filterwarnings("ignore", message=".*JAXopt is no longer maintained.*")
     import jaxopt
 
-__all__ = ["FAR", "bracketed_minimum", "bracketed_root", "iteration_step"]
+__all__ = ["FAR", "Surface", "bracketed_minimum", "bracketed_root", "crossing_of_minimum", "iteration_step"]
 
 MAX_ITER = 60
 # Stop after a step in t (that is, in log lam) this small: Newton's error is then its square.
@@ -67,6 +68,65 @@ def bracketed_root(
     init = (start, low * HIDDEN, high * HIDDEN)
     found = _iteration(_root_step, value_slope, TOL_ROOT).run(init, *args)
     return found.params[0], found.state.error <= TOL_ROOT
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Surface:
+    """A function of (v, t) above the level that its minimum over t is to cross, and derivatives.
+
+    ``rise`` above the function's lowest value; ``level``; ``v``, ``t``, ``tt``, ``vt`` the derivatives.
+    """
+
+    rise: jax.Array
+    level: jax.Array
+    v: jax.Array
+    t: jax.Array
+    tt: jax.Array
+    vt: jax.Array
+
+
+def crossing_of_minimum(
+    surface: Callable[..., Surface],
+    v: jax.Array,
+    t: jax.Array,
+    v_end: jax.Array,
+    t_least: jax.Array,
+    *args: Any,
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """v > 0 at which the minimum over t >= 0 of one ``surface(v, t, *args)`` rises to its level, that t, and success.
+
+    Newton steps in both at once, from (v, t): no search for t inside one for v. It ends at a local minimum in t,
+    which is for the caller to compare with others. ``v_end`` is never reached; in one step t falls to ``t_least``
+    times itself at most, or to 0 for 0.
+    """
+    found = _iteration(_crossing_step, surface, TOL_ROOT).run((v, t), v_end, t_least, *args)
+    return *found.params, found.state.error <= TOL_ROOT
+
+
+def _crossing_step(
+    surface: Callable[..., Surface],
+    state: tuple[jax.Array, jax.Array],
+    v_end: jax.Array,
+    t_least: jax.Array,
+    *args: Any,
+) -> tuple[jax.Array, jax.Array]:
+    """One Newton step on (v, t), of limited length."""
+    v, t = state
+    at = surface(v, t, *args)
+    # At t = 0 with a function that rises from there, or where it does not curve upwards, v moves alone.
+    free = (at.tt > 0) & ~((t <= 0) & (at.t >= 0))
+    curvature = jnp.where(at.tt > 0, at.tt, 1.0)
+    least = jnp.where(free, at.rise - 0.5 * at.t**2 / curvature, at.rise)
+    slope = jnp.where(free, at.v - at.vt * at.t / curvature, at.v)
+    root = jnp.sqrt(jnp.maximum(least, 1e-300))
+    newton = v - (root - jnp.sqrt(at.level)) * 2 * root / slope
+    newton = jnp.where(slope > 0, newton, 2 * v)
+    moved = jnp.clip(newton, v / 3, jnp.minimum(3 * v, 0.5 * (v + v_end)))
+    shift = jnp.where(free, -(at.t + at.vt * (moved - v)) / curvature, -jnp.sign(at.t) * (t > 0))
+    # At 0 a function that falls sends t away from there.
+    shift = jnp.where((t <= 0) & (at.t >= 0), 0.0, jnp.clip(shift, -2.0, 2.0))
+    return moved, jnp.maximum(t + shift, t_least * t)
 
 
 def _newton_step(

@@ -70,6 +70,7 @@ def lazy_fit(
     formula: str | None,
     options: FitOptions,
     level: float,
+    weights: Any = None,
 ) -> xr.Dataset:
     """Fit the same model to every response of a dask array, when and where dask computes it.
 
@@ -86,6 +87,8 @@ def lazy_fit(
     options : FitOptions
     level : float
         Of the Wald intervals.
+    weights : array or dask array, optional
+        Of each response's own, with the axes of ``values``.
 
     Returns
     -------
@@ -101,8 +104,11 @@ def lazy_fit(
         # By tasks: pieces of a chunk are joined where they are read, with no exchange among all workers.
         values = values.rechunk({axis: -1}, method="tasks")
     chunks = tuple(sizes for k, sizes in enumerate(values.chunks) if k != axis)
+    if weights is not None:
+        weights = da.rechunk(da.asarray(weights), values.chunks)
+        numeric(np.empty(0, weights.dtype), "weights")
     plan = Plan(_for_travel(design), axis, labels.dims, chunks, options, level)
-    arrays = _lazy_arrays(values, plan, design)
+    arrays = _lazy_arrays(values, weights, plan, design)
     attrs = result_attrs(design, formula, options.method, options.df, level)
     coords = labels.to_coords(numbered=False)
     return results_dataset(arrays, design.names, labels.dims, coords, labels.units, attrs)
@@ -114,7 +120,7 @@ def _for_travel(design: Design) -> Design:
     return dataclasses.replace(design, random=random, terms=None)
 
 
-def _lazy_arrays(values: da.Array, plan: Plan, design: Design) -> dict[str, da.Array]:
+def _lazy_arrays(values: da.Array, weights: da.Array | None, plan: Plan, design: Design) -> dict[str, da.Array]:
     """The results by name, as :func:`result_arrays` gives them, a task a chunk and one more a variable."""
     token = tokenize(
         plan.model.X, plan.model.weights, [(g.codes, g.Z) for g in plan.model.random],
@@ -125,8 +131,9 @@ def _lazy_arrays(values: da.Array, plan: Plan, design: Design) -> dict[str, da.A
     prepared = delayed(_prepare_plan, pure=True)(plan, dask_key_name=f"jaxlmm-design-{token}")
     p, single, K = design.n_fixef, per_response(design), len(parameter_labels(design.random))
     rows = len(PER_TERM) * p + len(single) + K
+    both = (values,) if weights is None else (values, weights)
     fitted = da.map_blocks(
-        fit_chunk, values, prepared, drop_axis=plan.axis, new_axis=0,
+        fit_chunk, *both, plan=prepared, drop_axis=plan.axis, new_axis=0,
         chunks=((rows,), *plan.chunks), dtype=np.float64, meta=np.empty((0,) * (1 + len(plan.dims))),
     )  # fmt: skip
     made = {}
@@ -154,7 +161,7 @@ def _prepare_plan(plan: Plan) -> Plan:
     return dataclasses.replace(plan, model=Model(make_family(plan.model)))
 
 
-def fit_chunk(values: Any, plan: Plan, block_id: tuple[int, ...]) -> np.ndarray:
+def fit_chunk(values: Any, weights: Any = None, *, plan: Plan, block_id: tuple[int, ...]) -> np.ndarray:
     """The results of a chunk, stacked: (rows, *its shape); a ValueError names the chunk."""
     matrix = np.moveaxis(values, plan.axis, 0)
     shape = matrix.shape[1:]
@@ -164,7 +171,8 @@ def fit_chunk(values: Any, plan: Plan, block_id: tuple[int, ...]) -> np.ndarray:
         if shape != expected:
             raise ValueError(f"its responses have the shape {shape}, where Y's chunks say {expected}.")
         matrix = matrix.reshape(len(matrix), -1)
-        fit = fit_model(plan.model, matrix, plan.options)
+        own = None if weights is None else np.moveaxis(weights, plan.axis, 0).reshape(len(matrix), -1)
+        fit = fit_model(plan.model, matrix, plan.options, weights=own)
         arrays = result_arrays(fit, shape, plan.level)
     except ValueError as error:
         ends = zip(plan.dims, starts, expected, strict=True)

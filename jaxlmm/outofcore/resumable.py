@@ -16,9 +16,10 @@ import tqdm
 
 from jaxlmm.outofcore.run_settings import check_same
 from jaxlmm.runtime.overlap import overlapped
-from jaxlmm.sources.fingerprint import content_sum
-from jaxlmm.sources.lazy import read_block
+from jaxlmm.sources.fingerprint import array_crc, content_sum
+from jaxlmm.sources.lazy import read_responses
 from jaxlmm.sources.sources import At, Source
+from jaxlmm.sources.weighted import WeightedMatrix
 from jaxlmm.storage.journal import Journal, finished
 from jaxlmm.storage.places import check_name, remove
 from jaxlmm.storage.result_store import ResultStore, clean_up
@@ -106,7 +107,7 @@ def run_blocks(
     store: ResultStore,
     source: Source,
     share: tuple[int, int],
-    compute: Callable[[np.ndarray, tuple[int, ...]], Mapping[str, np.ndarray]],
+    compute: Callable[[Any, tuple[int, ...]], Mapping[str, np.ndarray]],
     stamp: str | None,
     verify: bool,
     progress: bool | None,
@@ -116,7 +117,8 @@ def run_blocks(
     Parameters
     ----------
     compute : function
-        Responses (n_obs, c) and the shape of the block -> results ([lead,] *block) by name.
+        Responses (n_obs, c), with their weights if they have some, and the shape of the block -> results
+        ([lead,] *block) by name.
     stamp : str or None
         Of the source when the run began.
     verify : bool
@@ -135,17 +137,17 @@ def run_blocks(
         total=total, initial=total - sum(sizes[k] for k in todo), unit=" responses", unit_scale=True, disable=not show
     ) as bar:
 
-        def read(k: int) -> tuple[np.ndarray, int]:
+        def read(k: int) -> tuple[Any, int]:
             try:
-                block = read_block(source, blocks[k])
+                block = read_responses(source, blocks[k])
             except OSError as error:
                 raise OSError(
                     f"{error}. What was finished stays; mend it and call again with resume='verify', or "
                     "resume=True if no file had to be changed"
                 ) from error
-            return block, 0 if source.in_memory else content_sum(block)
+            return block, 0 if source.in_memory else _content(block)
 
-        def fit(k: int, block: tuple[np.ndarray, int]) -> tuple[Mapping[str, np.ndarray], int]:
+        def fit(k: int, block: tuple[Any, int]) -> tuple[Mapping[str, np.ndarray], int]:
             return compute(block[0], _shape(blocks[k])), block[1]
 
         def write(k: int, made: tuple[Mapping[str, np.ndarray], int]) -> None:
@@ -176,12 +178,20 @@ def run_blocks(
 def check_content(source: Source, blocks: list[At], done: Mapping[int, int]) -> None:
     """ValueError if responses that were fitted are not what they were."""
     for k, known in done.items():
-        if content_sum(read_block(source, blocks[k])) != known:
+        if _content(read_responses(source, blocks[k])) != known:
             where = ", ".join(f"{s.start}:{s.stop}" for s in blocks[k])
             raise ValueError(
                 f"Y has changed since the run began: responses [{where}] differ. Give the same Y, or "
                 "overwrite=True to start anew."
             )
+
+
+def _content(block: np.ndarray | WeightedMatrix) -> int:
+    """Checksum of responses, and of their weights."""
+    if not isinstance(block, WeightedMatrix):
+        return content_sum(block)
+    both = np.array([content_sum(block.Y), content_sum(np.asarray(block.weights))])
+    return array_crc(both)
 
 
 def _shape(at: At) -> tuple[int, ...]:

@@ -27,7 +27,8 @@ from jaxlmm.results.options import FitOptions
 from jaxlmm.results.results import Fit
 from jaxlmm.sources.plan import make_plan
 from jaxlmm.sources.sources import Source
-from jaxlmm.storage.parts import design_parts
+from jaxlmm.sources.weighted import WeightedMatrix, WeightedSource, values_of
+from jaxlmm.storage.parts import GIVEN, design_parts
 from jaxlmm.storage.result_store import ResultStore, packed_missing
 from jaxlmm.storage.stored import stored_content
 from jaxlmm.storage.zip import packed_archive
@@ -79,7 +80,10 @@ def fit_to_disk(task: Task, options: FitOptions, place: Place) -> xr.Dataset | N
     fixed = {**manifest, "jaxlmm": None, "fields": manifest["fields"]["design"]}
     asked = dataclasses.asdict(options) | {"level": level}
     settings = make_settings(asked, digest(fixed, arrays), _label_digest(labels, coords), source)
-    inside = {"design": packed_archive(*design_parts(design, options.method, options.df, task.formula, labels))}
+    labelled, more = design_parts(design, options.method, options.df, task.formula, labels)
+    if isinstance(source, WeightedSource):
+        labelled["fields"]["weights"] = GIVEN
+    inside = {"design": packed_archive(labelled, more)}
     bytes_each = source.shape[0] * source.dtype.itemsize
     dims = tuple(source.shape[1:])
 
@@ -92,8 +96,9 @@ def fit_to_disk(task: Task, options: FitOptions, place: Place) -> xr.Dataset | N
         template = stored_dataset(whole, design.names, labels.dims, coords.coords, labels.units, attrs)
         return ResultStore.create(target, settings, plan, template, inside)
 
-    def compute(Y: np.ndarray, shape: tuple[int, ...]) -> dict[str, np.ndarray]:
-        fit = fit_model(task.model, Y, options)
+    def compute(Y: np.ndarray | WeightedMatrix, shape: tuple[int, ...]) -> dict[str, np.ndarray]:
+        own = Y.weights if isinstance(Y, WeightedMatrix) else None
+        fit = fit_model(task.model, values_of(Y), options, weights=own)
         return stored_arrays(fit, shape, level) | packed_missing(fit, shape)
 
     if source.in_memory and resume == "verify":

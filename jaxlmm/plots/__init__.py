@@ -17,7 +17,7 @@ from jaxlmm.plots.base import CATEGORIES, MARKERS, fitted_responses, legend_outs
 from jaxlmm.plots.many import icc_distribution, pvalue_histogram, volcano
 from jaxlmm.plots.maps import stat_map
 from jaxlmm.plots.one import caterpillar, qq_plot, residual_plot
-from jaxlmm.plots.resampling import cluster_map, null_distribution
+from jaxlmm.plots.resampling import cluster_map, null_distribution, time_course
 from jaxlmm.results.results import Fit
 
 __all__ = [
@@ -31,6 +31,7 @@ __all__ = [
     "qq_plot",
     "residual_plot",
     "stat_map",
+    "time_course",
     "volcano",
 ]
 

@@ -188,7 +188,8 @@ def _groups_seen(one: Fit) -> np.ndarray:
 
 def _residuals(one: Fit) -> tuple[str, np.ndarray]:
     """What to call the residuals, and the residuals, of equal variance; NaN where missing."""
-    resid, weights = one.resid()[:, 0], one.design.weights
+    resid = one.resid()[:, 0]
+    weights = one.design.weights if one.weights is None else np.asarray(one.weights)[:, 0]
     return ("Residual", resid) if weights is None else ("Residual × √weight", resid * np.sqrt(weights))
 
 

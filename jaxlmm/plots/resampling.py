@@ -1,4 +1,4 @@
-"""Permutation tests: the map with its clusters, and the null distribution."""
+"""Resampling: the map with its clusters, the null distribution, a time course with its band."""
 
 from __future__ import annotations
 
@@ -9,11 +9,12 @@ from matplotlib import patheffects
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
-from jaxlmm.plots.base import ABOVE, GREY, legend_outside, make_axes
+from jaxlmm.plots.base import ABOVE, BELOW, GREY, legend_outside, make_axes, term_position
 from jaxlmm.plots.maps import stat_map
 from jaxlmm.resampling.result import PermutationTest
+from jaxlmm.results.results import Fit
 
-__all__ = ["cluster_map", "null_distribution"]
+__all__ = ["cluster_map", "null_distribution", "time_course"]
 
 SCORES = {"max": "largest statistic", "cluster": "mass of the largest cluster", "tfce": "largest enhanced statistic"}
 
@@ -95,5 +96,60 @@ def null_distribution(test: PermutationTest, *, alpha: float = 0.05, ax: Axes | 
     ax.axvline(observed, color=ABOVE, linewidth=1.8)
     handles.append(Line2D([], [], color=ABOVE, label=f"observed: {observed:.3g}"))
     ax.set(xlabel=SCORES[test.kind][0].upper() + SCORES[test.kind][1:], ylabel="Draws")
+    legend_outside(ax, handles)
+    return ax
+
+
+def time_course(
+    fit: Fit,
+    term: int | str,
+    band: Any = None,
+    *,
+    test: PermutationTest | None = None,
+    alpha: float = 0.05,
+    ax: Axes | None = None,
+) -> Axes:
+    """Draw an effect over the one dimension of the responses, such as time, with intervals or a band.
+
+    Parameters
+    ----------
+    fit : Fit
+        Of responses with one dimension, labelled by increasing numbers or not labelled.
+    term : int or str
+        A coefficient, by name or position.
+    band : array-like, (m, 2), optional
+        Lower and upper limits, such as :meth:`Bootstrap.band` gives; default: pointwise 95 % intervals.
+    test : PermutationTest, optional
+        Of the same responses: what is significant is marked below the curve.
+    alpha : float
+        Level of the marks.
+    ax : Axes, optional
+        Default: that of a new figure.
+
+    Raises
+    ------
+    ValueError
+        Responses with another number of dimensions; a band or a test of another length.
+    """
+    if len(fit.dims) != 1:
+        raise ValueError(f"a time course needs one dimension, the responses have {len(fit.dims)}: choose with sel.")
+    j, m = term_position(fit, term), fit.n_responses
+    limits = fit.conf_int()[:, j] if band is None else np.asarray(band, dtype=np.float64)
+    if limits.shape != (m, 2) or (test is not None and len(test.statistic) != m):
+        raise ValueError(f"the fit has {m} responses: band must be ({m}, 2) and test of as many.")
+    coord = fit.labels.coords.get(fit.dims[0])
+    x = np.arange(m) if coord is None else np.asarray(coord.values)
+    ax = make_axes(ax, 6.0, 3.2)
+    name = "95 % interval, pointwise" if band is None else "band"
+    handles = [
+        ax.fill_between(x, limits[:, 0], limits[:, 1], color=BELOW, alpha=0.25, linewidth=0, label=name),
+        *ax.plot(x, fit.coef[:, j], color=BELOW, linewidth=1.6, label=fit.names[j]),
+    ]
+    ax.axhline(0, color="black", linestyle="dashed", linewidth=1, alpha=0.5, zorder=0)
+    if test is not None and np.any(found := test.pvalue_corrected <= alpha):
+        foot = np.nanmin(limits) - 0.06 * (np.nanmax(limits) - np.nanmin(limits))
+        marks = np.where(found, foot, np.nan)
+        handles += ax.plot(x, marks, color=ABOVE, linewidth=3, marker="_", label=f"corrected p ≤ {alpha:g}")
+    ax.set(xlabel=str(fit.dims[0]), ylabel=f"Effect of {fit.names[j]}")
     legend_outside(ax, handles)
     return ax

@@ -195,6 +195,11 @@ def bootstrap(fit: Any, n: int, kind: str, seed: int, progress: bool | None) -> 
     """See :meth:`jaxlmm.Fit.bootstrap`."""
     n, seed = check_integer("n", n, 1), check_integer("seed", seed, 0)
     check_option("kind", kind, KINDS)
+    if fit.weights is not None:
+        raise ValueError(
+            "there is no bootstrap of responses with weights of their own; use conf_int or profile, or fit each with "
+            "its weights as shared ones."
+        )
     design, m = fit.design, fit.n_responses
     p, k = design.n_fixef, fit.model.family.n_theta
     needed = 8 * n * m * (2 * p + k + 2)

@@ -130,6 +130,11 @@ def permutation_test(
     check_option("statistic", statistic, STATISTICS)
     check_option("tail", tail, TAILS)
     check_option("mass", mass, ("sum", "size"))
+    if fit.weights is not None:
+        raise ValueError(
+            "responses with weights of their own are not permuted together, since their rows are not exchangeable; "
+            "use tests of the fit, and jaxlmm.adjust_pvalues."
+        )
     name, L = find_contrast(fit.design, tested)
     if len(L) > 1 and tail != "two-sided":
         raise ValueError(f"'{name}' has {len(L)} coefficients, and F has no direction; use tail='two-sided'.")

@@ -48,7 +48,8 @@ def concat(fits: Iterable[Fit], dim: Hashable = RESPONSE) -> Fit:
     rows, labels = concat_labels([fit.labels for fit in listed], dim)
     arrays = {name: np.concatenate([getattr(fit, name) for fit in listed])[rows] for name in ROWS}
     Y = _joined([fit.Y for fit in listed])[:, rows]
-    return dataclasses.replace(first, **arrays, Y=Y, labels=labels)
+    weights = None if first.weights is None else _joined([fit.weights for fit in listed])[:, rows]
+    return dataclasses.replace(first, **arrays, Y=Y, labels=labels, weights=weights)
 
 
 def _check_alike(a: Fit, b: Fit, k: int) -> None:
@@ -64,6 +65,11 @@ def _check_alike(a: Fit, b: Fit, k: int) -> None:
             raise ValueError(
                 f"fit 0 and fit {k} have different designs ({field.name}); only fits of one design are put together."
             )
+    if (a.weights is None) != (b.weights is None):
+        raise ValueError(
+            f"only one of fit 0 and fit {k} has weights of each response's own; only fits of one model are put "
+            "together."
+        )
     formulas = [None if fit.source is None else fit.source.formula for fit in (a, b)]
     if formulas[0] != formulas[1]:
         raise ValueError(f"fit 0 is of the formula {formulas[0]!r}, fit {k} of {formulas[1]!r}; fit both by one.")

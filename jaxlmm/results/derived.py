@@ -8,25 +8,29 @@ from typing import Any
 import numpy as np
 
 from jaxlmm.design.random import parameter_labels
-from jaxlmm.families.base import Modes
+from jaxlmm.families.base import Modes, Provider
 from jaxlmm.inference import effects
 from jaxlmm.inference.estimates import Estimates
 from jaxlmm.inference.intervals import Profile, profile_intervals
+from jaxlmm.sources.weighted import WeightedMatrix
 
 __all__ = [
     "fit_estimates", "fit_modes", "fit_profile", "fixed_variance", "group_sizes", "mean_weight", "random_part",
     "random_variance",
 ]  # fmt: skip
 
+# Responses whose weights are looked at together.
+CHUNK = 1024
+
 
 def fit_estimates(fit: Any) -> Estimates:
     """``Estimates`` of a ``Fit``."""
     family, reml = fit.model.family, fit.method == "REML"
     phi = family.phi(fit.theta)
-    where = np.flatnonzero(fit.incomplete)
-    parts = [(np.flatnonzero(~fit.incomplete), family)]
+    where, shared = np.flatnonzero(fit.own_design), np.flatnonzero(~fit.own_design)
+    parts: list[tuple[np.ndarray, Provider]] = [(shared, family)] if len(shared) else []
     if len(where):
-        found = family.incomplete(fit.Y, where, phi[where], reml=reml)
+        found = family.incomplete(_responses(fit), where, phi[where], reml=reml)
         parts += [(where[at], provider) for at, provider in found]
     return Estimates(
         tuple(parts), family.basis.columns, fit.names, family.sizes, fit.coef, fit.theta, phi, fit.sigma2,
@@ -36,16 +40,21 @@ def fit_estimates(fit: Any) -> Estimates:
 
 def fit_modes(fit: Any) -> tuple[Modes, ...]:
     """Conditional modes of every random term."""
-    where = np.flatnonzero(fit.incomplete)
+    where = np.flatnonzero(fit.own_design)
     reml = fit.method == "REML"
-    return tuple(fit.model.family.modes(fit.Y, fit.coef, fit.theta, incomplete=where, reml=reml))
+    return tuple(fit.model.family.modes(_responses(fit), fit.coef, fit.theta, incomplete=where, reml=reml))
 
 
 def fit_profile(fit: Any, level: float) -> Profile:
     """Profile likelihood intervals of a ``Fit``."""
     labels = parameter_labels(fit.design.random)
-    where = np.flatnonzero(fit.incomplete)
-    return profile_intervals(fit.model.family, fit.Y, fit.converged, where, level, labels)
+    where = np.flatnonzero(fit.own_design)
+    return profile_intervals(fit.model.family, _responses(fit), fit.converged, where, level, labels)
+
+
+def _responses(fit: Any) -> Any:
+    """The responses, with their weights if they have some of their own."""
+    return fit.Y if fit.weights is None else WeightedMatrix(fit.Y, fit.weights)
 
 
 def fixed_variance(fit: Any) -> np.ndarray:
@@ -88,12 +97,24 @@ def random_part(modes: np.ndarray, codes: np.ndarray, Z: np.ndarray) -> np.ndarr
 
 def mean_weight(fit: Any) -> np.ndarray:
     """Mean weight of the observations that each response has, (m,)."""
+    if fit.weights is not None:
+        return _mean_own_weight(fit)
     w = fit.design.weights
     if w is None:
         return np.ones(fit.n_responses)
     found = np.full(fit.n_responses, np.mean(w))
     for i, there in _incomplete(fit):
         found[i] = np.mean(w[there])
+    return found
+
+
+def _mean_own_weight(fit: Any) -> np.ndarray:
+    """As :func:`mean_weight`, of weights of each response's own."""
+    found = np.full(fit.n_responses, np.nan)
+    responses, where = _responses(fit), np.flatnonzero(fit.own_design)
+    for start in range(0, len(where), CHUNK):
+        at = where[start : start + CHUNK]
+        found[at] = responses[:, at].counting().sum(axis=0) / fit.n_used[at]
     return found
 
 

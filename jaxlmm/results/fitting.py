@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from jaxlmm._types import Status
-from jaxlmm.design.arrays import response_matrix
+from jaxlmm.design.arrays import numeric, response_matrix
 from jaxlmm.design.design import make_design
 from jaxlmm.design.rows import check_rows
 from jaxlmm.design.terms import make_terms_structure
@@ -18,10 +18,13 @@ from jaxlmm.families.patterns import missing_mask
 from jaxlmm.families.registry import Model, make_family
 from jaxlmm.results.options import FitOptions
 from jaxlmm.results.results import Fit
+from jaxlmm.runtime.device import DeviceMatrix
 from jaxlmm.sources.lazy import LazyMatrix
+from jaxlmm.sources.sources import open_source
+from jaxlmm.sources.weighted import WeightedMatrix, WeightedSource, values_of
 from jaxlmm.tabular.labels import Labels
 
-__all__ = ["fit_model", "make_model"]
+__all__ = ["fit_model", "make_model", "weighted_matrix"]
 
 DEFAULT = FitOptions()
 
@@ -57,6 +60,7 @@ def fit_model(
     response_names: Sequence[str] | None = None,
     labels: Labels | None = None,
     source: Any = None,
+    weights: Any = None,
 ) -> Fit:
     """Fit a model to Y, a matrix or what makes one.
 
@@ -71,14 +75,18 @@ def fit_model(
         Dimensions and coordinates of the responses. Default: those of the columns of a matrix.
     source : FormulaDesign, optional
         What X was made with.
+    weights : array-like, (n_obs, m), optional
+        Of each response's own observations.
     """
     known = dict(model.indexes)
     check_rows(X=known.get("X"), Y=Y, groups=known.get("groups"), weights=known.get("weights"))
     matrix, given_names = response_matrix(Y, model.design.n_obs, response_names)
-    out = _fit_matrix(model, matrix, options.method, options.missing)
+    both: Any = matrix if weights is None else weighted_matrix(matrix, weights)
+    out = _fit_matrix(model, both, options.method, options.missing)
+    own = None if weights is None else weights_of(both)
     return Fit(
         design=model.design, method=options.method, df_method=options.df, **out,
-        Y=matrix, model=Model(model.family), source=source,
+        Y=values_of(both), model=Model(model.family), source=source, weights=own,
         labels=Labels.of_matrix(matrix.shape[1], given_names) if labels is None else labels,
     )  # fmt: skip
 
@@ -94,6 +102,8 @@ def _fit_matrix(model: Model, Y: Any, method: str, missing: str) -> dict[str, np
 
         Y.each_block(lambda block: _fit_matrix(model, block, method, missing), store)
         return out
+    if isinstance(Y, WeightedMatrix):
+        return _fit_weighted(model, Y, method, missing)
     out = model.family.fit(Y, method)
     if missing == "drop" and Y.dtype.kind == "f":
         where = np.flatnonzero(out["status"] == Status.NONFINITE)
@@ -102,3 +112,49 @@ def _fit_matrix(model: Model, Y: Any, method: str, missing: str) -> dict[str, np
             for name, value in model.family.fit_incomplete(Y, where, method).items():
                 out[name][where] = value
     return out
+
+
+def _fit_weighted(model: Model, Y: WeightedMatrix, method: str, missing: str) -> dict[str, np.ndarray]:
+    """All columns of Y in memory, each with weights of its own."""
+    where = np.arange(Y.shape[1])
+    out = model.family.fit_incomplete(Y, where, method)
+    if missing == "refuse":
+        # A weight of 0 drops its row on purpose.
+        refused = (np.isnan(Y.Y) & ~(np.asarray(Y.weights) == 0)).any(axis=0)
+        for array in out.values():
+            array[refused] = np.nan if array.dtype.kind == "f" else array[refused]
+        out["status"][refused] = Status.NONFINITE
+    return out
+
+
+def weighted_matrix(Y: Any, weights: Any) -> WeightedMatrix | LazyMatrix:
+    """Responses (n_obs, m) with their weights, checked; read block by block where one of them is.
+
+    Raises
+    ------
+    ValueError
+        Another shape, no numbers, negative or infinite weights.
+    """
+    if isinstance(Y, DeviceMatrix):
+        Y = np.asarray(Y)
+    W = weights if isinstance(weights, LazyMatrix) else numeric(weights, "weights")
+    if W.ndim == 1:
+        W = W[:, None]
+    if W.shape != Y.shape:
+        raise ValueError(
+            f"weights has shape {W.shape}, Y has {Y.shape}; need one weight per row, or one for each observation of "
+            "each response."
+        )
+    if not (isinstance(Y, LazyMatrix) or isinstance(W, LazyMatrix)):
+        return WeightedMatrix.make(Y, W)
+    parts = [part.source if isinstance(part, LazyMatrix) else open_source(part) for part in (Y, W)]
+    if len({part.shape for part in parts}) > 1:  # one of them as a matrix, the other with all its axes
+        lazy = next(part for part in parts if len(part.shape) > 2)
+        parts = [part if part is lazy else open_source(np.reshape(np.asarray(M), lazy.shape)) for part, M in zip(
+            parts, (Y, W), strict=True)]  # fmt: skip
+    return LazyMatrix.make(WeightedSource(*parts))
+
+
+def weights_of(both: Any) -> Any:
+    """The weights of :func:`weighted_matrix`, as they were given."""
+    return both.weights if isinstance(both, WeightedMatrix) else LazyMatrix(both.source.weights, both.plan)

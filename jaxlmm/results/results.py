@@ -83,6 +83,8 @@ class Fit(Exports):
         Dimensions, coordinates and units of the responses; see ``dims``.
     source : FormulaDesign or None
         What ``jaxlmm.lmm`` made X with, to apply it to new data.
+    weights : ndarray, (n_obs, m), or None
+        Of each response's own observations, as given; None where all share the design's, or there are none.
     """
 
     design: Design
@@ -100,6 +102,7 @@ class Fit(Exports):
     model: Model = field(repr=False)
     labels: Labels = field(repr=False, default=NO_LABELS)
     source: Any = field(repr=False, default=None)
+    weights: Any = field(repr=False, default=None)
 
     def __post_init__(self) -> None:
         if self.labels is NO_LABELS:
@@ -130,6 +133,11 @@ class Fit(Exports):
     def incomplete(self) -> np.ndarray:
         """Whether the response was fitted without some of the observations, (m,)."""
         return (self.n_used < self.n_obs) & self.converged
+
+    @property
+    def own_design(self) -> np.ndarray:
+        """Whether the response has a design of its own, (m,): it is incomplete, or has weights of its own."""
+        return self.incomplete if self.weights is None else self.converged
 
     @property
     def n_groups(self) -> int:
@@ -320,7 +328,6 @@ class Fit(Exports):
         """Profile likelihood intervals of standard deviations, correlations, ``sigma`` and ``coef``.
 
         By maximum likelihood whatever ``method`` is, as R's ``confint(fit, method="profile")``.
-        Incomplete responses need a design for each of their patterns, some 10 ms each.
         """
         return dataclasses.replace(fit_profile(self, level), names=self.names, responses=self.labels)
 
@@ -336,7 +343,9 @@ class Fit(Exports):
             What a replicate is: responses simulated from the fitted model, each on its own (as lme4's ``bootMer``;
             cost does not grow with the number of observations); the fixed part with residuals whose signs change at
             random, those of independent blocks (subjects) together; or independent blocks drawn with replacement.
-            "wild" and "cases" keep the correlation between responses, and trust no model of the variances.
+            "wild" and "cases" keep the correlation between responses, and trust no model of the variances. "cases"
+            makes a design for each replicate; where blocks hold unequal numbers of levels, the fits of several random
+            terms compile anew for each number, which takes seconds.
         seed : int
         progress : bool, optional
             A bar; by default on a terminal.
@@ -605,7 +614,8 @@ class Fit(Exports):
 
     def _take(self, where: np.ndarray, labels: Labels) -> Fit:
         rows = {name: getattr(self, name)[where] for name in ROWS}
-        return dataclasses.replace(self, **rows, Y=self.Y[:, where], labels=labels)
+        weights = None if self.weights is None else self.weights[:, where]
+        return dataclasses.replace(self, **rows, Y=self.Y[:, where], labels=labels, weights=weights)
 
     def __len__(self) -> int:
         return self.n_responses

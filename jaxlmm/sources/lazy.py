@@ -12,8 +12,9 @@ import numpy as np
 from jaxlmm.runtime.overlap import overlapped
 from jaxlmm.sources.plan import Plan, make_plan
 from jaxlmm.sources.sources import Source, is_lazy, open_source
+from jaxlmm.sources.weighted import WeightedMatrix, WeightedSource, as_columns
 
-__all__ = ["LazyMatrix", "lazy_matrix", "read_block"]
+__all__ = ["LazyMatrix", "lazy_matrix", "read_block", "read_responses"]
 
 # What is smaller is read at once.
 LOAD_BYTES = 256 * 2**20
@@ -45,7 +46,24 @@ def read_block(source: Source, at: tuple[slice, ...]) -> np.ndarray:
     except Exception as error:  # whatever a store's codec or a dask task may raise
         where = ", ".join(f"{s.start}:{s.stop}" for s in at)
         raise OSError(f"responses [{where}] of {source.describe()} cannot be read: {error}") from error
-    return block.reshape(len(block), -1)
+    return as_columns(block)
+
+
+def read_responses(source: Source, at: tuple[slice, ...]) -> np.ndarray | WeightedMatrix:
+    """As :func:`read_block`, with the weights of the responses if they have some.
+
+    Raises
+    ------
+    OSError
+        As there.
+    ValueError
+        Weights that are negative or infinite.
+    """
+    if not isinstance(source, WeightedSource):
+        return read_block(source, at)
+    Y, weights = read_block(source.Y, at), read_block(source.weights, at)
+    where = ", ".join(f"{s.start}:{s.stop}" for s in at)
+    return WeightedMatrix.make(Y, weights, f" of the responses [{where}]")
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,11 +101,11 @@ class LazyMatrix(np.lib.mixins.NDArrayOperatorsMixin):
         """Numbers of the columns that a block holds."""
         return np.ravel_multi_index(np.ix_(*(np.arange(s.start, s.stop) for s in at)), self.plan.dims).ravel()
 
-    def each_block(self, compute: Callable[[np.ndarray], Any], store: Callable[[np.ndarray, Any], None]) -> None:
+    def each_block(self, compute: Callable[[Any], Any], store: Callable[[np.ndarray, Any], None]) -> None:
         """``store(columns, compute(block))`` for all blocks; reading goes on meanwhile."""
         overlapped(
             self.plan.blocks(),
-            lambda at: read_block(self.source, at),
+            lambda at: read_responses(self.source, at),
             lambda at, block: compute(block),
             lambda at, made: store(self.numbers(at), made),
         )

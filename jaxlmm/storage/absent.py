@@ -10,7 +10,7 @@ from typing import Any, NoReturn
 
 import numpy as np
 
-__all__ = ["AbsentFormula", "AbsentY", "checksums", "missing_cells"]
+__all__ = ["AbsentFormula", "AbsentWeights", "AbsentY", "checksums", "missing_cells"]
 
 # Columns of Y that are read at once.
 CHUNK = 1024
@@ -27,7 +27,7 @@ class AbsentY:
     bits : ndarray of uint8, (n_obs / 8, k)
         Missing cells of the incomplete responses, packed.
     column : ndarray of int, (m,)
-        Where in ``bits`` an incomplete response is.
+        Where in ``bits`` an incomplete response is; -1 for one that misses nothing.
     checksums : ndarray, (m,), or None
         Of the responses, where they are known.
     """
@@ -40,7 +40,9 @@ class AbsentY:
     @classmethod
     def make(cls, fit: Any, bits: np.ndarray, checksums: np.ndarray | None) -> AbsentY:
         """Of a fit (without Y) and the bits of its incomplete responses in order."""
-        return cls((fit.n_obs, fit.n_responses), bits, np.cumsum(fit.incomplete) - 1, checksums)
+        return cls(
+            (fit.n_obs, fit.n_responses), bits, np.where(fit.incomplete, np.cumsum(fit.incomplete) - 1, -1), checksums
+        )
 
     def __getitem__(self, key: Any) -> AbsentY:
         if isinstance(key, tuple) and key[:1] == (slice(None),) and not np.isscalar(key[1]):
@@ -53,7 +55,7 @@ class AbsentY:
         """These responses and others beside them."""
         parts, columns, start = [self, *others], [], 0
         for part in parts:
-            columns.append(part.column + start)
+            columns.append(np.where(part.column < 0, -1, part.column + start))
             start += part.bits.shape[1]
         known = [part.checksums for part in parts if part.checksums is not None]
         m = sum(part.shape[1] for part in parts)
@@ -74,6 +76,31 @@ class AbsentY:
         raise ValueError(
             "the fit was saved without its responses, which this needs; give them to load(path, Y=...), or save with "
             "include_Y=True."
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class AbsentWeights:
+    """What stands for the weights of each response's own, (n_obs, m), where a file does not hold them."""
+
+    shape: tuple[int, int]
+
+    def __getitem__(self, key: Any) -> AbsentWeights:
+        if isinstance(key, tuple) and key[:1] == (slice(None),) and not np.isscalar(key[1]):
+            return AbsentWeights((self.shape[0], len(np.arange(self.shape[1])[key[1]])))
+        self._refuse()
+
+    def join(self, others: Sequence[AbsentWeights]) -> AbsentWeights:
+        """These weights and others beside them."""
+        return AbsentWeights((self.shape[0], sum(part.shape[1] for part in [self, *others])))
+
+    def __array__(self, dtype: Any = None, copy: Any = None) -> np.ndarray:
+        self._refuse()
+
+    def _refuse(self) -> NoReturn:
+        raise ValueError(
+            "the results were written without the weights of each response's own, which this needs; give them to "
+            "load(path, weights=...)."
         )
 
 

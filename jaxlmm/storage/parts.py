@@ -1,7 +1,7 @@
 """A fit as JSON and arrays; what holds them, a zip file or a folder, is no matter here.
 
 All but the responses' own part (:func:`design_parts`) is written once, however many responses
-follow; theirs are the arrays of :data:`ROWS`, with ``missing``, ``checksums`` and ``Y``.
+follow; theirs are the arrays of :data:`ROWS`, with ``missing``, ``checksums``, ``Y``, and ``weights`` of their own.
 """
 
 from __future__ import annotations
@@ -14,17 +14,19 @@ from typing import Any
 import numpy as np
 
 from jaxlmm.design.design import Design
-from jaxlmm.storage.absent import checksums, missing_cells
+from jaxlmm.storage.absent import AbsentWeights, checksums, missing_cells
 from jaxlmm.storage.codec import encode
 from jaxlmm.storage.formula import formula_parts
 from jaxlmm.storage.labels import encode_labels
 from jaxlmm.tabular.dataset import ROWS
 from jaxlmm.tabular.labels import Labels
 
-__all__ = ["FORMAT", "MAJOR", "SHARED", "design_digest", "design_parts", "to_parts"]
+__all__ = ["FORMAT", "GIVEN", "MAJOR", "SHARED", "design_digest", "design_parts", "to_parts"]
 
 FORMAT, MAJOR, MINOR = "jaxlmm fit", 1, 1
 SHARED = ("design", "method", "df_method")
+# Stands for weights of each response's own that are not stored, and are given again to load.
+GIVEN = "given"
 
 
 def to_parts(fit: Any, include_Y: bool = False) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
@@ -38,6 +40,10 @@ def to_parts(fit: Any, include_Y: bool = False) -> tuple[dict[str, Any], dict[st
     manifest, arrays = design_parts(fit.design, fit.method, fit.df_method, fit.source, fit.labels)
     for name in ROWS:
         manifest["fields"][name] = encode(getattr(fit, name), arrays, name)
+    if isinstance(fit.weights, AbsentWeights):
+        manifest["fields"]["weights"] = GIVEN
+    elif fit.weights is not None:
+        manifest["fields"]["weights"] = encode(np.asarray(fit.weights), arrays, "weights")
     arrays |= {"Y": np.asarray(fit.Y)} if include_Y else {"missing": missing_cells(fit)}
     known = checksums(fit.Y)
     return manifest, arrays if known is None else arrays | {"checksums": known}

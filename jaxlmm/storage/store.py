@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from jaxlmm.sources.plan import Plan
-from jaxlmm.storage.absent import checksums
-from jaxlmm.storage.parts import FORMAT, design_parts
+from jaxlmm.storage.absent import AbsentWeights, checksums
+from jaxlmm.storage.parts import FORMAT, GIVEN, design_parts
 from jaxlmm.storage.places import check_name, scratch_folder
 from jaxlmm.storage.result_store import ResultStore, build, clean_up, packed_missing
 from jaxlmm.storage.stored import check_replaceable, part_of
@@ -48,7 +48,13 @@ def write_fit(fit: Any, path: str, include_Y: bool, overwrite: bool) -> None:
     known = checksums(fit.Y)
     if known is not None:
         arrays["checksums"] = known
-    inside = {"design": packed_archive(manifest, arrays)}
+    inside = {}
+    if isinstance(fit.weights, AbsentWeights):
+        manifest["fields"]["weights"] = GIVEN
+    elif fit.weights is not None:
+        inside["weights"] = np.asarray(fit.weights)
+        manifest["fields"]["weights"] = {"array": "weights"}
+    inside["design"] = packed_archive(manifest, arrays)
     if include_Y:
         inside["Y"] = np.asarray(fit.Y)
     values = stored_arrays(fit, labels.shape, LEVEL)

@@ -295,6 +295,54 @@ ERRORS: dict[str, tuple[Callable[[], Any], tuple[str, ...]]] = {
         lambda: fit(X, Y, CODES, response_names="abc"),
         ("response_names must be a sequence of 3 names", "'abc'"),
     ),
+    "weights-0": (
+        lambda: fit(X, Y, CODES, weights=put(np.ones(N), 3, 0.0)),
+        ("weights must be positive and finite", "0.0 in row 3", "drop the rows"),
+    ),
+    "weights-nan": (
+        lambda: fit(X, Y, CODES, weights=put(np.ones(N), 3, np.nan)),
+        ("weights must be positive and finite", "nan in row 3"),
+    ),
+    "weights-length": (
+        lambda: fit(X, Y, CODES, weights=np.ones(N - 1)),
+        ("weights has shape (19,)", "one weight per row"),
+    ),
+    "weights-own-shape": (
+        lambda: fit(X, Y, CODES, weights=np.ones((N, M + 1))),
+        ("weights has shape (20, 4), Y has (20, 3)", "each response"),
+    ),
+    "weights-own-negative": (
+        lambda: fit(X, Y, CODES, weights=put(np.ones((N, M)), (4, 2), -1.0)),
+        ("weights must be finite and not negative", "-1.0 in row 4, column 2", "a weight of 0 drops"),
+    ),
+    "weights-own-inf": (
+        lambda: fit(X, Y, CODES, weights=put(np.ones((N, M)), (4, 2), np.inf)),
+        ("weights must be finite and not negative", "inf in row 4, column 2"),
+    ),
+    "weights-own-text": (
+        lambda: fit(X, Y, CODES, weights=np.ones((N, M)).astype(str)),
+        ("weights must be numeric",),
+    ),
+    "weights-own-columns": (
+        lambda: fit(X, pd.DataFrame(Y, columns=list("abc")), CODES, weights=pd.DataFrame(Y + 1, columns=list("acb"))),
+        ("weights and Y have different columns in another order", "weights[Y.columns]"),
+    ),
+    "weights-own-index": (
+        lambda: fit(X, pd.DataFrame(Y), CODES, weights=pd.DataFrame(Y + 1, index=REVERSED)),
+        ("weights and Y have different indexes", "reset_index(drop=True)"),
+    ),
+    "weights-own-prepare": (
+        lambda: jaxlmm.prepare(X, CODES, weights=np.ones((N, M))),
+        ("weights has shape (20, 3)", "given with Y"),
+    ),
+    "weights-shared-model-fit": (
+        lambda: jaxlmm.prepare(X, CODES).fit(Y, weights=np.ones(N)),
+        ("weights of model.fit are of each response's own", "prepare(..., weights=...)"),
+    ),
+    "weights-both": (
+        lambda: jaxlmm.prepare(X, CODES, weights=np.ones(N)).fit(Y, weights=np.ones((N, M))),
+        ("the model has weights that all responses share",),
+    ),
     "index-X-Y": (
         lambda: fit(frame(), pd.DataFrame(Y, index=REVERSED), CODES),
         ("X and Y have different indexes", "align them", "reset_index(drop=True)"),

@@ -508,3 +508,18 @@ def test_pictures() -> None:
     with pytest.raises(ValueError, match="a map needs two dimensions, the responses have 1: response"):
         jaxlmm.plots.cluster_map(run(fitted(COND), "x1"))
     plt.close("all")
+
+
+def test_time_course() -> None:
+    import matplotlib.pyplot as plt
+
+    fit = fitted(COND, Y=data(6), dims=["time"], coords={"time": np.arange(6) / 10})
+    found = run(fit, "x1", 99)
+    band = np.column_stack([fit.coef[:, 1] - 1, fit.coef[:, 1] + 1])
+    ax = jaxlmm.plots.time_course(fit, "x1", band, test=found)
+    np.testing.assert_array_equal(ax.lines[0].get_ydata(), fit.coef[:, 1])
+    marked = np.isfinite(ax.lines[-1].get_ydata()) if np.any(found.pvalue_corrected <= 0.05) else np.zeros(6, bool)
+    np.testing.assert_array_equal(marked, found.pvalue_corrected <= 0.05)
+    with pytest.raises(ValueError, match=r"band must be \(6, 2\)"):
+        jaxlmm.plots.time_course(fit, "x1", band[:3])
+    plt.close("all")

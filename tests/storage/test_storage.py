@@ -548,7 +548,12 @@ def test_no_field_is_forgotten(tmp_path: Path) -> None:
     fit = fitted()
     save(fit, tmp_path / "a")
     manifest = json.loads(zipfile.ZipFile(tmp_path / "a").read("manifest.json"))
-    assert set(manifest["fields"]) == {f.name for f in dataclasses.fields(Fit)} - {"Y", "model", "source"}
+    assert set(manifest["fields"]) == {f.name for f in dataclasses.fields(Fit)} - {
+        "Y",
+        "model",
+        "source",
+        "weights",
+    }  # these where there are some
     assert set(manifest["fields"]["design"]["Design"]) == {f.name for f in dataclasses.fields(fit.design)}
     odd = dataclasses.replace(fit, method=object())
     with pytest.raises(ValueError, match=r"method holds .*\(object\), which cannot be stored"):

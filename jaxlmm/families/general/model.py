@@ -55,9 +55,9 @@ class RandomTerms(Family):
         """A pickle holds the design, from which all else is made again."""
         return RandomTerms.make, (self.design,)
 
-    def take(self, rows: np.ndarray) -> RandomTerms:
-        """The same structure on some rows of the design."""
-        return RandomTerms.make(self.design.take(rows))
+    def take(self, rows: np.ndarray, weights: np.ndarray | None = None) -> RandomTerms:
+        """The same structure on some rows of the design, with other weights if given."""
+        return RandomTerms.make(self.design.take(rows, weights))
 
     def fit(self, Y: Any, method: str) -> dict[str, np.ndarray]:
         """See :class:`jaxlmm.families.base.Family`."""

@@ -91,6 +91,12 @@ class BlockFitter:
 
     def start(self, stats: Stats) -> Raw:
         """Send a block on its way; the result is a promise."""
+        if np.all(~stats.finite | stats.constant | stats.exact_within):
+            # Nothing to fit, as where every response misses observations of its own.
+            nothing, rows = np.full(self.width, np.nan), np.full((len(stats.ols), self.width), np.nan)
+            numbers: Any = dict.fromkeys(("lam", "pwrss", "deviance", "hessian"), nothing)
+            optimum = Optimum(**numbers, converged=np.zeros(self.width, dtype=bool))  # type: ignore[arg-type]
+            return Raw(optimum, rows, rows)  # type: ignore[arg-type]
         arrays: Sequence[Any] = block_arrays(stats, self.width)
         if len(self.devices) > 1:
             arrays = [jax.device_put(a, placement(self.devices, *[None] * (a.ndim - 1), AXIS)) for a in arrays]

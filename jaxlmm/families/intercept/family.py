@@ -22,11 +22,13 @@ from jaxlmm.families.intercept.objective import make_terms
 from jaxlmm.families.intercept.reduce import Reducer, Stats, design_reducer, stats_of_coordinates
 from jaxlmm.families.intercept.stream_device import fit_on_device
 from jaxlmm.families.own.incomplete import cross_matrices, cross_modes, fit_incomplete
+from jaxlmm.families.own.profile import own_profile
 from jaxlmm.families.own.provider import OwnRows
 from jaxlmm.families.own.reduce import OwnDesign
 from jaxlmm.families.patterns import MIN_SHARED
 from jaxlmm.runtime.device import DeviceMatrix
 from jaxlmm.runtime.threads import single_threaded_blas
+from jaxlmm.sources.weighted import WeightedMatrix, values_of
 
 __all__ = ["Intercept"]
 
@@ -58,9 +60,9 @@ class Intercept(Family):
         """The design as responses with missing observations need it."""
         return OwnDesign.make(self.design, self.reducer)
 
-    def take(self, rows: np.ndarray) -> Intercept:
-        """The same structure on some rows of the design."""
-        return Intercept.make(self.design.take(rows))
+    def take(self, rows: np.ndarray, weights: np.ndarray | None = None) -> Intercept:
+        """The same structure on some rows of the design, with other weights if given."""
+        return Intercept.make(self.design.take(rows, weights))
 
     def fit(self, Y: Any, method: str) -> dict[str, np.ndarray]:
         """See :class:`jaxlmm.families.base.Family`."""
@@ -105,11 +107,11 @@ class Intercept(Family):
                 fitter.store(out, *entry)
         return out
 
-    def fit_own(self, Y: np.ndarray, where: np.ndarray, method: str) -> dict[str, np.ndarray]:
+    def fit_own(self, Y: np.ndarray | WeightedMatrix, where: np.ndarray, method: str) -> dict[str, np.ndarray]:
         return fit_incomplete(self.own, Y, where, method == "REML")
 
     def incomplete(
-        self, Y: np.ndarray, where: np.ndarray, phi: np.ndarray, *, reml: bool
+        self, Y: np.ndarray | WeightedMatrix, where: np.ndarray, phi: np.ndarray, *, reml: bool
     ) -> list[tuple[np.ndarray, Provider]]:
         """See :class:`jaxlmm.families.base.Family`."""
         C, C1, K, T1, T2, shift, unit = cross_matrices(self.own, Y, where, _lam(phi), reml)
@@ -128,13 +130,22 @@ class Intercept(Family):
         return l1[:, None][:, :k], l2[:, None, None][:, :k, :k]
 
     def modes(
-        self, Y: np.ndarray, coef: np.ndarray, theta: np.ndarray, *, incomplete: np.ndarray, reml: bool
+        self,
+        Y: np.ndarray | WeightedMatrix,
+        coef: np.ndarray,
+        theta: np.ndarray,
+        *,
+        incomplete: np.ndarray,
+        reml: bool,
     ) -> tuple[Modes, ...]:
         """See :class:`jaxlmm.families.base.Family`."""
         if not self.n_theta:
             return ()
         lam = theta[:, 0] ** 2
-        values = modes.group_modes(self.reducer, Y, coef, lam)
+        if len(incomplete) < len(lam):
+            values = modes.group_modes(self.reducer, values_of(Y), coef, lam)
+        else:
+            values = np.empty((len(lam), self.design.n_groups))
         sizes = np.broadcast_to(self.reducer.projection.sizes, values.shape)
         if len(incomplete):
             sizes = sizes.copy()
@@ -145,6 +156,12 @@ class Intercept(Family):
     def profile(self, Y: np.ndarray, good: np.ndarray, cut: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """See :class:`jaxlmm.families.base.Family`."""
         return profile_limits(self.reducer, Y, good, cut)
+
+    def profile_incomplete(
+        self, Y: np.ndarray | WeightedMatrix, where: np.ndarray, cut: float
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """See :class:`jaxlmm.families.base.Family`."""
+        return own_profile(self.own, Y, where, cut)
 
     def null_distribution(self, n_sim: int, seed: int, method: str) -> np.ndarray:
         """Likelihood ratios (n_sim,) of group variance 0, simulated where that is true; sorted."""

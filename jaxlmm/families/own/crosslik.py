@@ -34,7 +34,7 @@ from jaxlmm.optimize.search import hessian_in_theta, is_minimum, search
 from jaxlmm.optimize.solver import bracketed_minimum
 from jaxlmm.runtime import programs
 
-__all__ = ["CrossFit", "CrossProducts", "cross_curves", "cross_modes", "fit_cross_block"]
+__all__ = ["AXES", "CrossFit", "CrossProducts", "cross_curves", "cross_modes", "fit_cross_block", "inverse"]
 
 
 @jax.tree_util.register_dataclass
@@ -135,7 +135,7 @@ def _solve(M: jax.Array, v: jax.Array) -> tuple[jax.Array, jax.Array]:
     return sum(map(jnp.log, pivots)), jnp.stack(found)  # type: ignore[return-value]
 
 
-def _inverse(M: jax.Array) -> tuple[jax.Array, jax.Array]:
+def inverse(M: jax.Array) -> tuple[jax.Array, jax.Array]:
     """The inverse of M (p, p) and log|M|, by sweeps (Goodnight 1979, The American Statistician 33, 149-158)."""
     rows = jnp.arange(len(M))
 
@@ -162,7 +162,7 @@ def _on_grid(lams: jax.Array, one: CrossProducts) -> tuple[jax.Array, jax.Array]
     else:
 
         def solve(weight: jax.Array) -> tuple[jax.Array, jax.Array]:
-            C, log_x = _inverse(one.W + (weight @ outer).reshape(p, p))
+            C, log_x = inverse(one.W + (weight @ outer).reshape(p, p))
             return log_x, C @ (weight @ be)
 
         log_x, columns = jax.lax.map(solve, r.T)
@@ -177,7 +177,7 @@ def _point(lam: jax.Array, one: CrossProducts) -> _Point:
     r = 1 / (1 + lam * one.N)
     w = one.N * r
     M, M1, M2 = (jnp.stack([r, -w * r, 2 * w * w * r]) @ _outer(one)).reshape(3, p, p)
-    C, log_x = _inverse(M + one.W)
+    C, log_x = inverse(M + one.W)
     delta = C @ ((r * one.e) @ one.b)
     # Once more from what that left: by then an error is far below the residuals' own roundings.
     f = one.e - one.b @ delta

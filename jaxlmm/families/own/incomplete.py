@@ -1,4 +1,4 @@
-"""Responses with missing observations: each is fitted exactly as if its rows were dropped.
+"""Responses with missing observations, or weights, of their own: each is fitted exactly as if alone.
 
 A pattern shared by many responses becomes a design of its own (``fit``). The others go through here, in
 blocks: ``families.own`` reduces them in threads while JAX fits the block before.
@@ -22,16 +22,25 @@ from jaxlmm.families.own.crosslik import CrossFit, CrossProducts, cross_curves, 
 from jaxlmm.families.own.reduce import OwnDesign, OwnStats, reduce_own
 from jaxlmm.optimize.search import make_grid
 from jaxlmm.runtime.threads import N_THREADS, single_threaded_blas
+from jaxlmm.sources.weighted import WeightedMatrix
 
-__all__ = ["cross_matrices", "cross_modes", "fit_incomplete", "grid", "padded_shape", "to_jax"]
+__all__ = [
+    "Matrix", "block_width", "cross_matrices", "cross_modes", "fit_incomplete", "grid", "own_blocks", "padded_shape",
+    "to_jax",
+]  # fmt: skip
 
 # Blocks are padded up to one of these, or to the last whose statistics take BLOCK_BYTES at most.
 WIDTHS = (8, 64, 512)
 BLOCK_BYTES = 64 * 2**20
+# The lightest group of a response with weights of its own that the grid is made for, where the heaviest weighs as
+# much as the largest group of the complete design.
+LIGHTEST = 0.25
+# Responses, or responses with weights.
+Matrix = np.ndarray | WeightedMatrix
 
 
-def fit_incomplete(design: OwnDesign, Y: np.ndarray, where: np.ndarray, reml: bool) -> dict[str, np.ndarray]:
-    """Fit the m columns ``where`` of Y (n_obs, any) to the rows where they are not NaN.
+def fit_incomplete(design: OwnDesign, Y: Matrix, where: np.ndarray, reml: bool) -> dict[str, np.ndarray]:
+    """Fit the m columns ``where`` of Y (n_obs, any) to the rows where they are not NaN, with their weights.
 
     Returns
     -------
@@ -41,9 +50,9 @@ def fit_incomplete(design: OwnDesign, Y: np.ndarray, where: np.ndarray, reml: bo
     m, p = len(where), design.n_fixef
     out = empty_results(m, p, int(design.n_groups > 0))
     with float64_scope():
-        points = grid(design)
+        points = grid(design, weighted=isinstance(Y, WeightedMatrix))
     waiting: collections.deque[tuple[slice, OwnStats, CrossFit]] = collections.deque()
-    for cols, stats, data in _blocks(design, Y, where, reml):
+    for cols, stats, data in own_blocks(design, Y, where, reml):
         with float64_scope():
             waiting.append((cols, stats, fit_cross_block(data, points)))
         # JAX works on this block while the one before is stored.
@@ -69,10 +78,12 @@ def _store(
         coef += stats.start - np.einsum("cij,cj->ci", stats.centring, coef)
         rows = stats.unit - stats.centring @ stats.unit
         variance = np.sum((rows @ found.C[:, :p, :p]) * rows, axis=2)
-    k = int(design.n_groups > 0)
+    k, unit = int(design.n_groups > 0), stats.unit_w
+    # sigma2 is of a weight of 1 as given.
     at = Found(
-        np.sqrt(found.lam)[None][:k], found.pwrss, found.deviance, found.hessian[None, None][:k, :k],
-        found.converged, (found.lam == 0) & bool(k), coef, variance,
+        np.sqrt(found.lam / unit)[None][:k], found.pwrss * unit, found.deviance,
+        (found.hessian * unit)[None, None][:k, :k], found.converged, (found.lam == 0) & bool(k), coef,
+        variance / unit[:, None],
     )  # fmt: skip
     logdet = (stats.logdet if reml else 0.0) - stats.log_w
     finish(out, cols, at, scaling, intercept=stats.constant, nu=nu, logdet=logdet)
@@ -80,7 +91,7 @@ def _store(
 
 
 def cross_matrices(
-    design: OwnDesign, Y: np.ndarray, where: np.ndarray, lam: np.ndarray, reml: bool
+    design: OwnDesign, Y: Matrix, where: np.ndarray, lam: np.ndarray, reml: bool
 ) -> tuple[np.ndarray, ...]:
     """C, C', K (m, p, p) and T1, T2 (m,) of columns ``where``, fitted with ``lam`` (m,).
 
@@ -88,33 +99,38 @@ def cross_matrices(
     """
     m, p = len(where), design.n_fixef
     matrices, numbers = np.full((5, m, p, p), np.nan), np.full((2, m), np.nan)
-    for cols, stats, data in _blocks(design, Y, where, reml):
+    for cols, stats, data in own_blocks(design, Y, where, reml):
+        unit = stats.unit_w
         with float64_scope():
-            found = [np.asarray(a)[: len(stats.rest)] for a in cross_curves(data, _padded_lam(data, lam[cols]))]
-        matrices[:3, cols] = [a[:, :p, :p] for a in found[:3]]
-        matrices[3:, cols], numbers[:, cols] = (stats.centring, stats.unit), found[3:]
+            found = [np.asarray(a)[: len(unit)] for a in cross_curves(data, _padded_lam(data, lam[cols] * unit))]
+        # Of the variance ratio of the weights as given.
+        C, C1, K = (a[:, :p, :p] * (unit**power)[:, None, None] for a, power in zip(found, (-1, 0, 1), strict=False))
+        matrices[:, cols] = C, C1, K, stats.centring, stats.unit
+        numbers[:, cols] = found[3] * unit, found[4] * unit**2
     return (*matrices[:3], *numbers, *matrices[3:])
 
 
 def cross_modes(
-    design: OwnDesign, Y: np.ndarray, where: np.ndarray, lam: np.ndarray, reml: bool
+    design: OwnDesign, Y: Matrix, where: np.ndarray, lam: np.ndarray, reml: bool
 ) -> tuple[np.ndarray, np.ndarray]:
     """Conditional modes of the group intercepts and the groups' sizes (m, G); 0 and 0 without an observation."""
     modes = np.empty((len(where), design.n_groups))
     sizes = np.empty_like(modes)
-    for cols, stats, data in _blocks(design, Y, where, reml):
+    for cols, stats, data in own_blocks(design, Y, where, reml):
         with float64_scope():
-            found = np.asarray(crosslik.cross_modes(data, _padded_lam(data, lam[cols])))
+            found = np.asarray(crosslik.cross_modes(data, _padded_lam(data, lam[cols] * stats.unit_w)))
         modes[cols] = found[: len(stats.rest), : design.n_groups] * stats.scale[:, None]
-        sizes[cols] = stats.N
+        sizes[cols] = stats.N * stats.unit_w[:, None]
     return modes, sizes
 
 
-def grid(design: OwnDesign) -> jax.Array:
-    """Where the deviance is looked at first; in a float64 scope."""
+def grid(design: OwnDesign, *, weighted: bool = False) -> jax.Array:
+    """Where the deviance is looked at first, also of responses with weights of their own; in a float64 scope."""
     sizes = design.reducer.projection.sizes
     # One observation of a group may be all that a response has of it.
     smallest = 1.0 if design.weights is None else np.min(design.weights)
+    if weighted:
+        smallest = LIGHTEST
     return jnp.asarray(make_grid(np.array([smallest, np.max(sizes)]) if len(sizes) else np.ones(1)))
 
 
@@ -122,12 +138,11 @@ def _padded_lam(data: CrossProducts, lam: np.ndarray) -> jax.Array:
     return jnp.asarray(np.pad(np.nan_to_num(lam), (0, len(data.nu) - len(lam))))
 
 
-def _blocks(
-    design: OwnDesign, Y: np.ndarray, where: np.ndarray, reml: bool
+def own_blocks(
+    design: OwnDesign, Y: Matrix, where: np.ndarray, reml: bool
 ) -> Iterator[tuple[slice, OwnStats, CrossProducts]]:
-    m, shape = len(where), padded_shape(design.n_groups, design.n_fixef)
-    room = BLOCK_BYTES // (24 * (shape[0] + 1) * (shape[1] + 2))
-    width = next(w for w in WIDTHS if w >= m or w == WIDTHS[-1] or 8 * w > room)
+    """Blocks of the columns ``where`` of Y: which, reduced, and as JAX needs them, padded."""
+    m, shape, width = len(where), padded_shape(design.n_groups, design.n_fixef), block_width(design, len(where))
     columns = [slice(k, min(k + width, m)) for k in range(0, m, width)]
     with single_threaded_blas(), concurrent.futures.ThreadPoolExecutor(N_THREADS) as pool:
         # Threads reduce the next blocks while JAX computes this one.
@@ -138,6 +153,13 @@ def _blocks(
             stats = job.result()
             jobs.extend(itertools.islice(ahead, 1))
             yield cols, stats, to_jax(design, stats, width, shape, reml)
+
+
+def block_width(design: OwnDesign, m: int) -> int:
+    """Width of the blocks in which m responses are computed."""
+    shape = padded_shape(design.n_groups, design.n_fixef)
+    room = BLOCK_BYTES // (24 * (shape[0] + 1) * (shape[1] + 2))
+    return next(w for w in WIDTHS if w >= m or w == WIDTHS[-1] or 8 * w > room)
 
 
 def padded_shape(n_groups: int, n_fixef: int) -> tuple[int, int]:

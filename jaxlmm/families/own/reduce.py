@@ -1,10 +1,11 @@
-"""Responses that each have observations of their own, reduced to what ``crosslik`` needs.
+"""Responses that each have observations, or weights, of their own, reduced to what ``crosslik`` needs.
 
 All responses of a block go together, as matrix products with their weights (n_obs, c), 0 where an
-observation is missing. X is replaced by the ``SplitBasis`` of the complete design. y is left with the residuals
-of its own regression within groups, formed explicitly and twice (Kahan: twice is enough) before anything
-is squared. Where they are small beside y, what was fitted is taken off in twice the working precision
-(``design.exact``), and the rest reduced again.
+observation is missing. Weights of a response's own are divided by a power of two, so that its largest group
+weighs about as much as the complete design's: their unit is of no matter. X is replaced by the ``SplitBasis``
+of the complete design. y is left with the residuals of its own regression within groups, formed explicitly and
+twice (Kahan: twice is enough) before anything is squared. Where they are small beside y, what was fitted is taken
+off in twice the working precision (``design.exact``), and the rest reduced again.
 
 That basis is far from orthonormal on the rows of a response where these differ in kind from the complete
 design's: a covariate's outlier is missing, or all rows in which it varies. Such a response gets a design
@@ -13,7 +14,7 @@ and a basis of its own (``Design.take``), and so the checks of a design.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 
 import numpy as np
 import scipy.sparse
@@ -23,7 +24,8 @@ from jaxlmm.design.identifiability import pivoted
 from jaxlmm.families.intercept.crossprod import Projection, project_design
 from jaxlmm.families.intercept.reduce import FAINT, NOISE, Reducer
 from jaxlmm.families.own.basis import SplitBasis
-from jaxlmm.families.patterns import patterns
+from jaxlmm.families.patterns import columns_at, patterns
+from jaxlmm.sources.weighted import WeightedMatrix, values_of
 
 __all__ = ["OwnDesign", "OwnStats", "reduce_own"]
 
@@ -113,6 +115,8 @@ class OwnStats:
     n_used : ndarray of int, (c,)
     shift, scale, noise : ndarray, (c,)
         Sums of squares up to ``noise`` are rounding.
+    unit_w : ndarray, (c,)
+        What the weights were divided by: the variance ratio here is ``unit_w`` times that of the weights as given.
     finite, too_few : ndarray of bool, (c,)
     """
 
@@ -132,6 +136,7 @@ class OwnStats:
     shift: np.ndarray
     scale: np.ndarray
     noise: np.ndarray
+    unit_w: np.ndarray
     finite: np.ndarray
     too_few: np.ndarray
 
@@ -143,31 +148,35 @@ class OwnStats:
         return cls(*(np.concatenate([getattr(part, f.name) for part in parts]) for f in fields(cls)))
 
 
-def reduce_own(design: OwnDesign, Y: np.ndarray, where: np.ndarray, weights: np.ndarray | None = None) -> OwnStats:
+def reduce_own(design: OwnDesign, Y: np.ndarray | WeightedMatrix, where: np.ndarray) -> OwnStats:
     """Reduce the columns ``where`` of Y (n_obs, any) on the rows where they are not NaN.
 
-    ``weights`` (n_obs, c), if given, are those of each response and stand for the design's.
+    Weights of the responses' own stand for the design's.
     """
     width = int(np.clip(PANEL_BYTES // (8 * design.design.n_obs), 4, 512))
-    parts = []
-    for start in range(0, len(where), width):
-        cols = slice(start, start + width)
-        parts.append(_reduce_panel(design, Y[:, where[cols]], None if weights is None else weights[:, cols]))
-    return OwnStats.join(parts)
+    return OwnStats.join(
+        [
+            _reduce_panel(design, Y[:, columns_at(where[start : start + width])])
+            for start in range(0, len(where), width)
+        ]
+    )
 
 
-def _reduce_panel(design: OwnDesign, Y: np.ndarray, weights: np.ndarray | None) -> OwnStats:
-    """As :func:`reduce_own`, of all columns of Y (n_obs, c)."""
+def _reduce_panel(design: OwnDesign, panel: np.ndarray | WeightedMatrix) -> OwnStats:
+    """As :func:`reduce_own`, of all columns (n_obs, c)."""
+    Y, weights = values_of(panel), panel.counting() if isinstance(panel, WeightedMatrix) else None
     rounding = max(0.5 * np.finfo(Y.dtype).eps if Y.dtype.kind == "f" else 0.0, NOISE)
     with np.errstate(invalid="ignore"):  # a signalling NaN
         y = Y.astype(np.float64, order="C")
     missing = np.isnan(y)
-    w = (~missing).astype(np.float64)
-    n_used = len(y) - missing.sum(axis=0)
+    n_used, unit_w = len(y) - missing.sum(axis=0), np.ones(y.shape[1])
     if weights is not None:
-        w *= weights
-    elif design.weights is not None:
-        w *= design.weights[:, None]
+        unit_w = _unit_of(design, weights)
+        w = weights / unit_w
+    else:
+        w = (~missing).astype(np.float64)
+        if design.weights is not None:
+            w *= design.weights[:, None]
     np.copyto(y, 0.0, where=missing)
     largest = np.maximum(y.max(axis=0), -y.min(axis=0))
     finite = np.isfinite(largest) & (n_used > 0)
@@ -194,6 +203,7 @@ def _reduce_panel(design: OwnDesign, Y: np.ndarray, weights: np.ndarray | None) 
         second, _, _ = _shared_basis(design, left, w[:, faint], weighted, missing[:, faint], *numbers)
         stats.start[faint], stats.e[faint] = start.T, second.e + root * level
         stats.base[faint], stats.rest[faint], stats.shift[faint] = second.base, second.rest, second.shift
+    stats.unit_w[:] = unit_w
     p = design.n_fixef
     rank_left = n_used > p
     stats.too_few[finite & ~rank_left] = True
@@ -210,6 +220,17 @@ def _reduce_panel(design: OwnDesign, Y: np.ndarray, weights: np.ndarray | None) 
         few = (groups < 2) | (groups + pw <= p) | (n_used - groups - pw < 1)
         stats.too_few[:] |= few & finite
     return stats
+
+
+def _unit_of(design: OwnDesign, weights: np.ndarray) -> np.ndarray:
+    """A power of two (c,): the largest group weighs, over it, at most as much as the complete design's, and half at
+    least; without groups all rows."""
+    if design.n_groups:
+        heaviest, most = (design.Z @ weights).max(axis=0), design.reducer.projection.sizes.max()
+    else:
+        heaviest, most = weights.sum(axis=0), float(len(weights))
+    found: np.ndarray = np.exp2(np.ceil(np.log2(np.where(heaviest > 0, heaviest, most) / most)))
+    return found
 
 
 def _shared_basis(
@@ -272,7 +293,7 @@ def _shared_basis(
     good &= np.all(np.einsum("cjj->cj", gram[:, pw:, pw:]) > MIN_PIVOT, axis=1)
     gram[~good] = np.eye(p)
     base = np.concatenate([first + second, _fit_between(b, e, gram, pw)], axis=1)
-    log_w = np.log(w, out=np.zeros_like(w), where=w > 0).sum(axis=0) if weighted else np.zeros(c)
+    log_w = np.log(np.where(w > 0, w, 1.0)).sum(axis=0) if weighted else np.zeros(c)
 
     def each(a: np.ndarray) -> np.ndarray:
         return np.broadcast_to(a, (c, *a.shape)).copy()
@@ -280,7 +301,7 @@ def _shared_basis(
     stats = OwnStats(
         np.ascontiguousarray(N.T), b, e, whole, rest, base, np.zeros((c, p)), each(projection.columns.shift),
         each(design.basis.unit), np.full(c, design.basis.logdet), log_w, each(constant), n_used, shift, scale, noise,
-        finite, np.zeros(c, dtype=bool),
+        np.ones(c), finite, np.zeros(c, dtype=bool),
     )  # fmt: skip
     return stats, good, explained
 
@@ -322,9 +343,9 @@ def _own_basis(
     design: OwnDesign, y: np.ndarray, rows: np.ndarray, cols: np.ndarray, weights: np.ndarray | None, stats: OwnStats
 ) -> None:
     """Statistics of the columns ``cols`` of y (scaled), which have these ``rows``, on a design of their own."""
-    whole = design.design if weights is None else replace(design.design, weights=weights)
+    whole = design.design
     try:
-        own = whole.take(rows)
+        own = whole.take(rows, None if weights is None else weights[rows])
     except ValueError:
         stats.too_few[cols] = True
         return
