@@ -44,7 +44,7 @@ def main() -> None:
         family = make_general(np.linalg.qr(X)[0], None, terms)
         stats = family.reduce(responses(X, terms, options.responses, [0.0, 0.2, 1.0], seed=2))[0]
         problem = Deviance(family, float(len(X) - X.shape[1]), True)
-        optimum = minimise_several(problem, stats)
+        optimum = minimise_several(problem, stats, rough=problem.rough(options.responses))
         rng = np.random.default_rng(3)
         below = np.array([
             0.5 * (optimum.value[c] - best_of_starts(problem, stats, c, options.starts, rng))

@@ -20,7 +20,7 @@ from jaxlmm.families.deviance import Deviance
 from jaxlmm.families.general.family import General, make_general
 from jaxlmm.families.general.fitting import fit_general
 from jaxlmm.families.parameters import phi_from_theta, theta_jacobian
-from jaxlmm.inference.variance_df import VarianceCurves, observed_inverse, satterthwaite
+from jaxlmm.inference.variance_df import observed_inverse
 from jaxlmm.optimize.several import minimise_several
 
 SDS = [0.0, 0.2, 0.5, 1.0]
@@ -61,12 +61,12 @@ def whole(family: General, Y: np.ndarray) -> np.ndarray:
     """Satterthwaite degrees of freedom of all coefficients, (m, p), and all that they need."""
     fit = fit_general(family, Y)
     phi = phi_from_theta(fit.theta, family.sizes)
-    value, first, second = family.curves(phi, np.eye(family.core.p))
-    l1, _ = family.information(phi, reml=True)
-    nu = np.full(Y.shape[1], float(family.core.n_obs - family.core.p))
-    curves = VarianceCurves(value, first, second, l1 / nu[:, None], nu)
+    value, first = family.own_curves(phi, np.eye(family.core.p))
+    nu = float(family.core.n_obs - family.core.p)
+    relative = first / value[:, None] - family.information(phi, reml=True)[0][:, :, None] / nu
     jacobian = np.moveaxis(theta_jacobian(fit.theta, family.sizes), -1, 0)
-    return satterthwaite(curves, observed_inverse(np.moveaxis(fit.hessian, -1, 0), jacobian))
+    inverse = observed_inverse(np.moveaxis(fit.hessian, -1, 0), jacobian)
+    return 1 / (1 / nu + np.einsum("msq,mst,mtq->mq", relative, inverse, relative, optimize=True))
 
 
 if __name__ == "__main__":

@@ -23,7 +23,8 @@ and name no family.
 from __future__ import annotations
 
 import abc
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -78,22 +79,41 @@ class Curves:
     """L C L' for contrasts L of the user's coefficients, with derivatives in phi; numpy, the response axis first.
 
     For q contrasts one by one: ``value`` (m, q), ``first`` (m, k, q), ``second`` (m, k, k, q); for q
-    contrasts together (m, q, q), (m, k, q, q), (m, k, k, q, q).
+    contrasts together (m, q, q), (m, k, q, q), (m, k, k, q, q). ``later`` is ``second``, or a function that gives it:
+    most tests need none.
     """
 
     value: np.ndarray
     first: np.ndarray
-    second: np.ndarray
+    later: np.ndarray | Callable[[], np.ndarray]
+
+    @functools.cached_property
+    def second(self) -> np.ndarray:
+        """Second derivatives."""
+        return self.later() if callable(self.later) else self.later
 
     def rows(self, where: Any) -> Curves:
         """Those of some responses."""
-        return Curves(self.value[where], self.first[where], self.second[where])
+        return Curves(self.value[where], self.first[where], lambda: self.second[where])
 
     @classmethod
     def empty(cls, m: int, k: int, q: int, joint: bool) -> Curves:
         """Room for m responses."""
         shape = (q, q) if joint else (q,)
         return cls(np.full((m, *shape), np.nan), np.full((m, k, *shape), np.nan), np.full((m, k, k, *shape), np.nan))
+
+    @classmethod
+    def joined(cls, m: int, parts: Sequence[tuple[np.ndarray, Curves]]) -> Curves:
+        """Of m responses, from parts of them; NaN where a response is in none."""
+
+        def put(arrays: Sequence[np.ndarray]) -> np.ndarray:
+            out = np.full((m, *arrays[0].shape[1:]), np.nan)
+            for (where, _), array in zip(parts, arrays, strict=True):
+                out[where] = array
+            return out
+
+        value, first = put([part.value for _, part in parts]), put([part.first for _, part in parts])
+        return cls(value, first, lambda: put([part.second for _, part in parts]))
 
 
 @dataclass(frozen=True, eq=False)

@@ -91,10 +91,8 @@ def contrast_curves(est: Estimates, L: np.ndarray, *, joint: bool = False) -> Cu
     """
     if len(est.parts) == 1 and len(est.parts[0][0]) == len(est):
         return est.parts[0][1].contrasts(est.phi, L, joint=joint)
-    out = Curves.empty(len(est), est.phi.shape[1], len(L), joint)
-    for where, provider in est.parts:
-        _put(out, where, provider.contrasts(est.phi[where], L, joint=joint))
-    return out
+    found = [(where, provider.contrasts(est.phi[where], L, joint=joint)) for where, provider in est.parts]
+    return Curves.joined(len(est), found) if found else Curves.empty(len(est), est.phi.shape[1], len(L), joint)
 
 
 def orthonormal_curves(est: Estimates, L: np.ndarray) -> tuple[Curves, np.ndarray]:
@@ -109,15 +107,11 @@ def orthonormal_curves(est: Estimates, L: np.ndarray) -> tuple[Curves, np.ndarra
     """
     if len(est.parts) == 1 and len(est.parts[0][0]) == len(est):
         return est.parts[0][1].orthonormal(est.phi, L)
-    out, P = Curves.empty(len(est), est.phi.shape[1], len(L), True), np.full((len(est), len(L), len(L)), np.nan)
+    P, found = np.full((len(est), len(L), len(L)), np.nan), []
     for where, provider in est.parts:
         curves, P[where] = provider.orthonormal(est.phi[where], L)
-        _put(out, where, curves)
-    return out, P
-
-
-def _put(out: Curves, where: np.ndarray, part: Curves) -> None:
-    out.value[where], out.first[where], out.second[where] = part.value, part.first, part.second
+        found.append((where, curves))
+    return Curves.joined(len(est), found) if found else Curves.empty(len(est), est.phi.shape[1], len(L), True), P
 
 
 def information(est: Estimates) -> tuple[np.ndarray, np.ndarray]:

@@ -39,6 +39,10 @@ __all__ = ["Evaluation", "Problem", "SeveralOptimum", "descend", "minimise_sever
 MAX_STEPS = 100
 # Steps from a start at first: what takes longer is mostly on its way to a singular covariance, which is tried then.
 FIRST_STEPS = 12
+# Steps from another start until it is looked whether they lead to the minimum that is known, and how close to it, in
+# lengths of the next step, that one must lead.
+LOOKING = 4
+NEAR = 0.2
 # Starts of each response: the best node and the next lowest local minima among the nodes.
 N_STARTS = 3
 # What counts as converged: gradient in theta (or in log theta where theta > 1), relative to nu.
@@ -129,7 +133,9 @@ class _State:
     limit: Any
 
 
-def minimise_several(problem: Problem, stats: Any, *, n_starts: int = N_STARTS) -> SeveralOptimum:
+def minimise_several(
+    problem: Problem, stats: Any, *, n_starts: int = N_STARTS, rough: Problem | None = None
+) -> SeveralOptimum:
     """Global minimum of c responses.
 
     Parameters
@@ -139,21 +145,21 @@ def minimise_several(problem: Problem, stats: Any, *, n_starts: int = N_STARTS) 
         Response axis last.
     n_starts : int
         Starts of each response at most.
+    rough : Problem
+        Nearly the same function, infinite where it is not known: its minima are where those of ``problem`` are
+        looked for.
     """
     c = int(jax.tree.leaves(stats)[0].shape[-1])
-    k = sum(r * (r + 1) // 2 for r in problem.sizes)
-    search = _Search(problem, stats, np.zeros((k, c)), np.full(c, np.inf), np.zeros((k, c)), np.zeros((k, k, c)),
-                     np.zeros((k, c)), np.zeros(c, bool))  # fmt: skip
-    everyone = np.arange(c)
+    search, everyone = _Search.of(problem, stats), np.arange(c)
     with float64_scope():
         starts, height = _starts(problem, stats, n_starts)
-        search.keep(everyone, search.polish(everyone, starts[0], limit=FIRST_STEPS))
-        # Another node can lead lower only if the way down from it is long beside that from the best node.
-        reach = height[0] + 0.5 + 3 * np.maximum(height[0] - search.value, 0)
-        for start, above in zip(starts[1:], height[1:], strict=True):
-            rows = everyone[above < reach]
-            if len(rows):
-                search.keep(rows, search.polish(rows, start[:, rows], limit=FIRST_STEPS))
+        if rough is None:
+            search.from_nodes(starts, height)
+        else:
+            draft = _Search.of(rough, stats)
+            draft.from_nodes(starts, height)
+            draft.to_boundary(everyone)
+            search.keep(everyone, search.polish(everyone, draft.theta, limit=FIRST_STEPS))
         search.to_boundary(everyone)
         search.to_the_end()
         search.off_saddles(everyone)
@@ -183,10 +189,8 @@ def descend(
     theta, value, converged : ndarray, (k, c), (c,), (c,)
         ``converged`` to TOL_DESCENT.
     """
-    k, c = start.shape
-    search = _Search(problem, stats, np.zeros((k, c)), np.full(c, np.inf), np.zeros((k, c)), np.zeros((k, k, c)),
-                     np.zeros((k, c)), np.zeros(c, bool))  # fmt: skip
-    found = search.polish(np.arange(c), start, free)
+    search = _Search.of(problem, stats)
+    found = search.polish(np.arange(start.shape[1]), start, free)
     with np.errstate(invalid="ignore"):
         steep = np.abs(found.at.gradient) * found.free * np.maximum(np.abs(found.theta), 1)
         converged = np.isfinite(found.at.value) & (steep.max(axis=0) <= TOL_DESCENT * problem.nu)
@@ -232,7 +236,7 @@ def _starts(problem: Problem, stats: Any, n_starts: int) -> tuple[np.ndarray, np
     """Starts (n_starts, k, c), and the deviance there (n_starts, c), infinite where there is no other minimum."""
     nodes, neighbours = _nodes(problem.sizes)
     c = int(jax.tree.leaves(stats)[0].shape[-1])
-    width = next((w for w in widths() if c <= w), widths()[-1])
+    width = width_for(c, problem.bytes_per_response)
 
     def values(index: np.ndarray) -> Any:
         with float64_scope():
@@ -354,7 +358,16 @@ def _steepness(at: Evaluation, theta: jax.Array, free: jax.Array) -> jax.Array:
 
 @functools.cache
 def _compiled() -> Any:
-    return programs.jit(iteration_step(_advance))
+    """Steps of a batch until no more than ``enough`` of its responses are not done."""
+    step = iteration_step(_advance)
+
+    def run(state: _State, problem: Problem, stats: Any, enough: jax.Array) -> _State:
+        def going(state: _State) -> jax.Array:
+            return jnp.sum(state.done == 0) > enough
+
+        return jax.lax.while_loop(going, lambda state: step(state, problem, stats), state)
+
+    return programs.jit(run)
 
 
 # The search ----------------------------------------------------------------------------------------
@@ -372,6 +385,23 @@ class _Search:
     hessian: np.ndarray
     slope: np.ndarray
     settled: np.ndarray
+
+    @classmethod
+    def of(cls, problem: Problem, stats: Any) -> _Search:
+        """Nothing is found yet."""
+        c, k = int(jax.tree.leaves(stats)[0].shape[-1]), sum(r * (r + 1) // 2 for r in problem.sizes)
+        zeros = np.zeros((k, c))
+        return cls(problem, stats, zeros, np.full(c, np.inf), zeros.copy(), np.zeros((k, k, c)), zeros.copy(),
+                   np.zeros(c, bool))  # fmt: skip
+
+    def from_nodes(self, starts: np.ndarray, height: np.ndarray) -> None:
+        """Down from the ``starts`` (n, k, c), where the deviance is ``height`` (n, c)."""
+        everyone = np.arange(starts.shape[2])
+        self.keep(everyone, self.polish(everyone, starts[0], limit=FIRST_STEPS))
+        # Another node can lead lower only if the way down from it is long beside that from the best node.
+        reach = height[0] + 0.5 + 3 * np.maximum(height[0] - self.value, 0)
+        for start, above in zip(starts[1:], height[1:], strict=True):
+            self.try_another(everyone[above < reach], start)
 
     def converged(self) -> np.ndarray:
         """Whether each response stands at a minimum, to TOL_CONVERGED."""
@@ -411,12 +441,10 @@ class _Search:
         """
         width = len(index)
         state, stats, problem = take(out, index), take(self.stats, rows[index]), _take_nu(self.problem, rows[index])
+        state.done[n:] = 1.0
         enough = n - width // 8 if more else narrower(width)
-        while True:
-            state = _compiled()(state, problem, stats)
-            left = np.asarray(state.done)[:n] == 0
-            if np.sum(left) <= enough or not left.any():
-                break
+        state = _compiled()(state, problem, stats, min(enough, n - 1))
+        left = np.asarray(state.done)[:n] == 0
         for whole, part in zip(jax.tree.leaves(out), jax.tree.leaves(state), strict=True):
             whole[..., index[:n]] = np.asarray(part)[..., :n]
         return left
@@ -435,10 +463,33 @@ class _Search:
         self.slope[:, at] = new.at.slope[:, better]
         return better
 
+    def try_another(self, rows: np.ndarray, start: np.ndarray) -> None:
+        """Down from another ``start`` (k, all), but not all the way to the minimum that is known already."""
+        if not len(rows):
+            return
+        new = self.polish(rows, start[:, rows], limit=LOOKING)
+        self.keep(rows, new)
+        going = (new.steps >= LOOKING) & ~self._arriving(rows, new)
+        if going.any():
+            rows = rows[going]
+            self.keep(rows, self.polish(rows, new.theta[:, going], limit=FIRST_STEPS - LOOKING))
+
+    def _arriving(self, rows: np.ndarray, at: _State) -> np.ndarray:
+        """Whether the next of Newton's steps leads from ``at`` to where the lowest minimum is."""
+        k = len(at.theta)
+        hessian = np.moveaxis(np.asarray(at.at.hessian), -1, 0)
+        values, vectors = np.linalg.eigh(np.where(np.isfinite(hessian), hessian, -np.eye(k)))
+        along = np.einsum("cab,ac->cb", vectors, np.asarray(at.at.gradient))
+        step = -np.einsum("cab,cb->ac", vectors, along / np.where(values > 0, values, 1.0))
+        gap = np.abs(at.theta + step - self.theta[:, rows]).max(axis=0)
+        near = gap < NEAR * np.maximum(np.abs(step).max(axis=0), NEAR)
+        return (values[:, 0] > 0) & near & (np.abs(step).max(axis=0) < 1)
+
     def to_boundary(self, rows: np.ndarray, near: float = NEARLY_SINGULAR) -> None:
         """Covariances with eigenvalues below ``near`` are made singular where that is a minimum too."""
         sizes = self.problem.sizes
         theta, close = _rounded(self.theta[:, rows], sizes, near)
+        close &= (theta != self.theta[:, rows]).any(axis=0)
         rows, theta = rows[close], theta[:, close]
         if not len(rows):
             return
@@ -501,8 +552,8 @@ class _Search:
 
         def values(index: np.ndarray) -> Any:
             with float64_scope():
-                state, problem = _empty_state(theta[:, index]), _take_nu(self.problem, rows[index])
-                return _compiled()(state, problem, take(self.stats, rows[index])).at.value
+                state, problem = _empty_state(theta[:, index], limit=1), _take_nu(self.problem, rows[index])
+                return _compiled()(state, problem, take(self.stats, rows[index]), 0).at.value
 
         out = in_batches(values, len(rows), self._width(len(rows)))
         return np.where(np.isfinite(out), out, np.inf)

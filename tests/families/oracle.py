@@ -67,7 +67,7 @@ def slope(name, codes, *columns, one=True):  # type: ignore[no-untyped-def]
 
 
 def structures(rng, n=70):  # type: ignore[no-untyped-def]
-    """Name -> terms and weights, for one X (n, 3)."""
+    """Name -> terms and weights, for one X (n, 3); those of "balanced" and "even" commute if n is 70."""
     g = np.concatenate([np.arange(12), rng.integers(0, 12, n - 12)])
     h = np.concatenate([np.arange(7), rng.integers(0, 7, n - 7)])[rng.permutation(n)]
     half = rng.integers(0, 2, n)
@@ -88,6 +88,12 @@ def structures(rng, n=70):  # type: ignore[no-untyped-def]
         "mixed": [slope("h", h, x, z), intercept("g", g), slope("g", g, z, one=False)],
         "three": [intercept("g", g), intercept("h", h), intercept("f", f)],
         "outer slope": [slope("g", g, x), intercept("nested", nested)],
+        "balanced": [intercept("row", np.arange(n) // 10), intercept("column", np.arange(n) % 10)],
+        "weighted": [slope("g", g, z, one=False)],
+        "even": [
+            intercept("pair", np.arange(n) // 2),
+            intercept("pairs", np.sort(rng.integers(0, 6, n // 2))[np.arange(n) // 2]),
+        ],
     }
     return X, w, terms
 

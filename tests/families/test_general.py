@@ -10,9 +10,13 @@ import numpy as np
 import pytest
 from oracle import make_case, random_phi, structures
 
+import jaxlmm
 from jaxlmm._types import float64_scope
 from jaxlmm.families.general import moments
-from jaxlmm.families.general.family import General
+from jaxlmm.families.general.family import WORTH_A_TABLE, General, make_general
+from jaxlmm.families.general.fitting import fit_general
+from jaxlmm.families.general.layout import Core
+from jaxlmm.families.general.strata import StrataCore
 from jaxlmm.families.parameters import lower_triangle, phi_from_theta
 
 NAMES = list(structures(np.random.default_rng(0))[2])
@@ -181,7 +185,92 @@ def check_modes(case, phi, Vinv, pulled, modes, c, scale) -> None:
         np.testing.assert_allclose(spread[..., c], expected, atol=1e-11 * (np.abs(expected).max() + 1))
 
 
-@pytest.mark.parametrize("name", ["slope", "nested", "maximal"])
+@pytest.mark.parametrize("name", ["intercept", "weighted", "balanced", "even"])
+def test_terms_that_commute(name: str) -> None:
+    """Fits by strata, which have no matrices of levels, against those by elimination; far from zero too."""
+    case, Y, *_ = setting(name)
+    whole = make_general(case.Q, case.root_w, case.terms, strata=False)
+    assert isinstance(case.family.core, StrataCore) and isinstance(whole.core, Core)
+    assert case.family.core.n_rest == whole.core.n_rest
+    for y in (Y, 1e6 + 1e3 * Y):
+        one, other = fit_general(case.family, y), fit_general(whole, y)
+        assert one.converged.all() and np.array_equal(one.singular, other.singular)
+        for name in ("theta", "sigma2", "fixef", "loglik", "hessian"):
+            ours, theirs = getattr(one, name), getattr(other, name)
+            np.testing.assert_allclose(ours, theirs, rtol=1e-9, atol=1e-9 * np.abs(theirs).max())
+
+
+def test_responses_given_by_their_coordinates_on_strata() -> None:
+    """A fit of coordinates is that of the responses that have them, also where there is nothing to fit."""
+    rng = np.random.default_rng(8)
+    row, column = np.indices((6, 8)).reshape(2, -1)
+    X = np.column_stack([np.ones(48), rng.normal(size=48)])
+    weights = np.full(48, 0.25)
+    family = jaxlmm.prepare(
+        X, random=[jaxlmm.random_term(row), jaxlmm.random_term(column)], weights=weights
+    ).prepared.family
+    assert isinstance(family.kernel.core, StrataCore)
+    Y = rng.normal(size=(48, 5)) + rng.normal(size=(6, 5))[row] + 1e3
+    Y[:, 3], Y[3, 4] = X @ [1.0, 2.0], np.nan
+    coordinates = family.coordinates(Y)
+    np.testing.assert_allclose(family.coordinates(np.eye(48)) @ Y[:, :4], coordinates[:, :4], atol=1e-10)
+    rest = np.sum((0.5 * Y - family.kernel.reducer.basis @ coordinates) ** 2, axis=0)
+    assert np.allclose(family.explained(coordinates) + rest, np.sum(0.25 * Y**2, axis=0), equal_nan=True)
+    found, direct = family.fit_coordinates(coordinates, rest, "REML"), family.fit(Y, "REML")
+    np.testing.assert_array_equal(found["status"], direct["status"])
+    for name in ("theta", "coef", "se_gls", "sigma2", "loglik"):
+        np.testing.assert_allclose(found[name], direct[name], rtol=1e-8, atol=1e-8)
+
+
+def test_terms_that_do_not_commute_are_eliminated() -> None:
+    for name in ("nested", "crossed", "double", "slope", "three"):
+        assert isinstance(setting(name)[0].family.core, Core)
+
+
+@pytest.mark.parametrize("reml", [True, False])
+def test_log_determinants_off_a_table(reml: bool) -> None:
+    case, _, _, stats, *_ = setting("crossed")
+    family = case.family
+    tabled = family.tabled(reml, WORTH_A_TABLE)
+    assert (
+        tabled is not None
+        and family.tabled(reml, 16) is None
+        and setting("slope")[0].family.tabled(reml, 9999) is None
+    )
+    rng = np.random.default_rng(6)
+    theta = 10 ** rng.uniform(-3, 1.9, size=(2, 4))
+    theta[0, 0] = theta[1, 1] = 0
+    with float64_scope():
+        moments_of = jax.jit(lambda f, phi: f.moments(phi, stats, reml=reml))
+        exact, read = moments_of(family, jnp.asarray(theta**2)), moments_of(tabled, jnp.asarray(theta**2))
+        outside = moments_of(tabled, jnp.full((2, 4), 1e5))
+    np.testing.assert_array_equal(exact.s2, read.s2)
+    np.testing.assert_allclose(read.l, exact.l, rtol=0, atol=1e-9)
+    np.testing.assert_allclose(read.l1, exact.l1, rtol=0, atol=1e-7)
+    np.testing.assert_allclose(read.l2, exact.l2, rtol=0, atol=1e-4)
+    assert np.isinf(outside.l).all()
+
+
+@pytest.mark.parametrize("name", ["nested", "crossed"])
+def test_the_table_does_not_show_in_a_fit(name: str) -> None:
+    """Effects of all sizes; 150 lies beyond the table, where some do not converge with it or without."""
+    case, *_ = setting(name)
+    rng = np.random.default_rng(7)
+    Y, largest = rng.normal(size=(len(case.X), WORTH_A_TABLE)), np.zeros(WORTH_A_TABLE)
+    for term in case.terms:
+        sd = rng.choice([0.0, 0.0, 0.3, 2.0, 150.0], size=WORTH_A_TABLE)
+        Y += (rng.normal(size=(term.n_levels, WORTH_A_TABLE)) * sd)[term.codes]
+        largest = np.maximum(largest, sd)
+    many, few = fit_general(case.family, Y), fit_general(case.family, Y[:, :200])
+    assert many.converged[largest < 100].all()
+    same = many.converged[:200] & few.converged
+    assert same.mean() > 0.7
+    np.testing.assert_array_equal(many.singular[:, :200][:, same], few.singular[:, same])
+    np.testing.assert_allclose(many.loglik[:200][same], few.loglik[same], rtol=1e-11)
+    np.testing.assert_allclose(many.theta[:, :200][:, same], few.theta[:, same], rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["slope", "nested", "maximal", "even"])
 def test_simulated_statistics_have_the_moments_of_simulated_responses(name: str) -> None:
     case, _, phi, *_ = setting(name)
     m = 20_000
@@ -199,7 +288,7 @@ def test_simulated_statistics_have_the_moments_of_simulated_responses(name: str)
 
 
 @pytest.mark.skipif(np.finfo(np.longdouble).eps > 2e-19, reason="needs a long double to compare with")
-@pytest.mark.parametrize("name", ["slope", "nested", "maximal"])
+@pytest.mark.parametrize("name", ["slope", "nested", "maximal", "balanced", "even"])
 def test_large_variances_lose_nothing(name: str) -> None:
     """pwrss beside random effects 1e6 times the residual sd; the n x n computation loses that in double precision."""
     case, Y, phi, *_ = setting(name)

@@ -112,6 +112,23 @@ def test_dense_and_sparse_reductions_agree(monkeypatch: pytest.MonkeyPatch) -> N
         same(dense, sparse)
 
 
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("in_order", [True, False])
+def test_coordinates_group_by_group_are_those_of_the_dense_product(in_order: bool, weighted: bool) -> None:
+    rng = np.random.default_rng(11)
+    codes = np.repeat(np.arange(40), rng.integers(1, 20, 40))
+    codes = codes if in_order else rng.permutation(codes)
+    X = np.column_stack([np.ones(len(codes)), rng.normal(size=(len(codes), 2)), codes % 3 == 0])
+    w = rng.uniform(0.1, 3, len(codes)) if weighted else None
+    reducer = jaxlmm.prepare(X, codes, weights=w).prepared.family.reducer
+    assert 1 < len(reducer.blocks) < 40 and isinstance(reducer.blocks[0][0], slice) == in_order
+    y = rng.normal(size=(len(codes), 5))
+    y[3, 4] = np.nan
+    ours, theirs = reducer.coords(y), reducer.A @ y
+    np.testing.assert_allclose(ours[:, :4], theirs[:, :4], atol=1e-13)
+    assert np.isnan(ours[:, 4]).all() == np.isnan(theirs[:, 4]).all()
+
+
 def test_blocks_and_padding(monkeypatch: pytest.MonkeyPatch) -> None:
     X, Y, codes = case(0)
     Y = np.random.default_rng(0).normal(size=(len(Y), 4500))

@@ -16,14 +16,24 @@ from jaxlmm._types import float64_scope
 from jaxlmm.design.random import RandomTerm
 from jaxlmm.families.base import Covariance, Moments, Scaling
 from jaxlmm.families.general import moments as kernel
+from jaxlmm.families.general import strata_moments
 from jaxlmm.families.general.layout import Core, Reducer, make_core, whitener
 from jaxlmm.families.general.moments import Stats
-from jaxlmm.families.general.reduce import reduce_responses
+from jaxlmm.families.general.reduce import reduce_responses, reduce_to_strata
+from jaxlmm.families.general.strata import StrataCore, StrataReducer, make_strata
+from jaxlmm.families.general.strata_moments import StrataStats
+from jaxlmm.families.general.table import Tabled, make_tabled
 from jaxlmm.families.parameters import lower_triangle, phi_from_theta
 from jaxlmm.runtime import programs
 from jaxlmm.runtime.batches import in_batches, take, width_for
 
-__all__ = ["General", "block_matrix", "make_general"]
+__all__ = ["AnyStats", "General", "block_matrix", "make_general"]
+
+# Responses for which a table of the log-determinants is made.
+WORTH_A_TABLE = 1024
+
+AnyCore = Core | StrataCore
+AnyStats = Stats | StrataStats
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,11 +44,23 @@ class General:
     whitened columns (see ``layout``), and so does the optimiser's theta; ``to_user`` and ``hessian_to_user`` take
     its results to the columns of Z as they were given. ``modes``, ``curves`` and ``information``, in numpy, take
     phi of the columns as given. Inside compiled code only ``core`` is there.
+
+    Where the terms commute, ``core`` and ``reducer`` are those of ``strata``; ``blocks`` is then the same design as
+    ``layout`` has it, which knows the modes.
     """
 
-    core: Core
-    reducer: Reducer | None
+    core: AnyCore
+    reducer: Reducer | StrataReducer | None
     whiteners: tuple[np.ndarray, ...]
+    terms: tuple[RandomTerm, ...] = ()
+
+    @functools.cached_property
+    def blocks(self) -> General:
+        """The same design, its factors eliminated one after another."""
+        if isinstance(self.core, Core):
+            return self
+        assert self.reducer is not None
+        return make_general(self.reducer.Q, self.reducer.root_w, self.terms, strata=False)
 
     @property
     def n_phi(self) -> int:
@@ -59,30 +81,64 @@ class General:
     def bytes_per_response(self) -> int:
         """Memory that one response takes while its moments are computed."""
         core = self.core
+        if isinstance(core, StrataCore):
+            return core.bytes_per_response
         squares = core.d**2 * (6 + 2 * len(core.sizes) * core.r1)
         return 8 * (squares + core.G * core.r1**2 * 8 + core.q2 * core.n_phi)
 
-    def reduce(self, Y: np.ndarray) -> tuple[Stats, Scaling]:
+    def reduce(self, Y: np.ndarray) -> tuple[AnyStats, Scaling]:
         """All that is needed of the responses Y (n_obs, c), in numpy."""
         if self.reducer is None:
             raise TypeError("responses are reduced outside of compiled code.")
+        if isinstance(self.core, StrataCore):
+            assert isinstance(self.reducer, StrataReducer)
+            return reduce_to_strata(self.core, self.reducer, Y)
+        assert isinstance(self.reducer, Reducer)
         return reduce_responses(self.core, self.reducer, Y)
 
-    def moments(self, phi: jax.Array, stats: Stats, *, reml: bool) -> Moments:
+    def moments(self, phi: jax.Array, stats: AnyStats, *, reml: bool) -> Moments:
         """pwrss and log-determinants at phi (k, c)."""
-        return kernel.moments(self.core, phi, stats, reml=reml)
+        found: Moments = _kernel(self.core).moments(self.core, phi, stats, reml=reml)
+        return found
 
-    def deviance_parts(self, phi: jax.Array, stats: Stats, *, reml: bool) -> tuple[jax.Array, jax.Array]:
+    def deviance_parts(self, phi: jax.Array, stats: AnyStats, *, reml: bool) -> tuple[jax.Array, jax.Array]:
         """pwrss and log-determinant (c,) alone, at phi (k, c), or (k, 1) for all."""
-        return kernel.deviance_parts(self.core, phi, stats, reml=reml)
+        found: tuple[jax.Array, jax.Array] = _kernel(self.core).deviance_parts(self.core, phi, stats, reml=reml)
+        return found
 
-    def fixef(self, phi: jax.Array, stats: Stats) -> jax.Array:
+    def tabled(self, reml: bool, c: int) -> Tabled | None:
+        """The same with log-determinants off a table, where c responses are worth one."""
+        core = self.core
+        if isinstance(core, StrataCore) or core.sizes != (1, 1) or not core.second or c < WORTH_A_TABLE:
+            return None
+        return self._table(reml)
+
+    @functools.cached_property
+    def _table(self) -> Callable[[bool], Tabled]:
+        @functools.cache
+        def make(reml: bool) -> Tabled:
+            def logdet(phi: np.ndarray) -> np.ndarray:
+                def some(index: np.ndarray) -> Any:
+                    with float64_scope():
+                        return _logdet(self.core, phi[:, index], reml=reml)
+
+                found: np.ndarray = in_batches(some, phi.shape[1], self._width(phi.shape[1]))
+                return found
+
+            assert isinstance(self.core, Core)
+            return make_tabled(self.core, logdet)
+
+        return make
+
+    def fixef(self, phi: jax.Array, stats: AnyStats) -> jax.Array:
         """Generalised least squares estimate (p, c) of b, the coefficients of Q."""
-        return kernel.fixef(self.core, phi, stats)
+        found: jax.Array = _kernel(self.core).estimates(self.core, phi, stats)[1]
+        return found
 
-    def covariance(self, phi: jax.Array, stats: Stats, L: jax.Array) -> Covariance:
+    def covariance(self, phi: jax.Array, stats: AnyStats, L: jax.Array) -> Covariance:
         """Covariance of the contrasts L (q, p) of b, over sigma2, with derivatives in phi."""
-        return kernel.covariance(self.core, phi, L)
+        found: Covariance = _kernel(self.core).covariance(self.core, phi, L)
+        return found
 
     def modes(self, phi: np.ndarray, fixef: np.ndarray, Y: np.ndarray) -> tuple[Any, ...]:
         """Modes (levels, r, c) of each term, and their covariances / sigma2 (levels, r, r, c).
@@ -92,6 +148,8 @@ class General:
         """
         if self.reducer is None:
             raise TypeError("modes are computed outside of compiled code.")
+        if isinstance(self.core, StrataCore):
+            return self.blocks.modes(phi, fixef, Y)
         root_w = self.reducer.root_w
         fitted = self.reducer.Q @ fixef
         stats, scaling = self.reduce(Y - (fitted if root_w is None else fitted / root_w[:, None]))
@@ -108,7 +166,7 @@ class General:
             out.append((effects, np.einsum("ij,ljkc,mk->limc", A, v, A, optimize=True)))
         return tuple(out)
 
-    def estimates(self, theta: np.ndarray, stats: Stats) -> tuple[np.ndarray, np.ndarray]:
+    def estimates(self, theta: np.ndarray, stats: AnyStats) -> tuple[np.ndarray, np.ndarray]:
         """pwrss (c,) and coefficients of Q (p, c) at theta (k, c) of the whitened columns, in numpy."""
 
         def solved(index: np.ndarray) -> Any:
@@ -118,6 +176,19 @@ class General:
         c = theta.shape[1]
         pwrss, fixef = in_batches(solved, c, self._width(c))
         return pwrss, fixef
+
+    def solutions(
+        self, theta: np.ndarray, stats: AnyStats, L: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """What :meth:`estimates` and :meth:`variances` give, in one program."""
+
+        def solved(index: np.ndarray) -> Any:
+            with float64_scope():
+                at = theta[:, index]
+                return _solutions(self.core, at, take(stats, index), L)
+
+        pwrss, fixef, variance = in_batches(solved, theta.shape[1], self._width(theta.shape[1]))
+        return pwrss, fixef, variance
 
     def variances(self, theta: np.ndarray, L: np.ndarray) -> np.ndarray:
         """diag L C L' (q, c) for contrasts L (q, p) of the coefficients of Q, at theta of the whitened columns."""
@@ -157,6 +228,20 @@ class General:
         second = np.einsum("ts,uv,tuijm->msvij", back, back, at.second[:, :, :q, :q], optimize=True)
         return np.ascontiguousarray(np.moveaxis(at.value[:q, :q], -1, 0)), first, second
 
+    def own_curves(self, phi: np.ndarray, L: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The diagonal of L C L', (m, q), and its first derivatives in phi, (m, k, q); as :meth:`curves`."""
+        inner, q, p = self.phi_from_user(phi), len(L), self.core.p
+        contrasts = np.concatenate([L, np.zeros((-q % p, p))])
+
+        def covariance(index: np.ndarray) -> Any:
+            with float64_scope():
+                return _own_covariance(self.core, inner[:, index], contrasts)
+
+        value, first = in_batches(covariance, phi.shape[1], self._width(phi.shape[1]))
+        back = np.linalg.inv(self.phi_to_user_matrix)
+        turned = np.einsum("ts,tqm->msq", back, first[:, :q], optimize=True)
+        return np.ascontiguousarray(value[:q].T), turned
+
     def information(self, phi: np.ndarray, *, reml: bool) -> tuple[np.ndarray, np.ndarray]:
         """Derivatives (m, k) and (m, k, k) of the log-determinants in phi (k, m) of the user's columns."""
         inner = self.phi_from_user(phi)
@@ -172,9 +257,11 @@ class General:
     def _width(self, c: int) -> int:
         return width_for(c, self.bytes_per_response)
 
-    def simulate(self, phi: jax.Array, key: jax.Array) -> Stats:
+    def simulate(self, phi: jax.Array, key: jax.Array) -> AnyStats:
         """Statistics of simulated responses, one for each column of phi (k, c), with b = 0 and sigma2 = 1."""
         core, c = self.core, phi.shape[1]
+        if isinstance(core, StrataCore):
+            return strata_moments.simulate(core, phi, key)
         keys = jax.random.split(key, 3 + len(core.sizes))
         alpha = core.W_root @ jax.random.normal(keys[0], (core.W_root.shape[1], c), core.W.dtype)
         present = (jnp.abs(core.R).sum(1) > 0).reshape(-1, 1)
@@ -233,19 +320,32 @@ jax.tree_util.register_pytree_node(
 )
 
 
-def make_general(Q: np.ndarray, root_w: np.ndarray | None, terms: Sequence[RandomTerm]) -> General:
+def make_general(
+    Q: np.ndarray, root_w: np.ndarray | None, terms: Sequence[RandomTerm], *, strata: bool = True
+) -> General:
     """The family of a design; its work that depends on the design alone.
 
     Parameters
     ----------
     Q : (n_obs, p)
-        Orthonormal basis of X, rows multiplied by ``root_w``.
+        Orthonormal basis of X, rows multiplied by the roots of their weights.
     root_w : (n_obs,) or None
         Roots of the weights.
     terms : sequence of RandomTerm
+    strata : bool
+        Whether terms that commute are taken as such.
     """
-    core, reducer = make_core(Q, root_w, terms)
-    return General(core, reducer, tuple(whitener(term, root_w) for term in terms))
+    whiteners = tuple(whitener(term, root_w) for term in terms)
+    weight = np.ones(len(Q)) if root_w is None else root_w
+    columns = [(t.Z * weight[:, None]) @ A for t, A in zip(terms, whiteners, strict=True)]
+    found = make_strata(Q, root_w, terms, columns) if strata else None
+    core, reducer = make_core(Q, root_w, terms, columns) if found is None else found
+    return General(core, reducer, whiteners, tuple(terms))
+
+
+def _kernel(core: AnyCore) -> Any:
+    """The module that knows a design's arithmetic."""
+    return strata_moments if isinstance(core, StrataCore) else kernel
 
 
 @programs.jit
@@ -254,24 +354,44 @@ def _conditional(core: Core, phi: jax.Array, stats: Stats) -> Any:
 
 
 @programs.jit
-def _covariance(core: Core, phi: jax.Array, L: jax.Array) -> Covariance:
-    return kernel.covariance(core, phi, L)
+def _covariance(core: AnyCore, phi: jax.Array, L: jax.Array) -> Any:
+    return _kernel(core).covariance(core, phi, L)
 
 
 @programs.jit
-def _variances(core: Core, theta: jax.Array, L: jax.Array) -> jax.Array:
-    at = kernel.covariance(core, phi_from_theta(theta, core.sizes), L)  # derivatives are left out by the compiler
+def _own_covariance(core: AnyCore, phi: jax.Array, L: jax.Array) -> Any:
+    # Second derivatives are left out by the compiler.
+    at = _kernel(core).covariance(core, phi, L)
+    return jnp.diagonal(at.value).T, jnp.moveaxis(jnp.diagonal(at.first, axis1=1, axis2=2), 2, 1)
+
+
+@programs.jit
+def _variances(core: AnyCore, theta: jax.Array, L: jax.Array) -> jax.Array:
+    # Derivatives are left out by the compiler.
+    at = _kernel(core).covariance(core, phi_from_theta(theta, core.sizes), L)
     return jnp.diagonal(at.value).T
 
 
 @functools.partial(programs.jit, static_argnames="reml")
-def _information(core: Core, phi: jax.Array, *, reml: bool) -> tuple[jax.Array, jax.Array]:
-    return kernel.information(core, phi, reml=reml)
+def _logdet(core: Core, phi: jax.Array, *, reml: bool) -> jax.Array:
+    return kernel.logdet(core, phi, reml=reml)
+
+
+@functools.partial(programs.jit, static_argnames="reml")
+def _information(core: AnyCore, phi: jax.Array, *, reml: bool) -> Any:
+    return _kernel(core).information(core, phi, reml=reml)
 
 
 @programs.jit
-def _estimates(core: Core, theta: jax.Array, stats: Stats) -> tuple[jax.Array, jax.Array]:
-    return kernel.estimates(core, phi_from_theta(theta, core.sizes), stats)
+def _estimates(core: AnyCore, theta: jax.Array, stats: AnyStats) -> Any:
+    return _kernel(core).estimates(core, phi_from_theta(theta, core.sizes), stats)
+
+
+@programs.jit
+def _solutions(core: AnyCore, theta: jax.Array, stats: AnyStats, L: jax.Array) -> Any:
+    phi, known = phi_from_theta(theta, core.sizes), _kernel(core)
+    pwrss, fixef = known.estimates(core, phi, stats)
+    return pwrss, fixef, jnp.diagonal(known.covariance(core, phi, L).value).T
 
 
 def block_matrix(

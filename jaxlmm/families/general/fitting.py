@@ -52,7 +52,8 @@ def fit_general(family: General, Y: np.ndarray, *, reml: bool = True) -> General
     core = family.core
     stats, scaling = family.reduce(Y)
     nu = float(core.n_obs - core.p if reml else core.n_obs)
-    optimum = minimise_several(Deviance(family, nu, reml), stats)
+    problem = Deviance(family, nu, reml)
+    optimum = minimise_several(problem, stats, rough=problem.rough(Y.shape[1]))
     pwrss, fixef = family.estimates(optimum.theta, stats)
     bad = ~scaling.finite | scaling.constant | scaling.exact
     scale = np.where(bad, np.nan, scaling.scale)

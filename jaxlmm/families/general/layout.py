@@ -153,7 +153,9 @@ def whitener(term: RandomTerm, root_w: np.ndarray | None) -> np.ndarray:
     return scipy.linalg.solve_triangular(lower, np.eye(term.size), lower=True)
 
 
-def make_core(Q: np.ndarray, root_w: np.ndarray | None, terms: Sequence[RandomTerm]) -> tuple[Core, Reducer]:
+def make_core(
+    Q: np.ndarray, root_w: np.ndarray | None, terms: Sequence[RandomTerm], columns: Sequence[np.ndarray]
+) -> tuple[Core, Reducer]:
     """Tensors and reducer of a design.
 
     Parameters
@@ -164,9 +166,10 @@ def make_core(Q: np.ndarray, root_w: np.ndarray | None, terms: Sequence[RandomTe
         Roots of the weights.
     terms : sequence of RandomTerm
         At least one.
+    columns : sequence of arrays, (n_obs, size)
+        Whitened columns of the terms, rows multiplied by ``root_w``.
     """
-    (n, p), weight = Q.shape, np.ones(Q.shape[0]) if root_w is None else root_w
-    columns = [(t.Z * weight[:, None]) @ whitener(t, root_w) for t in terms]
+    n, p = Q.shape
     first, second = _split(terms)
     codes, G = terms[first[0]].codes, terms[first[0]].n_levels
     Q1_rows, R = _group_bases(np.concatenate([columns[t] for t in first], axis=1), codes, G)

@@ -13,10 +13,16 @@ from jaxlmm.design.design import Design
 from jaxlmm.engine.finish import Found, empty_results, finish
 from jaxlmm.families.base import Curves, Family, Modes, Scaling
 from jaxlmm.families.deviance import Deviance
-from jaxlmm.families.general.family import General, make_general
-from jaxlmm.families.general.moments import Stats
+from jaxlmm.families.general.family import AnyStats, General, make_general
+from jaxlmm.families.general.layout import Reducer
 from jaxlmm.families.general.profile import profile_limits
-from jaxlmm.families.general.reduce import coordinates, stats_of_coordinates
+from jaxlmm.families.general.reduce import (
+    coordinates,
+    stats_of_coordinates,
+    strata_coordinates,
+    strata_of_coordinates,
+)
+from jaxlmm.families.general.strata import StrataCore, StrataReducer
 from jaxlmm.optimize.several import minimise_several
 from jaxlmm.runtime.batches import on_gpu
 from jaxlmm.runtime.device import DeviceMatrix
@@ -79,15 +85,16 @@ class RandomTerms(Family):
         self._fit_stats(*self.kernel.reduce(Y), method, out, cols)
 
     def _fit_stats(
-        self, stats: Stats, scaling: Scaling, method: str, out: dict[str, np.ndarray], cols: slice
+        self, stats: AnyStats, scaling: Scaling, method: str, out: dict[str, np.ndarray], cols: slice
     ) -> None:
         kernel, reml = self.kernel, method == "REML"
         n, p = self.design.X.shape
         nu = float(n - p if reml else n)
-        optimum = minimise_several(Deviance(kernel, nu, reml), stats)
-        pwrss, fixef = kernel.estimates(optimum.theta, stats)
+        problem = Deviance(kernel, nu, reml)
+        optimum = minimise_several(problem, stats, rough=problem.rough(len(scaling.scale)))
+        contrasts = self.basis.contrast(np.eye(p))
+        pwrss, fixef, variance = kernel.solutions(optimum.theta, stats, contrasts)
         theta = kernel.to_user(optimum.theta)
-        variance = kernel.variances(optimum.theta, self.basis.contrast(np.eye(p)))
         found = Found(
             theta, pwrss, optimum.value, kernel.hessian_to_user(optimum.hessian), optimum.converged,
             np.any(optimum.singular, axis=0), self.basis.coef(fixef).T, variance.T,
@@ -98,19 +105,22 @@ class RandomTerms(Family):
 
     def coordinates(self, Y: np.ndarray) -> np.ndarray:
         """See :class:`jaxlmm.families.base.Family`; those of ``general.reduce``, which are not orthonormal."""
-        assert self.kernel.reducer is not None  # outside of compiled code it is there
-        return coordinates(self.kernel.reducer, np.asarray(Y, dtype=np.float64))
+        reducer, Y = self.kernel.reducer, np.asarray(Y, dtype=np.float64)
+        assert reducer is not None  # outside of compiled code it is there
+        return strata_coordinates(reducer, Y) if isinstance(reducer, StrataReducer) else coordinates(reducer, Y)
 
     @functools.cached_property
     def _gram(self) -> np.ndarray:
         """Cross-products of the columns that coordinates belong to."""
         reducer = self.kernel.reducer
-        assert reducer is not None
+        assert isinstance(reducer, Reducer)
         columns = np.concatenate([reducer.Q1.toarray(), reducer.Z2.toarray(), reducer.Q], axis=1)
         return np.asarray(columns.T @ columns)
 
     def explained(self, coordinates: np.ndarray) -> np.ndarray:
         """See :class:`jaxlmm.families.base.Family`."""
+        if isinstance(self.kernel.reducer, StrataReducer):
+            return np.asarray(np.einsum("ij,ij->j", coordinates, coordinates))
         return np.asarray(np.einsum("ij,ij->j", coordinates, self._gram @ coordinates))
 
     def fit_coordinates(self, coordinates: np.ndarray, rest: np.ndarray, method: str) -> dict[str, np.ndarray]:
@@ -121,23 +131,30 @@ class RandomTerms(Family):
         block = GPU_BLOCK if on_gpu() else BLOCK
         for start in range(0, m, block):
             cols = slice(start, min(start + block, m))
-            found = stats_of_coordinates(self.kernel.core, self._gram, coordinates[:, cols], rest[cols])
-            self._fit_stats(*found, method, out, cols)
+            self._fit_stats(*self._stats(coordinates[:, cols], rest[cols]), method, out, cols)
         return out
+
+    def _stats(self, coordinates: np.ndarray, rest: np.ndarray) -> tuple[AnyStats, Scaling]:
+        core, reducer = self.kernel.core, self.kernel.reducer
+        if isinstance(core, StrataCore):
+            assert isinstance(reducer, StrataReducer)
+            return strata_of_coordinates(core, reducer, coordinates, rest)
+        return stats_of_coordinates(core, self._gram, coordinates, rest)
 
     def curves(self, phi: np.ndarray, L: np.ndarray, *, joint: bool) -> Curves:
         """See :class:`jaxlmm.families.base.Family`."""
-        q = len(L)
         if joint:
             return Curves(*self.kernel.curves(np.ascontiguousarray(phi.T), L))
-        out = Curves.empty(len(phi), phi.shape[1], q, False)
-        for start in range(0, len(phi), CHUNK):  # joint curves of all contrasts take q times the room
-            rows = slice(start, start + CHUNK)
-            value, first, second = self.kernel.curves(np.ascontiguousarray(phi[rows].T), L)
-            out.value[rows] = np.einsum("mqq->mq", value)
-            out.first[rows] = np.einsum("mkqq->mkq", first)
-            out.second[rows] = np.einsum("mklqq->mklq", second)
-        return out
+
+        def second() -> np.ndarray:
+            out = np.empty((*phi.shape, phi.shape[1], len(L)))
+            for start in range(0, len(phi), CHUNK):  # joint curves of all contrasts take q times the room
+                rows = slice(start, start + CHUNK)
+                found = self.kernel.curves(np.ascontiguousarray(phi[rows].T), L)[2]
+                out[rows] = np.einsum("mklqq->mklq", found)
+            return out
+
+        return Curves(*self.kernel.own_curves(np.ascontiguousarray(phi.T), L), second)
 
     def information(self, phi: np.ndarray, *, reml: bool) -> tuple[np.ndarray, np.ndarray]:
         """See :class:`jaxlmm.families.base.Family`."""

@@ -29,7 +29,17 @@ from jaxlmm.families.general.dense import inverse_factor
 from jaxlmm.families.general.layout import Core, packed_pairs
 from jaxlmm.families.parameters import lower_triangle
 
-__all__ = ["Stats", "conditional", "covariance", "deviance_parts", "estimates", "fixef", "information", "moments"]
+__all__ = [
+    "Stats",
+    "conditional",
+    "covariance",
+    "deviance_parts",
+    "estimates",
+    "information",
+    "logdet",
+    "moments",
+    "pwrss",
+]
 
 Entries = dict[tuple[int, int], jax.Array]
 
@@ -77,21 +87,28 @@ def moments(core: Core, phi: jax.Array, stats: Stats, *, reml: bool) -> Moments:
     return Moments(solved.s, s1, s2, l, l1, l2)
 
 
+def pwrss(core: Core, phi: jax.Array, stats: Stats) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """pwrss (c,) and its derivatives (k, c), (k, k, c) in phi."""
+    at = factor(core, phi)
+    solved = solve(core, at, stats)
+    return solved.s, *_pwrss_derivatives(core, at, solved)
+
+
 def deviance_parts(core: Core, phi: jax.Array, stats: Stats, *, reml: bool) -> tuple[jax.Array, jax.Array]:
     """pwrss and log-determinant (c,) alone; where all responses share phi (k, 1), at the price of their products."""
     at = factor(core, phi)
     return solve(core, at, stats).s, _logdet_value(core, at, reml)
 
 
+def logdet(core: Core, phi: jax.Array, *, reml: bool) -> jax.Array:
+    """The log-determinants (c,) alone."""
+    return _logdet_value(core, factor(core, phi), reml)
+
+
 def estimates(core: Core, phi: jax.Array, stats: Stats) -> tuple[jax.Array, jax.Array]:
     """pwrss (c,) and coefficients (p, c) of Q."""
     solved = solve(core, factor(core, phi), stats)
     return solved.s, stats.ols + solved.u[:, core.q2 :].T
-
-
-def fixef(core: Core, phi: jax.Array, stats: Stats) -> jax.Array:
-    """Coefficients (p, c) of Q."""
-    return estimates(core, phi, stats)[1]
 
 
 def information(core: Core, phi: jax.Array, *, reml: bool) -> tuple[jax.Array, jax.Array]:

@@ -4,46 +4,128 @@ By least squares y = Q a3 + Z2 a2 + Z1 a1 + r with r off all columns. Kept are a
 the coordinates Q1'Z1 a1 (``b``) and r'r (``rest``): at any phi the fit is a combination of these, and
 no sum of squares is ever the difference of larger ones. Where the split is not unique (nested factors
 share columns), as much as can be is given to Z2.
+
+Where the terms commute (``strata``) they are y's coordinates on the strata's shares of Q, and the sums of squares of
+what is left in each stratum.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 
 from jaxlmm.families.base import Scaling
 from jaxlmm.families.general.layout import Core, Reducer
 from jaxlmm.families.general.moments import Stats
+from jaxlmm.families.general.strata import StrataCore, StrataReducer
+from jaxlmm.families.general.strata_moments import StrataStats
 from jaxlmm.runtime.threads import by_chunks
 
-__all__ = ["coordinates", "reduce_responses", "stats_of_coordinates"]
+__all__ = [
+    "coordinates", "reduce_responses", "reduce_to_strata", "stats_of_coordinates", "strata_coordinates",
+    "strata_of_coordinates",
+]  # fmt: skip
 
 # Responses are handled in panels of about this many bytes, to stay in cache.
 PANEL_BYTES = 2**20
 # Root mean square of the arithmetic's rounding errors, relative to the largest value.
 NOISE = 4 * np.finfo(np.float64).eps
+# A sum of squares is the difference of two others where that loses at most this factor.
+LOSS = 32
 
 
 def reduce_responses(core: Core, reducer: Reducer, Y: np.ndarray) -> tuple[Stats, Scaling]:
     """Statistics of the responses Y (n_obs, c), real of any type."""
-    n, c = Y.shape
+    c, q2 = Y.shape[1], core.q2
     stats = dict(
         rest=np.ones(c), b=np.zeros((core.r1 * core.G, c)), a=np.zeros((core.q2, c)), ols=np.zeros((core.p, c))
     )
-    scaling = Scaling(np.zeros(c), np.ones(c), np.ones(c, bool), np.zeros(c, bool), np.zeros(c, bool))
-    rounding = max(0.5 * np.finfo(Y.dtype).eps if Y.dtype.kind == "f" else 0.0, NOISE)
-    width = int(np.clip(PANEL_BYTES // (8 * n), 4, 2048))
-    by_chunks(c, width, lambda columns: _panel(reducer, Y, columns, stats, scaling, rounding))
+
+    def fill(y: np.ndarray, cols: slice, centred: _Centred) -> None:
+        b = np.zeros((reducer.C.shape[0], y.shape[1]))
+        a = np.zeros((reducer.C.shape[1], y.shape[1]))
+        for _ in range(2):  # twice is enough (Kahan), for residuals that are small beside the effects
+            y = _remove(reducer, y, a, b)
+        rest = np.einsum("ij,ij->j", y, y) if reducer.n_rest else np.zeros(y.shape[1])
+        bad = centred.bad(rest, reducer.n_rest)
+        stats["rest"][cols] = np.where(bad, 1.0, rest)  # a bad response must not slow the loops that all share
+        stats["b"][:, cols] = np.where(bad, 0.0, b)
+        stats["a"][:, cols] = np.where(bad, 0.0, a[:q2])
+        stats["ols"][:, cols] = np.where(bad, 0.0, centred.ols + a[q2:])
+
+    scaling = _by_panels(reducer, Y, fill)
     return Stats(**stats), scaling  # type: ignore[arg-type]
 
 
+def reduce_to_strata(core: StrataCore, reducer: StrataReducer, Y: np.ndarray) -> tuple[StrataStats, Scaling]:
+    """Statistics of the responses Y (n_obs, c) of a design whose terms commute."""
+    c, basis = Y.shape[1], reducer.basis
+    stats = dict(rest=np.ones((len(core.rest_values), c)), h=np.zeros((len(core.F), c)), ols=np.zeros((core.p, c)))
+
+    def fill(y: np.ndarray, cols: slice, centred: _Centred) -> None:
+        total = np.einsum("ij,ij->j", y, y)
+        coords = basis.T @ y
+        left = total - np.einsum("ij,ij->j", coords, coords)
+        small = left < total / LOSS
+        if small.any():
+            part, own = y[:, small], coords[:, small]
+            part -= basis @ own
+            more = basis.T @ part
+            part -= basis @ more
+            coords[:, small] += more
+            left[small] = np.einsum("ij,ij->j", part, part)
+        rest = np.concatenate([reducer.rest @ (coords * coords), left[None] * (reducer.n_rest > 0)])
+        bad = centred.bad(rest[-1], reducer.n_rest)
+        stats["rest"][:, cols] = np.where(bad, 1.0, rest)
+        stats["h"][:, cols] = np.where(bad, 0.0, coords[reducer.rows])
+        stats["ols"][:, cols] = np.where(bad, 0.0, centred.ols)
+
+    scaling = _by_panels(reducer, Y, fill)
+    return StrataStats(**stats), scaling  # type: ignore[arg-type]
+
+
+@dataclass(eq=False)
+class _Centred:
+    """What was done to the columns of a panel: coefficients of Q taken off, in units of what is left; flags (c,)."""
+
+    ols: np.ndarray
+    noise: np.ndarray
+    n_obs: int
+    finite: np.ndarray
+    constant: np.ndarray
+    exact: np.ndarray
+
+    def bad(self, rest: np.ndarray, n_rest: int) -> np.ndarray:
+        """Which have no fit, where ``rest`` (c,) is left; notes which of them X and the effects explain."""
+        self.exact = (rest <= self.n_obs * self.noise**2) & ~self.constant & (n_rest > 0)
+        return self.constant | self.exact | ~self.finite
+
+
+def _by_panels(
+    reducer: Reducer | StrataReducer, Y: np.ndarray, fill: Callable[[np.ndarray, slice, _Centred], None]
+) -> Scaling:
+    """``fill(residuals off X, columns, what was done to them)`` of every panel."""
+    n, c = Y.shape
+    scaling = Scaling(np.zeros(c), np.ones(c), np.ones(c, bool), np.zeros(c, bool), np.zeros(c, bool))
+    rounding = max(0.5 * np.finfo(Y.dtype).eps if Y.dtype.kind == "f" else 0.0, NOISE)
+    width = int(np.clip(PANEL_BYTES // (8 * n), 4, 2048))
+    by_chunks(c, width, lambda columns: _panel(reducer, Y, columns, fill, scaling, rounding))
+    return scaling
+
+
 def _panel(
-    reducer: Reducer, Y: np.ndarray, cols: slice, stats: dict[str, Any], scaling: Scaling, rounding: float
+    reducer: Reducer | StrataReducer,
+    Y: np.ndarray,
+    cols: slice,
+    fill: Callable[[np.ndarray, slice, _Centred], None],
+    scaling: Scaling,
+    rounding: float,
 ) -> None:
     with np.errstate(invalid="ignore"):  # a signalling NaN
         y = Y[:, cols].astype(np.float64, order="C", copy=True)
-    finite = np.isfinite(y).all(axis=0)
+    finite: np.ndarray = np.asarray(np.isfinite(y).all(axis=0))
     if not finite.all():
         y[:, ~finite] = 0.0
     largest = np.maximum(y.max(axis=0), -y.min(axis=0))
@@ -56,23 +138,13 @@ def _panel(
     # Residuals are small beside a large mean: scaled again, so that all that is kept is about 1.
     size = np.sqrt(np.einsum("ij,ij->j", y, y) / len(y))
     noise = rounding * (largest / scale) * (1.0 if root_w is None else np.sqrt(np.mean(root_w**2)))
-    constant = size <= noise
+    constant: np.ndarray = np.asarray(size <= noise)
     again = np.where(constant, 1.0, np.exp2(np.floor(np.log2(np.where(constant, 1.0, size)))))
     y /= again
-    b = np.zeros((reducer.C.shape[0], y.shape[1]))
-    a = np.zeros((reducer.C.shape[1], y.shape[1]))
-    for _ in range(2):  # twice is enough (Kahan), for residuals that are small beside the effects
-        y = _remove(reducer, y, a, b)
-    q2 = reducer.Z2.shape[1]
-    rest = np.einsum("ij,ij->j", y, y) if reducer.n_rest else np.zeros(y.shape[1])
-    exact = (rest <= len(y) * (noise / again) ** 2) & ~constant & (reducer.n_rest > 0)
-    bad = constant | exact | ~finite
-    stats["rest"][cols] = np.where(bad, 1.0, rest)  # a bad response must not slow the loops that all share
-    stats["b"][:, cols] = np.where(bad, 0.0, b)
-    stats["a"][:, cols] = np.where(bad, 0.0, a[:q2])
-    stats["ols"][:, cols] = np.where(bad, 0.0, ols / again + a[q2:])
+    centred = _Centred(ols / again, noise / again, len(y), finite, constant, constant)
+    fill(y, cols, centred)
     scaling.scale[cols] = scale * again
-    scaling.finite[cols], scaling.constant[cols], scaling.exact[cols] = finite, constant & finite, exact
+    scaling.finite[cols], scaling.constant[cols], scaling.exact[cols] = finite, constant & finite, centred.exact
 
 
 def coordinates(reducer: Reducer, Y: np.ndarray) -> np.ndarray:
@@ -111,6 +183,37 @@ def stats_of_coordinates(
     scaled = np.where(bad, 0.0, coordinates / scale)
     b, a, ols = np.split(scaled, [n1, n1 + core.q2])
     stats = Stats(np.where(bad, 1.0, left / scale**2), b, a, ols)  # type: ignore[arg-type]
+    return stats, Scaling(np.zeros(c), scale, finite, constant, exact)
+
+
+def strata_coordinates(reducer: StrataReducer, Y: np.ndarray) -> np.ndarray:
+    """Coordinates (b, c) of complete responses Y (n_obs, c) on ``StrataReducer.basis``, which is orthonormal."""
+    y = Y if reducer.root_w is None else reducer.root_w[:, None] * Y
+    found = reducer.basis.T @ y
+    return np.asarray(found + reducer.basis.T @ (y - reducer.basis @ found))
+
+
+def strata_of_coordinates(
+    core: StrataCore, reducer: StrataReducer, coordinates: np.ndarray, rest: np.ndarray
+) -> tuple[StrataStats, Scaling]:
+    """As :func:`stats_of_coordinates`, of :func:`strata_coordinates`."""
+    c, F = len(rest), np.asarray(core.F)
+    with np.errstate(invalid="ignore", over="ignore"):
+        size = np.einsum("ij,ij->j", coordinates, coordinates) + rest
+        finite = np.isfinite(size)
+        usable = finite & (size > 0)
+        scale = np.exp2(np.floor(0.5 * np.log2(np.where(usable, size / core.n_obs, 1.0))))
+        scaled = np.where(usable, coordinates / scale, 0.0)
+        left = np.where(usable, np.maximum(rest, 0.0) / scale**2, 1.0)
+    ols = F.T @ scaled[reducer.rows]
+    h = scaled[reducer.rows] - F @ ols
+    inner = np.concatenate([reducer.rest @ (scaled * scaled), left[None]])
+    noise = core.n_obs * (8 * NOISE) ** 2  # coordinates were rounded when they were made
+    constant = finite & (np.einsum("ij,ij->j", h, h) + inner.sum(axis=0) <= noise) | finite & ~usable
+    exact = usable & ~constant & (left <= noise) & (core.n_rest > 0)
+    bad = constant | exact | ~finite
+    h, ols = np.where(bad, 0.0, h), np.where(bad, 0.0, ols)
+    stats = StrataStats(np.where(bad, 1.0, inner), h, ols)  # type: ignore[arg-type]
     return stats, Scaling(np.zeros(c), scale, finite, constant, exact)
 
 

@@ -1,8 +1,10 @@
 """One pass over Y: every response becomes its sufficient statistics, its coordinates on the spectrum.
 
 ``q`` are the coordinates on the columns of X, ``u`` those on the spectrum (see ``spectrum``), and
-``rest`` is the sum of squares that [X, Z] leaves. Few groups: all coordinates are one dense matrix
-product. Many groups: group sums first, which are sparse, and the spectrum from them.
+``rest`` is the sum of squares that [X, Z] leaves. Very few groups: all coordinates are one dense matrix
+product. Up to a hundred: sums of a few groups at a time, [Z_g, Qw_g]'y_g, which is a small product for rows
+that stay in cache, and the coordinates from them. Many groups: group sums first, which are sparse, and the
+spectrum from them.
 
 ``rest`` is y'y less the squared coordinates where that costs at most ``MAX_LOSS`` in precision, if
 need be after a shift. Every other response (a huge variance ratio, NaN) is shifted, scaled and
@@ -32,6 +34,9 @@ __all__ = [
 # Coordinates are one dense matrix up to this many rows and bytes; beyond, group sums go first.
 DENSE_ROWS = 96
 DENSE_BYTES = 64 * 2**20
+# From this many groups on rows are taken group by group, so many at a time.
+BLOCK_GROUPS = 12
+BLOCK_ROWS = 64
 # rest = y'y - ||coordinates||^2 loses log10(MAX_LOSS) digits at most; past it another way is taken.
 MAX_LOSS = 32.0
 # Residuals whose sum of squares is a smaller part of the response's than this are formed in twice the precision.
@@ -91,11 +96,18 @@ class Reducer:
     A : ndarray, (rows, n_obs), or None
         Orthonormal rows on which y has the coordinates q, then u of the single terms, then those
         of each merged term; None if there are too many groups for that.
+    blocks : tuple of (rows, groups, ndarray)
+        Rows of some groups, these groups, and the columns of B (see ``crossprod``) that are not 0 there, transposed;
+        none if A is as fast.
+    W : ndarray, (rows, G + pw)
+        A from B'.
     """
 
     projection: Projection
     spectrum: Spectrum
     A: np.ndarray | None
+    blocks: tuple[tuple[slice | np.ndarray, slice, np.ndarray], ...] = ()
+    W: np.ndarray | None = None
 
     @functools.cached_property
     def split(self) -> SplitBasis:
@@ -117,6 +129,15 @@ class Reducer:
 
     def coords(self, y: np.ndarray) -> np.ndarray:
         """Coordinates (rows, c) of y (n_obs, c) on an orthonormal basis."""
+        if self.W is not None and self.blocks:
+            G = self.projection.n_groups
+            sums = np.zeros((G + self.projection.n_within, y.shape[1]))
+            for rows, groups, B in self.blocks:
+                part = B @ y[rows]
+                k = groups.stop - groups.start
+                sums[groups] = part[:k]
+                sums[G:] += part[k:]
+            return self.W @ sums
         return self.A @ y if self.A is not None else self.projection.to_coords(y)
 
     def remove(self, y: np.ndarray, coords: np.ndarray) -> np.ndarray:
@@ -148,7 +169,24 @@ def make_reducer(projection: Projection, spectrum: Spectrum) -> Reducer:
     A = W[:, G:] @ projection.Qw.T
     if G:
         A += projection.weighted((W[:, :G] / np.sqrt(projection.sizes))[:, projection.codes].T).T
-    return Reducer(projection, spectrum, A)
+    return Reducer(projection, spectrum, A, _blocks(projection), W)
+
+
+def _blocks(projection: Projection) -> tuple[tuple[slice | np.ndarray, slice, np.ndarray], ...]:
+    """See ``Reducer.blocks``."""
+    G = projection.n_groups
+    if G < BLOCK_GROUPS:
+        return ()
+    order = np.argsort(projection.codes, kind="stable")
+    ends = np.searchsorted(projection.codes[order], np.arange(G + 1))
+    is_sorted, out, first = bool(np.all(np.diff(projection.codes) >= 0)), [], 0
+    while first < G:
+        last = max(int(np.searchsorted(ends, ends[first] + BLOCK_ROWS, side="right")) - 1, first + 1)
+        at = order[ends[first] : ends[last]]
+        B = np.concatenate([projection.Zt[first:last].toarray()[:, at], projection.Qw[at].T])
+        out.append((slice(int(ends[first]), int(ends[last])) if is_sorted else at, slice(first, last), B))
+        first = last
+    return tuple(out)
 
 
 def reduce_panel(reducer: Reducer, Y: np.ndarray, cols: slice, stats: Stats) -> None:
