@@ -82,3 +82,15 @@ def test_residuals_hold_all_digits() -> None:
         terms += [-Fraction(X[i, k]) * Fraction(coef[k, j]) for k in range(3)]
         exact = sum(terms)
         assert abs(Fraction(value) - exact) <= abs(exact) / 2**53 + sum(map(abs, terms)) / 2**102
+
+
+def test_many_groups_lose_nothing_either() -> None:
+    """Reducers of more groups sum rows in another order."""
+    rng = np.random.default_rng(3)
+    codes, n = np.repeat(np.arange(20), 5), 100
+    X = np.column_stack([np.ones(n), rng.normal(size=n)])
+    y = rng.normal(size=n) + rng.normal(size=20)[codes] + 1e9 * X[:, 1]
+    found = jaxlmm.fit(X, y, codes)
+    loglik, sigma2, _, _ = oracle(X, codes, y, found.lam[0]).floats()
+    np.testing.assert_allclose(found.loglik[0], loglik, rtol=0, atol=1e-10)
+    np.testing.assert_allclose(found.sigma2[0], sigma2, rtol=1e-11)

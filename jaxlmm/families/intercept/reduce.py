@@ -308,7 +308,7 @@ def _squares(y: np.ndarray) -> np.ndarray:
 def _reduce_faint(reducer: Reducer, y: np.ndarray, shift: np.ndarray, where: np.ndarray, stats: Stats) -> np.ndarray:
     """Subtract a fit of X and of the groups' means exactly, and reduce what is left; returns ``rest``."""
     # Group sums first: levels of the groups are zero within groups then, however large they are.
-    projection, plain = reducer.projection, replace(reducer, A=None)
+    projection, plain = reducer.projection, replace(reducer, A=None, W=None, blocks=())
     base, left = reducer.split.solve(projection.to_coords(projection.weighted(y - shift)))
     root = np.sqrt(projection.sizes)[:, None]
     level = left / root
