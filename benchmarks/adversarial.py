@@ -1,10 +1,11 @@
 """Random designs built to be hard, against an oracle of 60 digits: python benchmarks/adversarial.py --designs 2000
 
-Complete responses, responses with missing observations, and weighted ones. Designs have few or many groups of
-very unequal sizes, covariates that vary within groups, between groups or hardly within them, that stand far from
-zero or have an outlier; responses have any scale, offset, share of the fixed effects and variance ratio. The oracle
-evaluates the restricted likelihood of the same float64 numbers, at the variance ratio that was found, in 60 digits;
-a dense scan of the variance ratio, in float64 on residuals, says whether another optimum is better.
+Complete responses, responses with missing observations, weighted ones, and those with both. Designs have few or many
+groups of very unequal sizes, covariates that vary within groups, between groups or hardly within them, that stand up
+to 1e8 times their spread from zero or have an outlier; responses have scales from 1e-8 to 1e8, means up to 1e8 times
+the noise, fixed effects up to 1e10 times it, and variance ratios from 1e-4 to 1e14, or 0. The oracle evaluates the
+restricted likelihood of the same float64 numbers, at the variance ratio that was found, in 60 digits; a dense scan of
+the variance ratio, in float64 on the oracle's residuals, says whether another optimum is better.
 tests/test_adversarial.py runs a few on every change.
 """
 
@@ -20,9 +21,12 @@ import numpy as np
 import jaxlmm
 from jaxlmm.design.columns import make_columns
 
-KINDS = ("complete", "missing", "weights")
+KINDS = ("complete", "missing", "weights", "missing and weights")
 DIGITS = 60
 RESPONSES = 3
+# Designs of each kind after which results are written, so that a long run may be stopped.
+ROUND = 100
+COUNTS = ("responses", "not fitted", "designs refused")
 # Variance ratios of the scan, times the mean group size.
 SCAN = np.concatenate([[0.0], np.geomspace(1e-9, 1e16, 3000)])
 
@@ -63,26 +67,30 @@ def draw(rng: np.random.Generator, kind: str) -> Case:
     if not intercept:
         X = rng.normal(size=(n, p))
     spread = np.maximum(X.std(axis=0), 1e-12 * np.abs(X).max(axis=0))
-    weights = 10.0 ** rng.uniform(-1.5, 1.5, size=n) if kind == "weights" else None
+    weights = 10.0 ** rng.uniform(-1.5, 1.5, size=n) if "weights" in kind else None
     noise = rng.normal(size=(n, RESPONSES)) / (1.0 if weights is None else np.sqrt(weights)[:, None])
-    ratio = np.where(rng.random(RESPONSES) < 0.25, 0.0, 10.0 ** rng.uniform(-4, 8, size=RESPONSES))
+    ratio = np.where(rng.random(RESPONSES) < 0.25, 0.0, 10.0 ** rng.uniform(-4, 14, size=RESPONSES))
     Y = noise + np.sqrt(ratio) * rng.normal(size=(G, RESPONSES))[codes]
     slopes = rng.normal(size=(p, RESPONSES)) / spread[:, None]
-    Y = Y + (X - X.mean(axis=0)) @ slopes * 10.0 ** rng.uniform(-1, 6, size=RESPONSES)
+    Y = Y + (X - X.mean(axis=0)) @ slopes * 10.0 ** rng.uniform(-1, 10, size=RESPONSES)
     Y = (Y + intercept * 10.0 ** rng.uniform(-2, 8, size=RESPONSES)) * 10.0 ** rng.uniform(-8, 8, size=RESPONSES)
-    if kind == "missing":
+    if "missing" in kind:
         Y[rng.random(Y.shape) < rng.choice([0.02, 0.1, 0.3])] = np.nan
     return Case(X, codes, weights, Y)
 
 
 @dataclass(frozen=True)
 class Exact:
-    """What a fit should give, in :data:`DIGITS` digits; ``coef`` and ``se`` are lists of length p."""
+    """What a fit should give, in :data:`DIGITS` digits; ``coef`` and ``se`` are lists of length p.
+
+    ``residuals`` (n_obs,) are y - X coef, rounded once.
+    """
 
     loglik: mp.mpf
     sigma2: mp.mpf
     coef: list[mp.mpf]
     se: list[mp.mpf]
+    residuals: np.ndarray
 
     def floats(self) -> tuple[float, float, np.ndarray, np.ndarray]:
         """Log-likelihood, sigma2, coefficients and standard errors, rounded once."""
@@ -116,15 +124,18 @@ def _oracle(X: np.ndarray, codes: np.ndarray, y: np.ndarray, ratio: mp.mpf, w: n
     nu = n - p
     sigma2 = (M[p, p] - mp.fsum(beta[i] * M[i, p] for i in range(p))) / nu
     deviance = nu * (1 + mp.log(2 * mp.pi * sigma2)) + logdet + mp.log(mp.det(M[:p, :p]))
-    return Exact(-deviance / 2, sigma2, list(beta), [mp.sqrt(C[i, i] * sigma2) for i in range(p)])
+    left = [
+        float(mp.mpf(float(value)) - mp.fdot([mp.mpf(float(v)) for v in x], beta))
+        for x, value in zip(X, y, strict=True)
+    ]
+    se = [mp.sqrt(C[i, i] * sigma2) for i in range(p)]
+    return Exact(-deviance / 2, sigma2, list(beta), se, np.array(left))
 
 
-def lost(X: np.ndarray, codes: np.ndarray, y: np.ndarray, lam: float, w: np.ndarray) -> float:
+def lost(X: np.ndarray, codes: np.ndarray, residuals: np.ndarray, lam: float, w: np.ndarray) -> float:
     """How much higher the log-likelihood is at the best variance ratio of a dense scan than at ``lam``."""
     root = np.sqrt(w)
-    columns = make_columns(X, root)
-    Q = np.linalg.qr(root[:, None] * columns.unit).Q
-    y = y - y[0] if columns.constant is not None else y
+    Q = np.linalg.qr(root[:, None] * make_columns(X, root).unit).Q
 
     def remove(v: np.ndarray) -> np.ndarray:
         for _ in range(2):
@@ -134,13 +145,13 @@ def lost(X: np.ndarray, codes: np.ndarray, y: np.ndarray, lam: float, w: np.ndar
     Z = root[:, None] * (codes[:, None] == np.unique(codes))
     U, values, _ = np.linalg.svd(remove(Z), full_matrices=False)
     U = U[:, values > 1e-12 * values.max()]
-    d, residual = values[: U.shape[1]] ** 2, remove(root * y)
+    d, residual = values[: U.shape[1]] ** 2, remove(root * residuals)
     u = U.T @ residual
     rest = np.sum((residual - U @ u) ** 2)
 
     def deviance(ratios: np.ndarray) -> np.ndarray:
         r = 1 + np.outer(ratios, d)
-        return (len(y) - X.shape[1]) * np.log((u**2 / r).sum(axis=1) + rest) + np.log(r).sum(axis=1)
+        return (len(residual) - X.shape[1]) * np.log((u**2 / r).sum(axis=1) + rest) + np.log(r).sum(axis=1)
 
     return float(deviance(np.array([lam]))[0] - deviance(SCAN / w.sum() * len(np.unique(codes))).min()) / 2
 
@@ -151,8 +162,8 @@ def compare(case: Case) -> Iterator[dict[str, float]]:
     for j in np.flatnonzero(fit.converged):
         there = ~np.isnan(case.Y[:, j])
         w = np.ones(there.sum()) if case.weights is None else case.weights[there]
-        part = (case.X[there], case.codes[there], case.Y[there, j], fit.lam[j], w)
-        right = oracle(*part)
+        X, codes = case.X[there], case.codes[there]
+        right = oracle(X, codes, case.Y[there, j], fit.lam[j], w)
         with mp.workdps(DIGITS):
             errors = [
                 abs(mp.mpf(float(a)) - b) / s for a, b, s in zip(fit.coef[j], right.coef, right.se, strict=True)
@@ -164,16 +175,19 @@ def compare(case: Case) -> Iterator[dict[str, float]]:
                 "sigma2": float(abs(mp.mpf(float(fit.sigma2[j])) / right.sigma2 - 1)),
                 "coef, in se": float(max(max(e - s, 0) for e, s in zip(errors, stored, strict=True))),
                 "se": float(max(abs(mp.mpf(float(a)) / s - 1) for a, s in zip(fit.se[j], right.se, strict=True))),
-                "log-likelihood below the best of a scan": max(lost(*part), 0.0),
+                "log-likelihood below the best of a scan": max(lost(X, codes, right.residuals, fit.lam[j], w), 0.0),
             }
 
 
-def campaign(n_designs: int, seed: int = 0, kinds: Sequence[str] = KINDS) -> dict[str, dict[str, float]]:
+Worst = dict[str, float]
+
+
+def campaign(n_designs: int, *seed: int, kinds: Sequence[str] = KINDS) -> dict[str, Worst]:
     """Worst error of each quantity by kind, with the numbers of responses compared and of designs refused."""
     found = {}
     for kind in kinds:
-        rng = np.random.default_rng([seed, KINDS.index(kind)])
-        worst: dict[str, float] = {"responses": 0, "not fitted": 0, "designs refused": 0}
+        rng = np.random.default_rng([*seed, KINDS.index(kind)])
+        worst: Worst = dict.fromkeys(COUNTS, 0)
         for _ in range(n_designs):
             case = draw(rng, kind)
             try:
@@ -184,10 +198,15 @@ def campaign(n_designs: int, seed: int = 0, kinds: Sequence[str] = KINDS) -> dic
             worst["responses"] += len(errors)
             worst["not fitted"] += RESPONSES - len(errors)
             for error in errors:
-                for name, value in error.items():
-                    worst[name] = max(worst.get(name, 0.0), value)
+                worst = join(worst, error)
         found[kind] = worst
     return found
+
+
+def join(a: Worst, b: Worst) -> Worst:
+    """Worst errors of both, counts together."""
+    names = dict.fromkeys([*a, *b])
+    return {n: (a.get(n, 0) + b.get(n, 0)) if n in COUNTS else max(a.get(n, 0.0), b.get(n, 0.0)) for n in names}
 
 
 def main() -> None:
@@ -197,8 +216,12 @@ def main() -> None:
     parser.add_argument("--designs", type=int, default=200, help="designs of each kind")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
-    rows = [{"kind": kind, **worst} for kind, worst in campaign(options.designs, options.seed).items()]
-    save("adversarial", rows, designs=options.designs, seed=options.seed)
+    found: dict[str, Worst] = {kind: {} for kind in KINDS}
+    for done in range(0, options.designs, ROUND):
+        more = min(ROUND, options.designs - done)
+        new = campaign(more, options.seed, done)
+        found = {kind: join(found[kind], new[kind]) for kind in KINDS}
+        save("adversarial", [{"kind": k, **w} for k, w in found.items()], designs=done + more, seed=options.seed)
 
 
 if __name__ == "__main__":

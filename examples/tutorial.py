@@ -72,7 +72,7 @@ start = time.perf_counter()
 many = LinearMixedEffectsModel().fit(X, Y, random_effect=subject, varnames=varnames)
 seconds = time.perf_counter() - start
 
-results = many.get_model_params()  # arrays with one row a response; many.params is the pandas table
+results = many.get_model_params()  # arrays with one row per response; many.params is the pandas table
 # With so many tests some are small by chance, so the threshold is divided by their number.
 significant = results["pvalues"][:, 0] < 0.05 / n_responses
 print(f"\n{n_responses} responses in one call: {seconds:.1f} s, compilation included")

@@ -84,7 +84,7 @@ class LinearMixedEffectsModel:
             Features. An intercept is always added before them.
         y : array-like, (n,) or (n, m)
             One response, or m responses in columns. Its number of dimensions decides between
-            results for one response and results with one row a response.
+            results for one response and results with one row per response.
         random_effect : array-like, (n,) or (n, 1), or list of these, optional
             Hashable labels of the groups, such as subjects. A list of label arrays makes a random intercept
             of each: subjects and items, say. None: no random effect.

@@ -32,7 +32,7 @@ def test_the_first_command_runs(tmp_path: Path) -> None:
         cwd=tmp_path, capture_output=True, text=True, check=True,
     )  # fmt: skip
     assert "Days" in run.stdout and "10.4673" in run.stdout  # lme4's estimate
-    assert "400 simulated electrodes" in run.stdout and "microseconds a response" in run.stdout
+    assert "400 simulated electrodes" in run.stdout and "microseconds per response" in run.stdout
     assert picture.read_bytes()[:4] == b"\x89PNG"
 
 

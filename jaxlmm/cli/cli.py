@@ -70,7 +70,7 @@ def demo(responses: int, plot: Path) -> None:
 )
 @click.option(
     "--what", default="tidy", show_default=True, type=click.Choice(["tidy", "glance"]),
-    help="A row an effect, or a row a response.",
+    help="One row per effect, or one row per response.",
 )  # fmt: skip
 @click.option("--save", type=click.Path(path_type=Path), help="Write the fit itself too, for 'jaxlmm plot': .npz.")
 @click.option("--overwrite", is_flag=True, help="Replace files of results if there are any.")

@@ -89,7 +89,7 @@ def run(n_responses: int, picture: Path) -> None:
         seconds.append(time.perf_counter() - start)
         note = " (compiles)" if call == "first" else ""
         each = seconds[-1] / (side * side) * 1e6
-        print(f"  {call} call: {seconds[-1]:.3f} s, {each:.1f} microseconds a response{note}")
+        print(f"  {call} call: {seconds[-1]:.3f} s, {each:.1f} microseconds per response{note}")
     print(f"  {electrodes}")
     significant = electrodes.pvalue[:, 1] < 0.001
     truth = data.effect > 0

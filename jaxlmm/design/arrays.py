@@ -100,7 +100,7 @@ def distinct(names: Any, n: int, what: str, of: str) -> tuple[str, ...]:
         )
     names = tuple(str(v) for v in (names.to_numpy() if hasattr(names, "to_numpy") else names))
     if len(names) != n:
-        raise ValueError(f"{what} has {len(names)} entries, {of} has {n} columns; give one name a column.")
+        raise ValueError(f"{what} has {len(names)} entries, {of} has {n} columns; give one name per column.")
     if len(set(names)) < n:
         twice = [f"'{v}'" for v, count in collections.Counter(names).items() if count > 1]
         more = f" and {len(twice) - 5} more" if len(twice) > 5 else ""

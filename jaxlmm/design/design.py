@@ -141,7 +141,9 @@ def _random_terms(groups: Any, random: Sequence[Any] | None, n: int) -> tuple[Ra
     found = tuple(_random_term(term, n) for term in random)
     for term in found:
         if len(term.codes) != n:
-            raise ValueError(f"random term {term.label} has {len(term.codes)} rows, X has {n}; need one label a row.")
+            raise ValueError(
+                f"random term {term.label} has {len(term.codes)} rows, X has {n}; need one label per row."
+            )
     return found
 
 
@@ -191,7 +193,7 @@ def _checked_weights(weights: Any, n: int) -> np.ndarray | None:
     values = np.array(numeric(weights, "weights"), dtype=np.float64)
     if values.shape != (n,):
         own = "; weights of each response's own are given with Y" if values.ndim > 1 else ""
-        raise ValueError(f"weights has shape {values.shape}, X has {n} rows; need one weight a row{own}.")
+        raise ValueError(f"weights has shape {values.shape}, X has {n} rows; need one weight per row{own}.")
     bad = np.flatnonzero(~(np.isfinite(values) & (values > 0)))
     if len(bad):
         raise ValueError(

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 
-__all__ = ["add_products"]
+__all__ = ["add_products", "residuals"]
 
 SPLIT = 2.0**27 + 1
 
@@ -27,6 +27,18 @@ def add_products(a: np.ndarray, S: np.ndarray, b: np.ndarray) -> np.ndarray:
             exact = total + below
             out[i] = np.where(np.isfinite(exact), exact, out[i] + np.tensordot(S[i], b, axes=1))
     return out
+
+
+def residuals(y: np.ndarray, X: np.ndarray, coef: np.ndarray, level: np.ndarray | float = 0.0) -> np.ndarray:
+    """``y - level - X coef`` in twice the working precision: y and level (n, c), X (n, p), coef (p, c)."""
+    with np.errstate(all="ignore"):  # the caller looks at what is finite
+        total, below = _two_sum(y, -np.asarray(level))
+        for x, b in zip(X.T, coef, strict=True):
+            product, error = _two_product(x[:, None], -b)
+            total, lost = _two_sum(total, product)
+            below += error + lost
+        exact = total + below
+        return np.where(np.isfinite(exact), exact, y - level - X @ coef)
 
 
 def _two_sum(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -1,4 +1,4 @@
-"""Group labels: anything with one label a row becomes codes and levels. Errors about them are raised here."""
+"""Group labels: anything with one label per row becomes codes and levels. Errors about them are raised here."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ def make_grouping(groups: Any, n: int, *, name: str | None = None, term: str | N
     Raises
     ------
     ValueError
-        Not one hashable label a row, missing labels, fewer than 2 groups, as many groups as rows.
+        Not one hashable label per row, missing labels, fewer than 2 groups, as many groups as rows.
     """
     name = str(name if name is not None else getattr(groups, "name", None) or "group")
     labels = _label_array(groups, "groups")
     if len(labels) != n:
-        raise ValueError(f"groups has {len(labels)} labels, X has {n} rows; need one label a row.")
+        raise ValueError(f"groups has {len(labels)} labels, X has {n} rows; need one label per row.")
     _no_missing(labels)
     codes, levels = _factorize(groups, labels)
     if len(levels) < 2:
@@ -66,7 +66,7 @@ def group_codes(grouping: RandomTerm, groups: Any) -> np.ndarray:
     Raises
     ------
     ValueError
-        Not one hashable label a row; labels of another type than the levels that read the same,
+        Not one hashable label per row; labels of another type than the levels that read the same,
         as '1' and 1, which must not pass for unknown.
     """
     table = {label: code for code, label in enumerate(grouping.levels)}
@@ -92,7 +92,7 @@ def _label_array(groups: Any, what: str) -> np.ndarray:
     check_concrete(groups, what)
     if isinstance(groups, (str, bytes)):
         raise ValueError(
-            f"{what} is the text {groups!r}; give the labels themselves, one a row, such as data[{groups!r}]."
+            f"{what} is the text {groups!r}; give the labels themselves, one per row, such as data[{groups!r}]."
         )
     if isinstance(groups, np.ma.MaskedArray):
         array = np.array(groups.data, dtype=object)
@@ -107,13 +107,13 @@ def _label_array(groups: Any, what: str) -> np.ndarray:
         except (TypeError, ValueError) as error:
             raise ValueError(f"{what} cannot be made into an array of labels: {error}") from None
     if array.ndim == 0:
-        raise ValueError(f"{what} is one {type(groups).__name__}; give an array or list of labels, one a row.")
+        raise ValueError(f"{what} is one {type(groups).__name__}; give an array or list of labels, one per row.")
     if array.ndim == 2 and array.shape[1] == 1:
         array = array[:, 0]
     if array.ndim != 1:
         raise ValueError(
             f"{what} must have shape (n_obs,), found {array.shape}; there is one grouping factor only, "
-            "so join several columns into one label a row."
+            "so join several columns into one label per row."
         )
     kind = array.dtype.kind
     if kind == "V" and array.dtype.names is None:  # JAX's small floats

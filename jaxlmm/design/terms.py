@@ -156,7 +156,7 @@ def type3_contrasts(structure: TermStructure, names: Sequence[str]) -> dict[str,
     Raises
     ------
     ValueError
-        ``names`` does not have one name a column; a term contains another and its coding is not
+        ``names`` does not have one name per column; a term contains another and its coding is not
         known.
     """
     if len(names) != structure.n_columns:

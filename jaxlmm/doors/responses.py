@@ -245,8 +245,8 @@ def with_weights(opened: Responses, weights: Any) -> Responses:
     found, needed = _shape_of(own.values), _shape_of(opened.values)
     if found != needed:
         raise ValueError(
-            f"weights has shape {found}, Y has {needed}; need one weight a row, or one for each observation of each "
-            "response."
+            f"weights has shape {found}, Y has {needed}; need one weight per row, or one for each observation of "
+            "each response."
         )
     return dataclasses.replace(opened, weights=own)
 

@@ -75,7 +75,7 @@ def named_responses(made: FormulaDesign, data: Any, responses: Any, reserved: Co
 
 
 def _response(named: tuple[tuple[str, str], ...], frame: Any, context: Mapping[str, Any], formula: str) -> Any:
-    """The responses that the formula names, one a column."""
+    """The responses that the formula names, one per column."""
     plain = [expression[1:-1] for _, expression in named if PLAIN.fullmatch(expression)]
     find_columns(plain, frame, f"formula '{formula}' uses")
     if len(plain) == len(named):

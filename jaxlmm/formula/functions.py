@@ -38,7 +38,7 @@ def power(base: Any, exponent: Any) -> Any:
 
 
 def response(value: Any) -> Any:
-    """The values of a response that is computed: numbers, one a row."""
+    """The values of a response that is computed: numbers, one per row."""
     value = getattr(value, "__wrapped__", value)
     value = number(value)
     dtype = getattr(value, "dtype", None)

@@ -126,7 +126,7 @@ def plot_effects(
 def forest(
     fit: Fit, responses: Any = None, terms: Any = None, level: float = 0.95, *, ax: Axes | None = None
 ) -> Axes:
-    """Draw the fixed effects of one or several responses with intervals, one row a term.
+    """Draw the fixed effects of one or several responses with intervals, one row per term.
 
     Parameters
     ----------

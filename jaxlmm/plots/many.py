@@ -50,7 +50,7 @@ def volcano(
     label_top: int = 0,
     ax: Axes | None = None,
 ) -> Axes:
-    """Draw the coefficient of one fixed effect against -log10 p, one point a response.
+    """Draw the coefficient of one fixed effect against -log10 p, one point per response.
 
     Parameters
     ----------

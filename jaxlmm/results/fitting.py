@@ -142,7 +142,7 @@ def weighted_matrix(Y: Any, weights: Any) -> WeightedMatrix | LazyMatrix:
         W = W[:, None]
     if W.shape != Y.shape:
         raise ValueError(
-            f"weights has shape {W.shape}, Y has {Y.shape}; need one weight a row, or one for each observation of "
+            f"weights has shape {W.shape}, Y has {Y.shape}; need one weight per row, or one for each observation of "
             "each response."
         )
     if not (isinstance(Y, LazyMatrix) or isinstance(W, LazyMatrix)):

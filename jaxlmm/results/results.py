@@ -1,4 +1,4 @@
-"""The result of a fit: arrays with one row a response, and what is computed from them on request."""
+"""The result of a fit: arrays with one row per response, and what is computed from them on request."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ __all__ = ["Fit"]
 
 @dataclass(frozen=True, eq=False)
 class Fit(Exports):
-    """m fitted responses on one design; every array has one row a response.
+    """m fitted responses on one design; every array has one row per response.
 
     A response that could not be fitted has NaN in its row, ``converged`` False, and a ``status``
     that says why. Properties that are not attributes are computed when first asked for.
@@ -534,7 +534,7 @@ class Fit(Exports):
                 labels, Z = labels
             codes = group_codes(term, labels)
             if codes.shape != (n,):
-                raise ValueError(f"groups_new has {len(codes)} labels, X_new has {n} rows; need one a row.")
+                raise ValueError(f"groups_new has {len(codes)} labels, X_new has {n} rows; need one per row.")
             columns = np.ones((n, 1)) if Z is None else np.asarray(numeric(Z, "groups_new"), dtype=np.float64)
             if columns.shape != (n, term.size):
                 raise ValueError(

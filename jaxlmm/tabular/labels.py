@@ -285,9 +285,11 @@ NO_LABELS = Labels((), ())
 
 
 def text_of(name: Hashable, label: Any) -> str:
-    """A label as part of a name; an integer alone would not say what it is."""
-    whole = isinstance(label, numbers.Integral) and not isinstance(label, (bool, np.bool_))
-    return f"{name}{label}" if whole else str(label)
+    """A label as part of a name; an integer alone would not say what it is, nor would it behind another digit."""
+    if not isinstance(label, numbers.Integral) or isinstance(label, (bool, np.bool_)):
+        return str(label)
+    between = "=" if str(name)[-1:].isdigit() else ""
+    return f"{name}{between}{label}"
 
 
 def _named(names: Sequence[str]) -> dict[Hashable, Coord]:

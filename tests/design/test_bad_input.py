@@ -70,6 +70,18 @@ def reference_fit() -> jaxlmm.Fit:
     return fit(X, Y, CODES)
 
 
+def named_fit() -> jaxlmm.Fit:
+    return fit(X, Y, CODES, response_names=["a", "b", "y0"])
+
+
+@functools.cache
+def labelled_fit() -> jaxlmm.Fit:
+    """Of three channels at two times."""
+    pytest.importorskip("xarray")
+    coords = {"channel": ["Fz", "Cz", "Pz"], "time": [0.2, 0.3]}
+    return fit(X, np.stack([Y, Y + 1.0], axis=2), CODES, dims=("channel", "time"), coords=coords)
+
+
 # -- errors ------------------------------------------------------------------------------------------
 
 DUMMIES = np.column_stack([np.ones(N), np.eye(3)[np.arange(N) % 3]])
@@ -182,13 +194,13 @@ ERRORS: dict[str, tuple[Callable[[], Any], tuple[str, ...]]] = {
     ),
     "names-text": (lambda: fit(X, Y, CODES, names="ab"), ("names must be a sequence of 2 names", "'ab'", "['ab']")),
     "names-number": (lambda: fit(X, Y, CODES, names=2), ("names must be a sequence of 2 names", "found 2")),
-    "groups-length": (lambda: fit(X, Y, CODES[:4]), ("groups has 4 labels", "X has 20 rows", "one label a row")),
+    "groups-length": (lambda: fit(X, Y, CODES[:4]), ("groups has 4 labels", "X has 20 rows", "one label per row")),
     "groups-2d": (
         lambda: fit(X, Y, np.column_stack([CODES, CODES])),
-        ("groups must have shape (n_obs,)", "(20, 2)", "one label a row"),
+        ("groups must have shape (n_obs,)", "(20, 2)", "one label per row"),
     ),
     "groups-column-name": (lambda: fit(X, Y, "subject"), ("groups is the text 'subject'", "data['subject']")),
-    "groups-not-a-sequence": (lambda: fit(X, Y, (c for c in CODES)), ("groups is one generator", "one a row")),
+    "groups-not-a-sequence": (lambda: fit(X, Y, (c for c in CODES)), ("groups is one generator", "one per row")),
     "groups-nan": (
         lambda: fit(X, Y, put(CODES, [3, 9], np.nan, float)),
         ("groups holds 2 missing labels", "(nan) in row 3", "drop these rows from X, Y and groups"),
@@ -293,7 +305,7 @@ ERRORS: dict[str, tuple[Callable[[], Any], tuple[str, ...]]] = {
     ),
     "weights-length": (
         lambda: fit(X, Y, CODES, weights=np.ones(N - 1)),
-        ("weights has shape (19,)", "one weight a row"),
+        ("weights has shape (19,)", "one weight per row"),
     ),
     "weights-own-shape": (
         lambda: fit(X, Y, CODES, weights=np.ones((N, M + 1))),
@@ -357,7 +369,7 @@ ERRORS: dict[str, tuple[Callable[[], Any], tuple[str, ...]]] = {
     "predict-X-text": (lambda: reference_fit().predict(X.astype(str)), ("X_new must be numeric", "<U")),
     "predict-groups-length": (
         lambda: reference_fit().predict(X, CODES[:4]),
-        ("groups_new has 4 labels", "X_new has 20 rows", "one a row"),
+        ("groups_new has 4 labels", "X_new has 20 rows", "one per row"),
     ),
     "predict-groups-column-name": (
         lambda: reference_fit().predict(X, "subject"),
@@ -388,6 +400,16 @@ ERRORS: dict[str, tuple[Callable[[], Any], tuple[str, ...]]] = {
     "select-name": (lambda: reference_fit().select(["y0", "z"]), ("no response is named 'z'", "'y0'")),
     "select-position": (lambda: reference_fit().select([0, 3]), ("3", "out of range")),
     "select-mask-length": (lambda: reference_fit().select(np.array([True, False])), ("mask", "2", "3")),
+    "sel-label": (lambda: labelled_fit().sel(channel="Oz"), ("sel(channel='Oz')", "'channel': 3, 'time': 2")),
+    "sel-dimension": (lambda: labelled_fit().sel(freq=3), ("sel(freq=3)", "'channel': 3, 'time': 2")),
+    "sel-not-quite": (lambda: labelled_fit().sel(time=0.21), ("sel(time=0.21)",)),
+    "isel-position": (lambda: labelled_fit().isel(time=2), ("isel(time=2)", "out of bounds")),
+    "label-as-name": (lambda: labelled_fit()["Cz"], ("no response is named 'Cz'",)),
+    "concat-nothing": (lambda: jaxlmm.concat([]), ("found none",)),
+    "concat-no-fit": (lambda: jaxlmm.concat([reference_fit(), "fit"]), ("argument 1 is a str",)),
+    "concat-method": (lambda: jaxlmm.concat([reference_fit(), fit(X, Y, CODES, method="ML")]), ("'REML'", "'ML'")),
+    "concat-design": (lambda: jaxlmm.concat([reference_fit(), fit(X, Y, CODES % 4)]), ("(random)",)),
+    "concat-label-twice": (lambda: jaxlmm.concat([named_fit(), named_fit()]), ("label 'a'",)),
     "predict-X-frame-order": (
         lambda: fit(frame(), Y, CODES).predict(frame()[["dose", "one"]]),
         ("X_new", "dose, one", "one, dose"),
@@ -675,7 +697,7 @@ VALID_Y: dict[str, tuple[Callable[[], Any], np.ndarray, tuple[str, ...]]] = {
     "Y-strided": (lambda: strided(Y), Y, ()),
     "Y-read-only": (lambda: read_only(Y), Y, ()),
     "Y-memmap": (lambda: memory_mapped(Y), Y, ()),
-    "Y-3d": (lambda: Y[..., None], Y, ("dim_10, dim_20", "dim_11, dim_20", "dim_12, dim_20")),
+    "Y-3d": (lambda: Y[..., None], Y, ("dim_1=0, dim_2=0", "dim_1=1, dim_2=0", "dim_1=2, dim_2=0")),
     "Y-xarray": (lambda: data_array(Y, dims=["trial", "voxel"], name="bold"), Y, ("voxel0", "voxel1", "voxel2")),
     "Y-xarray-1d": (lambda: data_array(Y[:, 0], dims=["trial"], name="bold"), Y[:, :1], ("bold",)),
 }

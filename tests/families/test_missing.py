@@ -115,7 +115,7 @@ def test_what_is_left_may_be_too_little() -> None:
     Y[~keep, 0] = np.nan  # one group
     Y[2:, 1] = np.nan  # two rows
     first = [np.flatnonzero(codes == g)[0] for g in np.unique(codes)]
-    Y[np.setdiff1d(np.arange(len(Y)), first), 2] = np.nan  # one row a group
+    Y[np.setdiff1d(np.arange(len(Y)), first), 2] = np.nan  # one row per group
     Y[:, 3] = np.nan
     Y[5, 4] = np.inf
     Y[3, 5], Y[np.arange(len(Y)) != 3, 5] = np.nan, 7.0  # constant where it is there

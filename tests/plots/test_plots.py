@@ -779,7 +779,7 @@ def test_residual_plot(fit: jaxlmm.Fit, ax: Any) -> None:
 
 def test_residual_plot_of_few_distinct_fitted_values(ax: Any) -> None:
     X, Y, groups = data(n_groups=5, each=20)
-    fit = jaxlmm.fit(X[:, :1], Y, groups)  # one fitted value a group
+    fit = jaxlmm.fit(X[:, :1], Y, groups)  # one fitted value per group
     plots.residual_plot(fit, ax=ax)
     (mean,) = lines(ax, "-")
     fitted, resid = fit.fitted()[:, 0], fit.resid()[:, 0]

@@ -114,7 +114,7 @@ class BlockFitter:
         at = Found(
             np.sqrt(optimum.lam)[None][:k], optimum.pwrss, optimum.deviance, optimum.hessian[None, None][:k, :k],
             optimum.converged, (optimum.lam == 0) & bool(k),
-            coef=basis.coef(found.coef, stats.shift).T, variance=found.variance.T,
+            coef=(basis.coef(found.coef, stats.shift) + stats.start).T, variance=found.variance.T,
         )  # fmt: skip
         finish(
             out, cols, at, Scaling(stats.shift, stats.scale, stats.finite, stats.constant, stats.exact_within),

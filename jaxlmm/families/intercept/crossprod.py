@@ -30,6 +30,8 @@ class Projection:
     Attributes
     ----------
     n_obs : int
+    X : ndarray, (n_obs, p)
+        As the user gave it.
     codes : ndarray of int, (n_obs,)
     sizes : ndarray of float, (G,)
         Numbers of rows, or sums of weights.
@@ -46,6 +48,7 @@ class Projection:
     """
 
     n_obs: int
+    X: np.ndarray
     codes: np.ndarray
     sizes: np.ndarray
     root_w: np.ndarray | None
@@ -107,4 +110,4 @@ def project_design(design: Design) -> Projection:
         Zt = scipy.sparse.csr_array((1, n))[:0]
     Qw = orthonormal_basis(within)
     x_star = np.concatenate([np.sqrt(sizes)[:, None] * x_mean, Qw.T @ within])
-    return Projection(n, codes, sizes, root_w, columns, x_star, x_mean, Qw, Zt)
+    return Projection(n, design.X, codes, sizes, root_w, columns, x_star, x_mean, Qw, Zt)

@@ -1,10 +1,10 @@
 """Covariances of contrasts and the log-determinant of one random intercept, with derivatives in the variance ratio.
 
 With lam the variance ratio and C(lam) = (Q'V^-1 Q)^-1 for V = I + lam ZZ' (so vcov = sigma2 C), for
-rows L of contrasts of the coefficients of X's basis (see ``spectrum`` for f_j, d_j and c0):
+rows L of contrasts of the coefficients of X's basis (see ``spectrum`` for f_j, d_j and F0):
 
-    L C L'   = L L' + lam L c0 L' + sum_j (L f_j)(L f_j)' / d_j * lam / (1 + lam d_j)
-    L C' L'  = L c0 L' + sum_j (L f_j)(L f_j)' / d_j / (1 + lam d_j)^2
+    L C L'   = L L' + lam (L F0)(L F0)' + sum_j (L f_j)(L f_j)' / d_j * lam / (1 + lam d_j)
+    L C' L'  = (L F0)(L F0)' + sum_j (L f_j)(L f_j)' / d_j / (1 + lam d_j)^2
     L C'' L' = -2 sum_j (L f_j)(L f_j)' / (1 + lam d_j)^3
 
 and for the log-determinant l(lam) = sum_k m_k log(1 + lam d_k).
@@ -31,8 +31,8 @@ def spectral_curves(spectrum: Spectrum, lam: np.ndarray, L: np.ndarray, *, joint
     # Bring products of pairs of contrasts to one axis; it is the diagonal alone if not joint.
     first, second = np.indices((q, q)).reshape(2, -1) if joint else np.tile(np.arange(q), (2, 1))
     constant = np.einsum("ki,ki->k", L[first], L[second])
-    linear = np.einsum("ki,ij,kj->k", L[first], spectrum.c0, L[second])
-    Lf = L @ spectrum.f
+    Lf, Lf0 = L @ spectrum.f, L @ spectrum.f0
+    linear = np.einsum("ki,ki->k", Lf0[first], Lf0[second])
     pairs = Lf[first] * Lf[second]
     d = np.where(spectrum.d > 0, spectrum.d, 1.0)  # where d is 0, f is 0: padding
     value, slope, bend = (np.empty((m, len(first))) for _ in range(3))

@@ -28,4 +28,4 @@ def se2_weights(spectrum: Spectrum) -> tuple[np.ndarray, np.ndarray, np.ndarray]
     """(a, b, C) with diag vcov / sigma2 = a + lam b + C w, for the user's X."""
     d = np.where(spectrum.d > 0, spectrum.d, 1.0)  # where d is 0, f is 0: padding
     A = spectrum.basis.contrast(np.eye(len(spectrum.f)))
-    return np.sum(A * A, axis=1), np.einsum("ki,ij,kj->k", A, spectrum.c0, A), (A @ spectrum.f) ** 2 / d
+    return np.sum(A * A, axis=1), np.sum((A @ spectrum.f0) ** 2, axis=1), (A @ spectrum.f) ** 2 / d

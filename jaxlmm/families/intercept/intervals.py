@@ -10,6 +10,7 @@ from jaxlmm._types import float64_scope
 from jaxlmm.engine.blocks import block_width
 from jaxlmm.engine.stream import stream_blocks
 from jaxlmm.families.intercept.block import block_arrays
+from jaxlmm.families.intercept.estimates import se2_weights
 from jaxlmm.families.intercept.objective import make_terms
 from jaxlmm.families.intercept.profile import ProfileConstants, profile_block
 from jaxlmm.families.intercept.reduce import Reducer, Stats
@@ -35,9 +36,9 @@ def profile_limits(
     with float64_scope():
         # The coefficients of the user's X, one by one, as contrasts of those of its basis.
         A = spectrum.basis.contrast(np.eye(p))
-        each = (A @ spectrum.f, A @ A.T, A @ spectrum.c0 @ A.T, np.float64(cut), logdets)
-        f, xtx_inv, c0, cut_, logdets_ = map(jnp.asarray, each)
-        const = ProfileConstants(jax.device_put(terms), jnp.asarray(grid), f, xtx_inv, c0, cut_, logdets_)
+        xtx_inv, limit, _ = se2_weights(spectrum)
+        each = map(jnp.asarray, (grid, A @ spectrum.f, xtx_inv, limit, np.float64(cut), logdets))
+        const = ProfileConstants(jax.device_put(terms), *each)
 
     def start(stats: Stats) -> tuple[jax.Array, ...]:
         ols, u, rest = block_arrays(stats, width)
@@ -48,7 +49,7 @@ def profile_limits(
         c = cols.stop - cols.start
         random[cols, 0] = np.asarray(raw[0])[:c] * stats.scale[:, None]
         sigma[cols] = np.asarray(raw[1])[:c] * stats.scale[:, None]
-        b = np.asarray(raw[2])[:, :c] * stats.scale[:, None]
+        b = (np.asarray(raw[2])[:, :c] + stats.start[:, :, None]) * stats.scale[:, None]
         if projection.columns.constant is not None:
             b = b + projection.columns.constant[:, None, None] * (stats.shift * stats.scale)[:, None]
         coef[cols] = b.transpose(1, 0, 2)

@@ -267,14 +267,15 @@ def coefficient_limits(responses: Any, axes: Any, k: Any, k_axes: Any) -> jax.Ar
 class ProfileConstants:
     """What the compiled code needs of a design; ``terms`` are those of ML.
 
-    ``cut`` is the chi-square quantile, ``logdets`` the log-determinant on the grid (K,).
+    ``xtx_inv`` and ``limit`` (p,) are the diagonals of (X'X)^-1 and of the limit of (X'V^-1 X)^-1 / lam, ``cut`` is
+    the chi-square quantile, ``logdets`` the log-determinant on the grid (K,).
     """
 
     terms: Terms
     grid: jax.Array
     f: jax.Array
     xtx_inv: jax.Array
-    c0: jax.Array
+    limit: jax.Array
     cut: jax.Array
     logdets: jax.Array
 
@@ -337,17 +338,17 @@ class _Response:
 
         sums, _ = jax.lax.scan(add, (zero,) * 6, (terms.d[: terms.n_spectrum], self.u, k.f))
         g0, g1, g2, h0, h1, h2 = sums
-        return self.moments(t), (k.ols - lam * g0, -g1, 2 * g2), (k.a + lam * (k.c0 + h0), k.c0 + h1, -2 * h2)
+        return self.moments(t), (k.ols - lam * g0, -g1, 2 * g2), (k.a + lam * (k.limit + h0), k.limit + h1, -2 * h2)
 
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class _Coefficient:
-    """What one coefficient adds: f_k (J,), a = (X'X)^-1_kk, c0_kk, and on the grid beta and C (K,)."""
+    """What one coefficient adds: f_k (J,), a = (X'X)^-1_kk, the limit, and on the grid beta and C (K,)."""
 
     f: jax.Array
     a: jax.Array
-    c0: jax.Array
+    limit: jax.Array
     ols: jax.Array
     beta_grid: jax.Array
     C_grid: jax.Array
@@ -378,13 +379,13 @@ def profile_block(
     group, sigma = variance_limits(responses, axes)
 
     def coefficient(k: tuple[jax.Array, ...]) -> jax.Array:
-        f, a, c0, ols_k = k
+        f, a, limit, ols_k = k
         beta_grid = ols_k - (lam * r * f) @ u
-        C_grid = a + lam[:, 0] * (c0 + r @ (f * f / jnp.where(d > 0, d, 1.0)))
-        each = _Coefficient(f, a, c0, ols_k, beta_grid, C_grid)
+        C_grid = a + lam[:, 0] * (limit + r @ (f * f / jnp.where(d > 0, d, 1.0)))
+        each = _Coefficient(f, a, limit, ols_k, beta_grid, C_grid)
         each_axes = _Coefficient(None, None, None, 0, 1, None)  # type: ignore[arg-type]
         return coefficient_limits(responses, axes, each, each_axes)
 
     # One coefficient after another: the code is compiled once.
-    each = (const.f, jnp.diag(const.xtx_inv), jnp.diag(const.c0), ols)
+    each = (const.f, const.xtx_inv, const.limit, ols)
     return group, sigma, jax.lax.map(coefficient, each)

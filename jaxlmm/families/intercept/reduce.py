@@ -8,12 +8,14 @@ spectrum from them.
 
 ``rest`` is y'y less the squared coordinates where that costs at most ``MAX_LOSS`` in precision, if
 need be after a shift. Every other response (a huge variance ratio, NaN) is shifted, scaled and
-projected twice, so that its squares are formed from residuals and lose nothing.
+projected twice, so that its squares are formed from residuals and lose nothing. Where these are small beside
+the response, a first fit is subtracted in twice the working precision (``design.exact``) before.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import functools
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -21,10 +23,12 @@ import numpy as np
 from jaxlmm.design.design import Design
 from jaxlmm.families.intercept.crossprod import Projection, project_design
 from jaxlmm.families.intercept.spectrum import Spectrum, make_spectrum
+from jaxlmm.families.own.basis import SplitBasis
 from jaxlmm.runtime.threads import single_threaded_blas
 
 __all__ = [
-    "Reducer", "Stats", "design_reducer", "group_means", "make_reducer", "reduce_panel", "stats_of_coordinates",
+    "FAINT", "Reducer", "Stats", "design_reducer", "group_means", "make_reducer", "reduce_panel",
+    "stats_of_coordinates",
 ]  # fmt: skip
 
 # Coordinates are one dense matrix up to this many rows and bytes; beyond, group sums go first.
@@ -35,6 +39,8 @@ BLOCK_GROUPS = 12
 BLOCK_ROWS = 64
 # rest = y'y - ||coordinates||^2 loses log10(MAX_LOSS) digits at most; past it another way is taken.
 MAX_LOSS = 32.0
+# Residuals whose sum of squares is a smaller part of the response's than this are formed in twice the precision.
+FAINT = 1e-8
 # Responses are handled in panels of about this many bytes, to stay in cache.
 PANEL_BYTES = 16 * 2**20
 # Root mean square of the arithmetic's rounding errors, relative to the largest value.
@@ -53,6 +59,8 @@ class Stats:
         Coordinates on the spectrum; for merged terms the root of their summed squares.
     rest, shift, scale : ndarray, (c,)
         ``shift`` is 0 unless the constant lies in the span of X.
+    start : ndarray, (p, c)
+        Coefficients of the user's X that were subtracted from the response before all else.
     finite, constant, exact_within : ndarray of bool, (c,)
         What tells the responses that cannot be fitted.
     """
@@ -62,6 +70,7 @@ class Stats:
     rest: np.ndarray
     shift: np.ndarray
     scale: np.ndarray
+    start: np.ndarray
     finite: np.ndarray
     constant: np.ndarray
     exact_within: np.ndarray
@@ -71,8 +80,8 @@ class Stats:
         """Room for c responses, to be filled by :func:`reduce_panel`."""
         spectrum = reducer.spectrum
         return cls(
-            np.empty((len(spectrum.f), c)), np.zeros((len(spectrum.d), c)), np.empty(c), np.zeros(c),
-            np.ones(c), np.ones(c, dtype=bool), np.zeros(c, dtype=bool), np.zeros(c, dtype=bool),
+            np.empty((len(spectrum.f), c)), np.zeros((len(spectrum.d), c)), np.empty(c), np.zeros(c), np.ones(c),
+            np.zeros((len(spectrum.f), c)), np.ones(c, dtype=bool), np.zeros(c, dtype=bool), np.zeros(c, dtype=bool),
         )  # fmt: skip
 
 
@@ -99,6 +108,11 @@ class Reducer:
     A: np.ndarray | None
     blocks: tuple[tuple[slice | np.ndarray, slice, np.ndarray], ...] = ()
     W: np.ndarray | None = None
+
+    @functools.cached_property
+    def split(self) -> SplitBasis:
+        """The basis of X by its parts within and between groups."""
+        return SplitBasis.make(self.projection)
 
     def panels(self, c: int) -> list[slice]:
         """Split c responses into panels that fit in a cache."""
@@ -261,15 +275,14 @@ def _reduce_careful(reducer: Reducer, y: np.ndarray, where: np.ndarray, stats: S
     largest = largest / scale
     # The difference of close numbers is exact, so the first row is as good as the mean.
     shift = y[0].copy() if projection.columns.constant is not None else np.zeros(y.shape[1])
-    y = projection.weighted(y - shift)
-    coords = reducer.coords(y)
-    y = reducer.remove(y, coords)
-    again = reducer.coords(y)
-    coords = coords + again
-    y = reducer.remove(y, again)
-    rest = np.einsum("ij,ij->j", y, y) if projection.n_rest else np.zeros(y.shape[1])
+    shifted = projection.weighted(y - shift)
+    coords, left = _project_twice(reducer, shifted)
+    rest = _squares(left) if projection.n_rest else np.zeros(y.shape[1])
     stats.rest[where], stats.shift[where], stats.scale[where] = rest, shift, scale
     _spectral(reducer, coords, where, stats)
+    faint = (rest < FAINT * _squares(shifted)) & (projection.n_rest > 0)
+    if faint.any():
+        rest[faint] = _reduce_faint(reducer, y[:, faint], shift[faint], where[faint], stats)
     weight = projection.n_obs if projection.root_w is None else np.sum(projection.root_w**2)
     noise = weight * (rounding * largest) ** 2
     u = stats.u[:, where]
@@ -277,6 +290,35 @@ def _reduce_careful(reducer: Reducer, y: np.ndarray, where: np.ndarray, stats: S
     stats.constant[where] = total <= noise
     # Without degrees of freedom within groups rest is 0 by construction, which says nothing.
     stats.exact_within[where] = (rest <= noise) & (total > noise) & (projection.n_rest > 0)
+
+
+def _project_twice(reducer: Reducer, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Coordinates of ``Reducer.coords``, and what they leave of y."""
+    coords = reducer.coords(y)
+    y = reducer.remove(y, coords)
+    again = reducer.coords(y)
+    return coords + again, reducer.remove(y, again)
+
+
+def _squares(y: np.ndarray) -> np.ndarray:
+    """Sum of squares of each column."""
+    return np.asarray(np.einsum("ij,ij->j", y, y))
+
+
+def _reduce_faint(reducer: Reducer, y: np.ndarray, shift: np.ndarray, where: np.ndarray, stats: Stats) -> np.ndarray:
+    """Subtract a fit of X and of the groups' means exactly, and reduce what is left; returns ``rest``."""
+    # Group sums first: levels of the groups are zero within groups then, however large they are.
+    projection, plain = reducer.projection, replace(reducer, A=None, W=None, blocks=())
+    base, left = reducer.split.solve(projection.to_coords(projection.weighted(y - shift)))
+    root = np.sqrt(projection.sizes)[:, None]
+    level = left / root
+    start, y = reducer.split.subtract(y, projection, base, shift, level)
+    coords, y = _project_twice(plain, projection.weighted(y))
+    coords[: len(level)] += root * level
+    stats.rest[where] = rest = _squares(y)
+    stats.shift[where], stats.start[:, where] = 0.0, start
+    _spectral(plain, coords, where, stats)
+    return rest
 
 
 def _spectral(reducer: Reducer, coords: np.ndarray, where: slice | np.ndarray, stats: Stats) -> None:

@@ -8,12 +8,13 @@ with lam the variance ratio
     log|V| + log|X'V^-1 X| = sum_j log(1 + lam d_j)
     log|V|       = sum_g log(1 + lam n_g)
     coef(lam)    = ols - sum_j f_j u_j lam / (1 + lam d_j)
-    vcov(lam)/s2 = I + lam C0 + sum_j f_j f_j' / d_j * lam / (1 + lam d_j)
+    vcov(lam)/s2 = I + lam F0 F0' + sum_j f_j f_j' / d_j * lam / (1 + lam d_j)
 
 (Patterson & Thompson 1971; the spectral form as in Crainiceanu & Ruppert 2004). The last two
 follow from the generalised least squares estimate written as a correction of the ordinary one,
-and every sum has terms of one sign, so that nothing cancels at any lam. C0 is the limit of
-(X'V^-1 X)^-1 / lam, which is not zero for covariates constant within groups.
+and every sum has terms of one sign, so that nothing cancels at any lam. F0 F0' is the limit of
+(X'V^-1 X)^-1 / lam, which is not zero for covariates constant within groups. It is kept as its root: what should
+be zero is a rounding then that counts by its square, also where lam is 1 / eps.
 
 Groups of one size n_k share the eigenvalue n_k on every direction orthogonal to their rows of
 the projector onto X: these directions are merged into one term that holds their summed squares
@@ -48,7 +49,8 @@ class Spectrum:
         J_u with its padding: where the merged terms begin.
     f : ndarray, (p, J)
         The vectors f_j, 0 for merged terms.
-    c0 : ndarray, (p, p)
+    f0 : ndarray, (p, p - pw)
+        F0; without columns where there are no groups.
     basis : Basis
         The orthonormal basis of X that coefficients and their covariances refer to.
     size, size_count : ndarray, (K,)
@@ -67,7 +69,7 @@ class Spectrum:
     multiplicity: np.ndarray
     n_single: int
     f: np.ndarray
-    c0: np.ndarray
+    f0: np.ndarray
     basis: Basis
     size: np.ndarray
     size_count: np.ndarray
@@ -128,12 +130,12 @@ def _bases(sizes: np.ndarray, Q1: np.ndarray) -> tuple[np.ndarray, tuple[tuple[n
 
 
 def _limit(projection: Projection, Q: np.ndarray) -> np.ndarray:
-    """lim (X'V^-1 X)^-1 / lam for lam -> infinity."""
+    """A root of lim (X'V^-1 X)^-1 / lam for lam -> infinity."""
     G, p = len(projection.sizes), Q.shape[1]
     if not G or projection.n_within == p:
-        return np.zeros((p, p))
+        return np.zeros((p, 0))
     null = np.eye(p)
     if projection.n_within:
         null = scipy.linalg.svd(Q[G:], full_matrices=True)[2][projection.n_within :].T
-    means = (Q[:G] @ null) / np.sqrt(projection.sizes)[:, None]
-    return np.asarray(null @ np.linalg.inv(means.T @ means) @ null.T)
+    R = np.linalg.qr((Q[:G] @ null) / np.sqrt(projection.sizes)[:, None], mode="r")
+    return np.asarray(scipy.linalg.solve_triangular(R, null.T, trans="T", check_finite=False).T)

@@ -110,7 +110,7 @@ class DeviceFitter:
             found = Optimum(lam, pwrss, deviance, hessian, converged > 0)
             raw = Raw(found, values[7 : 7 + p, at], values[7 + p :, at])  # type: ignore[arg-type]
             none, no = np.empty((0, c)), np.zeros(c, dtype=bool)
-            stats = Stats(none, none, none[:0], shift[at], np.ones(c), ~no, no, no)
+            stats = Stats(none, none, none[:0], shift[at], np.ones(c), np.zeros((p, c)), ~no, no, no)
             self.fitter.store(out, cols, stats, raw)
             left[cols] = safe[at] == 0
 

@@ -14,6 +14,7 @@ import numpy as np
 import scipy.linalg
 
 from jaxlmm.design.columns import Basis, Columns
+from jaxlmm.design.exact import residuals
 from jaxlmm.families.intercept.crossprod import Projection
 
 __all__ = ["SplitBasis"]
@@ -44,6 +45,45 @@ class SplitBasis:
     unit: np.ndarray
     logdet: float
     smallest: float
+
+    def solve(self, coords: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Least squares of coordinates (G + pw, c) on B: first within groups, then of what that leaves of the means.
+
+        Returns
+        -------
+        coef : ndarray, (p, c)
+            Of this basis.
+        left : ndarray, (G, c)
+            Of the roots of the groups' sizes times their means.
+        """
+        G, pw = len(self.between), len(self.within)
+        first = self.within.T @ coords[G:]
+        left = coords[:G] - self.between[:, :pw] @ first
+        last = self.between[:, pw:].T @ left
+        return np.concatenate([first, last]), left - self.between[:, pw:] @ last
+
+    def subtract(
+        self, y: np.ndarray, projection: Projection, coef: np.ndarray, shift: np.ndarray, level: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Take a fit off y (n_obs, c) exactly, so that what is left holds all its digits.
+
+        Parameters
+        ----------
+        coef : ndarray, (p, c)
+            Of this basis.
+        shift : ndarray, (c,)
+            A constant, 0 if X does not span it.
+        level : ndarray, (G, c)
+            Of the groups.
+
+        Returns
+        -------
+        start : ndarray, (p, c)
+            The coefficients of the user's X that were taken off: as rounded, so that they are exact.
+        left : ndarray, (n_obs, c)
+        """
+        start = self.columns.user_coef(self.columns.scale[:, None] * (self.unit @ coef), shift)
+        return start, residuals(y, projection.X, start, level[projection.codes] if len(level) else 0.0)
 
     @classmethod
     def make(cls, projection: Projection) -> SplitBasis:

@@ -75,7 +75,7 @@ def _store(
     scaling = Scaling(stats.shift, stats.scale, stats.finite, constant, exact, stats.too_few)
     with np.errstate(all="ignore"):
         coef = np.einsum("cij,cj->ci", stats.unit, stats.base + found.delta[:, :p])
-        coef -= np.einsum("cij,cj->ci", stats.centring, coef)
+        coef += stats.start - np.einsum("cij,cj->ci", stats.centring, coef)
         rows = stats.unit - stats.centring @ stats.unit
         variance = np.sum((rows @ found.C[:, :p, :p]) * rows, axis=2)
     k, unit = int(design.n_groups > 0), stats.unit_w

@@ -4,7 +4,8 @@ All responses of a block go together, as matrix products with their weights (n_o
 observation is missing. Weights of a response's own are divided by a power of two, so that its largest group
 weighs about as much as the complete design's: their unit is of no matter. X is replaced by the ``SplitBasis``
 of the complete design. y is left with the residuals of its own regression within groups, formed explicitly and
-twice (Kahan: twice is enough) before anything is squared.
+twice (Kahan: twice is enough) before anything is squared. Where they are small beside y, what was fitted is taken
+off in twice the working precision (``design.exact``), and the rest reduced again.
 
 That basis is far from orthonormal on the rows of a response where these differ in kind from the complete
 design's: a covariate's outlier is missing, or all rows in which it varies. Such a response gets a design
@@ -20,8 +21,8 @@ import scipy.sparse
 
 from jaxlmm.design.design import Design
 from jaxlmm.design.identifiability import pivoted
-from jaxlmm.families.intercept.crossprod import project_design
-from jaxlmm.families.intercept.reduce import NOISE, Reducer
+from jaxlmm.families.intercept.crossprod import Projection, project_design
+from jaxlmm.families.intercept.reduce import FAINT, NOISE, Reducer
 from jaxlmm.families.own.basis import SplitBasis
 from jaxlmm.families.patterns import columns_at, patterns
 from jaxlmm.sources.weighted import WeightedMatrix, values_of
@@ -101,6 +102,8 @@ class OwnStats:
     ----------
     base : ndarray, (c, p)
         Coefficients, on the response's basis, that ``e`` and ``rest`` are residuals of.
+    start : ndarray, (c, p)
+        Coefficients of the user's X that were taken off the response before; 0 for most.
     centring, unit : ndarray, (c, p, p)
         From coefficients b on the response's basis to those of the user's X: a - centring a with a = unit b.
     logdet : ndarray, (c,)
@@ -123,6 +126,7 @@ class OwnStats:
     W: np.ndarray
     rest: np.ndarray
     base: np.ndarray
+    start: np.ndarray
     centring: np.ndarray
     unit: np.ndarray
     logdet: np.ndarray
@@ -186,7 +190,19 @@ def _reduce_panel(design: OwnDesign, panel: np.ndarray | WeightedMatrix) -> OwnS
         y /= scale
     noise = w.sum(axis=0) * (rounding * largest / scale) ** 2
     weighted = weights is not None or design.weights is not None
-    stats, good = _shared_basis(design, y, w, weighted, missing, n_used, scale, noise, finite)
+    stats, good, explained = _shared_basis(design, y, w, weighted, missing, n_used, scale, noise, finite)
+    faint = np.flatnonzero(finite & good & (stats.rest < FAINT * explained))
+    if len(faint):
+        root = np.sqrt(stats.N[faint])
+        level = stats.e[faint] / np.where(root > 0, root, 1.0)
+        start, left = design.basis.subtract(
+            y[:, faint], design.reducer.projection, stats.base[faint].T, stats.shift[faint], level.T
+        )
+        np.copyto(left, 0.0, where=missing[:, faint])
+        numbers = (a[faint] for a in (n_used, scale, noise, finite))
+        second, _, _ = _shared_basis(design, left, w[:, faint], weighted, missing[:, faint], *numbers)
+        stats.start[faint], stats.e[faint] = start.T, second.e + root * level
+        stats.base[faint], stats.rest[faint], stats.shift[faint] = second.base, second.rest, second.shift
     stats.unit_w[:] = unit_w
     p = design.n_fixef
     rank_left = n_used > p
@@ -227,8 +243,11 @@ def _shared_basis(
     scale: np.ndarray,
     noise: np.ndarray,
     finite: np.ndarray,
-) -> tuple[OwnStats, np.ndarray]:
-    """Statistics of y (n_obs, c) with weights w on the complete design's basis, and for whom that is good enough."""
+) -> tuple[OwnStats, np.ndarray, np.ndarray]:
+    """Statistics of y (n_obs, c) with weights w on the complete design's basis, and for whom that is good enough.
+
+    Also returns the sum of squares of what is fitted beside ``rest``, within a digit.
+    """
     projection, B, Z = design.reducer.projection, design.B, design.Z
     c, p, pw, G = y.shape[1], design.n_fixef, B.shape[1], design.n_groups
     shift, constant = np.zeros(c), np.zeros(p)
@@ -252,6 +271,7 @@ def _shared_basis(
 
     means = _centre(y, w, Z, safe, projection.codes)
     first = np.linalg.solve(W, (B.T @ (w * y)).T[..., None])[..., 0]
+    explained = np.einsum("gc,gc->c", N, means**2) + np.einsum("ci,cij,cj->c", first, W, first)
     y -= B @ first.T
     means += _centre(y, w, Z, safe, projection.codes)
     wy = w * y
@@ -279,11 +299,11 @@ def _shared_basis(
         return np.broadcast_to(a, (c, *a.shape)).copy()
 
     stats = OwnStats(
-        np.ascontiguousarray(N.T), b, e, whole, rest, base, each(projection.columns.shift), each(design.basis.unit),
-        np.full(c, design.basis.logdet), log_w, each(constant), n_used, shift, scale, noise, np.ones(c), finite,
-        np.zeros(c, dtype=bool),
+        np.ascontiguousarray(N.T), b, e, whole, rest, base, np.zeros((c, p)), each(projection.columns.shift),
+        each(design.basis.unit), np.full(c, design.basis.logdet), log_w, each(constant), n_used, shift, scale, noise,
+        np.ones(c), finite, np.zeros(c, dtype=bool),
     )  # fmt: skip
-    return stats, good
+    return stats, good, explained
 
 
 def _centre(
@@ -331,27 +351,35 @@ def _own_basis(
         return
     projection = project_design(own)
     basis = SplitBasis.make(projection)
-    G, pw = projection.n_groups, projection.n_within
+    pw = projection.n_within
     part = y[np.ix_(rows, cols)]
-    shift = part[0].copy() if projection.columns.constant is not None else np.zeros(len(cols))
-    left = projection.weighted(part - shift)
+    shift, base, e, rest, explained = _on_basis(projection, basis, part)
+    start, faint = np.zeros_like(base), rest < FAINT * explained
+    if faint.any():
+        root = np.sqrt(projection.sizes)[:, None]
+        level = e[:, faint] / root
+        start[:, faint], left = basis.subtract(part[:, faint], projection, base[:, faint], shift[faint], level)
+        shift[faint], base[:, faint], e[:, faint], rest[faint], _ = _on_basis(projection, basis, left)
+        e[:, faint] += root * level
+    present = np.unique(whole.random[0].codes[rows]) if whole.random else np.zeros(0, dtype=np.intp)
+    for array in (stats.N, stats.b, stats.e, stats.W):
+        array[cols] = 0.0
+    at = np.ix_(cols, present)
+    stats.N[at], stats.b[at], stats.e[at] = projection.sizes, basis.between, e.T
+    stats.W[cols] = np.diag(np.arange(own.n_fixef) < pw).astype(np.float64)
+    stats.rest[cols], stats.start[cols], stats.base[cols] = rest, start.T, base.T
+    stats.logdet[cols], stats.shift[cols] = basis.logdet, shift
+    stats.centring[cols], stats.unit[cols] = basis.columns.shift, basis.unit
+    stats.constant[cols] = 0.0 if basis.columns.constant is None else basis.columns.constant
+
+
+def _on_basis(projection: Projection, basis: SplitBasis, y: np.ndarray) -> tuple[np.ndarray, ...]:
+    """Shift (c,), coefficients (p, c), residuals of the groups (G, c), ``rest`` and explained squares (c,) of y."""
+    shift = y[0].copy() if projection.columns.constant is not None else np.zeros(y.shape[1])
+    left = projection.weighted(y - shift)
     coords = projection.to_coords(left)
     left -= projection.from_coords(coords)
     more = projection.to_coords(left)
     left -= projection.from_coords(more)
-    coords += more
-    present = np.unique(whole.random[0].codes[rows]) if whole.random else np.zeros(0, dtype=np.intp)
-    first = basis.within.T @ coords[G:]
-    e = (coords[:G] - basis.between[:, :pw] @ first).T
-    b = np.broadcast_to(basis.between, (len(cols), *basis.between.shape))
-    gram = np.broadcast_to(basis.between.T @ basis.between, (len(cols), own.n_fixef, own.n_fixef))
-    base = np.concatenate([first.T, _fit_between(b, e, gram, pw)], axis=1)
-    for array in (stats.N, stats.b, stats.e, stats.W):
-        array[cols] = 0.0
-    at = np.ix_(cols, present)
-    stats.N[at], stats.b[at], stats.e[at] = projection.sizes, b, e
-    stats.W[cols] = np.diag(np.arange(own.n_fixef) < pw).astype(np.float64)
-    stats.rest[cols] = np.einsum("ij,ij->j", left, left)
-    stats.base[cols], stats.logdet[cols], stats.shift[cols] = base, basis.logdet, shift
-    stats.centring[cols], stats.unit[cols] = basis.columns.shift, basis.unit
-    stats.constant[cols] = 0.0 if basis.columns.constant is None else basis.columns.constant
+    coef, e = basis.solve(coords + more)
+    return shift, coef, e, np.einsum("ij,ij->j", left, left), np.einsum("ij,ij->j", coords, coords)
