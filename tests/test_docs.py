@@ -99,6 +99,7 @@ AFTER = {"large.md": large, "usage.md": usage, "mne.md": mne, "from-lme4.md": fr
 VALUES = {
     "large.md": 5, "from-lme4.md": 11, "from-statsmodels.md": 10, "mne.md": 6, "permutation.md": 2, "ieeg.md": 2,
     "random-effects.md": 8, "sleepstudy.md": 25,
+    "usage.md": 8,
 }  # fmt: skip
 
 

@@ -95,7 +95,7 @@ def _with_modes(made: xr.Dataset, fit: Any, labels: Labels) -> xr.Dataset:
         modes = np.zeros((fit.n_responses, 0)) if term is None else term.modes[:, :, 0]
         made["ranef"] = variable(_by_level(modes, labels), MODE, 1, labels.units, "group", *labels.dims)
         return made.assign_coords(group=_level_labels(() if term is None else term.levels))
-    coords = {}
+    coords: dict[str, Any] = {}
     for key, part in fit.ranef().items():
         level, effect = f"level_{key}", f"effect_{key}"
         made[f"ranef_{key}"] = variable(
