@@ -120,8 +120,12 @@ DRAWINGS: dict[str, Callable[..., Any]] = {
 # -- all of them ------------------------------------------------------------------------------
 
 
+# Of permutation tests and bands; drawn in tests/resampling.
+RESAMPLING = ("cluster_map", "null_distribution", "time_course")
+
+
 def test_every_plot_is_listed() -> None:
-    assert sorted(plots.__all__) == sorted([*DRAWINGS, "plot_effects"])
+    assert sorted(plots.__all__) == sorted([*DRAWINGS, *RESAMPLING, "plot_effects"])
 
 
 @pytest.mark.parametrize("name", DRAWINGS)

@@ -41,6 +41,8 @@ BLOCK_ROWS = 64
 MAX_LOSS = 32.0
 # Residuals whose sum of squares is a smaller part of the response's than this are formed in twice the precision.
 FAINT = 1e-8
+# Where less of a column than this lies within groups, its coefficient is too large to be taken off exactly.
+LEAST_WITHIN = 1e-10
 # Responses are handled in panels of about this many bytes, to stay in cache.
 PANEL_BYTES = 16 * 2**20
 # Root mean square of the arithmetic's rounding errors, relative to the largest value.
@@ -281,7 +283,7 @@ def _reduce_careful(reducer: Reducer, y: np.ndarray, where: np.ndarray, stats: S
     stats.rest[where], stats.shift[where], stats.scale[where] = rest, shift, scale
     _spectral(reducer, coords, where, stats)
     faint = (rest < FAINT * _squares(shifted)) & (projection.n_rest > 0)
-    if faint.any():
+    if faint.any() and reducer.split.smallest > LEAST_WITHIN:
         rest[faint] = _reduce_faint(reducer, y[:, faint], shift[faint], where[faint], stats)
     weight = projection.n_obs if projection.root_w is None else np.sum(projection.root_w**2)
     noise = weight * (rounding * largest) ** 2
