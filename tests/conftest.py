@@ -57,15 +57,17 @@ _ended = 0
 
 def pytest_runtest_logfinish() -> None:
     """Forget all compiled programs, those of oracles and of single operations too, before they need more memory maps
-    than Linux gives a process (see jaxlmm.runtime.programs, which knows jaxlmm's own alone)."""
+    than Linux gives a process (see jaxlmm.runtime.programs, which knows jaxlmm's own alone), or 5 GB."""
     import jax  # JAX reads the variables above as it is imported
 
     from jaxlmm.runtime.programs import LIMIT, MAPS, n_maps
 
     global _ended
     _ended += 1
-    if _ended % 10 == 0 and MAPS.exists() and n_maps() > 0.6 * int(LIMIT.read_text()):
-        jax.clear_caches()
+    if _ended % 10 == 0 and MAPS.exists():
+        resident = int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+        if n_maps() > 0.6 * int(LIMIT.read_text()) or resident > 5e9:
+            jax.clear_caches()
 
 
 @pytest.fixture(params=DATA_SETS)
