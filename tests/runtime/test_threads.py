@@ -144,4 +144,4 @@ def test_a_matrix_that_is_not_positive_definite_leaves_no_number(q: int, bad: st
 def eliminated(M: np.ndarray, v: np.ndarray) -> tuple[tuple[jax.Array, jax.Array], ...]:
     """M^-1 and log|M| by sweeps, log|M| and M^-1 v by elimination; in a float64 scope."""
     log_dets, solved = crosslik._solve(jnp.asarray(M)[..., None], jnp.asarray(v)[:, None])
-    return crosslik._inverse(jnp.asarray(M)), (log_dets[0], solved[:, 0])
+    return crosslik.inverse(jnp.asarray(M)), (log_dets[0], solved[:, 0])
