@@ -312,22 +312,25 @@ def test_enhancement_is_that_of_mne(sample: Any) -> None:
     np.testing.assert_allclose(found.pvalue_corrected, p, rtol=1e-9)
 
 
-def test_exact_enhancement_is_the_limit_of_small_steps(sample: Any) -> None:
+@pytest.mark.parametrize("start", [0.0, 1.0])
+def test_exact_enhancement_is_the_integral(start: float, sample: Any) -> None:
     Y, near = sample
     fit = one_sample(Y)
     adjacency = make_adjacency(fit.labels, {"channel": near})
     values = fit.statistic[:, 0].copy()
     values[3] = np.nan
-    options: Any = dict(E=0.5, H=2.0, start=0.0, signs=(1, -1))
-    exact = enhance(values, adjacency, dh=None, **options)
-    small = enhance(values, adjacency, dh=2e-4, **options)
-    assert np.isnan(exact[3]) and np.isfinite(np.delete(exact, 3)).all()
-    np.testing.assert_allclose(np.delete(small, 3), np.delete(exact, 3), rtol=2e-3, atol=2e-3)
-    higher = options | {"start": 1.0}
-    exact, small = enhance(values, adjacency, dh=None, **higher), enhance(values, adjacency, dh=2e-4, **higher)
-    inside = np.abs(np.nan_to_num(values)) > 1.01  # the sum has a first term of the width start
-    first = np.abs(exact[inside]) + 1e-9
-    assert np.all(np.abs(small[inside]) >= first - 2e-3) and np.all(exact[np.abs(values) < 1] == 0)
+    # Between two heights that occur, the cluster of a response has one extent.
+    expected = np.zeros(len(values))
+    for sign in (1, -1):
+        height = np.where(np.isnan(values), -np.inf, sign * values)
+        levels = np.concatenate([[start], np.unique(height[height > start])])
+        for low, high in itertools.pairwise(levels):
+            inside = height > low
+            extent = np.bincount(adjacency.labels(inside)[1])[adjacency.labels(inside)[1]]
+            expected[inside] += sign * extent**0.5 * (high**3 - low**3) / 3
+    expected[3] = np.nan
+    found = enhance(values, adjacency, E=0.5, H=2.0, start=start, dh=None, signs=(1, -1))
+    np.testing.assert_allclose(found, expected, rtol=1e-10, atol=1e-12)
 
 
 def test_neighbours() -> None:
