@@ -19,6 +19,7 @@ from jaxlmm.families.registry import make_family
 from jaxlmm.inference.distributions import check_level
 from jaxlmm.resampling.refit import fit_columns
 from jaxlmm.resampling.schemes import block_rows, independent_blocks
+from jaxlmm.resampling.whitening import effect_columns, symmetric_roots
 from jaxlmm.runtime.arguments import check_integer, check_option
 from jaxlmm.runtime.threads import N_THREADS, by_chunks
 
@@ -261,7 +262,7 @@ def _parametric(fit: Any, n: int, seed: int, where: np.ndarray) -> Iterator[Foun
             drawn = np.concatenate([simulate_responses(fit, at, rng) for rng in streams], axis=1)
             yield replicates, at, fit_columns(family, drawn, fit.method)
             continue
-        roots = [_root(Phi) for Phi in covariances(fit.theta[at], family.sizes)]
+        roots = [symmetric_roots(Phi) for Phi in covariances(fit.theta[at], family.sizes)]
         sigma, fixed = np.sqrt(fit.sigma2[at]), basis.fixed @ fit.coef[at].T
         coordinates, rest = np.empty((len(fixed), len(replicates), len(at))), np.empty((len(replicates), len(at)))
 
@@ -306,9 +307,7 @@ def _simulated_basis(family: Family) -> _SimulatedBasis | None:
         return None
     random = []
     for term in design.random:
-        Z = np.zeros((design.n_obs, term.n_levels, term.size))
-        Z[np.arange(design.n_obs), term.codes] = term.Z
-        made = family.coordinates(Z.reshape(design.n_obs, -1))
+        made = family.coordinates(effect_columns(term).reshape(design.n_obs, -1))
         assert made is not None
         random.append(made.reshape(len(made), term.n_levels, term.size))
     # Noise of the observations has the variance 1 / weight. Where no coordinates give 0, those of noise have the
@@ -331,12 +330,6 @@ def _simulated_basis(family: Family) -> _SimulatedBasis | None:
     else:
         noise = vectors / np.sqrt(values)
     return _SimulatedBasis(fixed, random, noise, n - noise.shape[1])
-
-
-def _root(Phi: np.ndarray) -> np.ndarray:
-    """Symmetric roots of covariance matrices (m, r, r)."""
-    values, vectors = np.linalg.eigh(Phi)
-    return np.asarray((vectors * np.sqrt(np.maximum(values, 0.0))[:, None, :]) @ np.swapaxes(vectors, 1, 2))
 
 
 def _wild(fit: Any, n: int, seed: int, where: np.ndarray) -> Iterator[Found]:
@@ -428,6 +421,6 @@ def simulate_responses(fit: Any, where: np.ndarray, rng: np.random.Generator) ->
     if design.weights is not None:
         y /= np.sqrt(design.weights)[:, None]
     for term, Phi in zip(design.random, covariances(fit.theta[where], fit.model.family.sizes), strict=True):
-        effects = np.einsum("mij,lmj->lmi", _root(Phi), rng.standard_normal((term.n_levels, c, term.size)))
+        effects = np.einsum("mij,lmj->lmi", symmetric_roots(Phi), rng.standard_normal((term.n_levels, c, term.size)))
         y += np.einsum("nr,ncr->nc", term.Z, effects[term.codes])
     return np.asarray(design.X @ fit.coef[where].T + np.sqrt(fit.sigma2[where]) * y)

@@ -14,9 +14,10 @@ import numpy as np
 import scipy.linalg
 
 from jaxlmm.design.design import Design
+from jaxlmm.design.random import RandomTerm
 from jaxlmm.families.base import covariances
 
-__all__ = ["Roots", "make_roots"]
+__all__ = ["Roots", "effect_columns", "make_roots", "symmetric_roots"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,18 +54,17 @@ def make_roots(design: Design, theta: np.ndarray) -> Roots:
     """Roots of V at theta (c, k); NaN where theta is."""
     n, c = design.n_obs, len(theta)
     root_w = np.ones((n, 1)) if design.weights is None else np.sqrt(design.weights)[:, None]
-    columns = []
-    for term in design.random:
-        Z = np.zeros((n, term.n_levels, term.size))
-        Z[np.arange(n), term.codes] = term.Z
-        columns.append(Z.reshape(n, -1))
+    columns = [effect_columns(term).reshape(n, -1) for term in design.random]
     Z = root_w * np.concatenate([np.zeros((n, 0)), *columns], axis=1)
     gram, q = Z.T @ Z, Z.shape[1]
     inverse, root = np.full((c, q, q), np.nan), np.full((c, q, q), np.nan)
     relative = covariances(theta, tuple(term.size for term in design.random))
     for j in np.flatnonzero(np.isfinite(theta).all(axis=1)):
         # A symmetric root serves as T as well, and stands where a covariance is singular.
-        parts = [np.kron(np.eye(t.n_levels), _root(Phi[j])) for t, Phi in zip(design.random, relative, strict=True)]
+        parts = [
+            np.kron(np.eye(t.n_levels), symmetric_roots(Phi[j]))
+            for t, Phi in zip(design.random, relative, strict=True)
+        ]
         T = scipy.linalg.block_diag(*parts) if parts else np.zeros((0, 0))
         d, U = np.linalg.eigh(T.T @ gram @ T)
         d, TU = np.maximum(d, 0.0), T @ U
@@ -75,6 +75,15 @@ def make_roots(design: Design, theta: np.ndarray) -> Roots:
     return Roots(Z, root_w, inverse, root)
 
 
-def _root(Phi: np.ndarray) -> np.ndarray:
+def symmetric_roots(Phi: np.ndarray) -> np.ndarray:
+    """Symmetric roots of covariance matrices (..., r, r), which may be singular."""
     values, vectors = np.linalg.eigh(Phi)
-    return np.asarray((vectors * np.sqrt(np.maximum(values, 0.0))) @ vectors.T)
+    return np.asarray((vectors * np.sqrt(np.maximum(values, 0.0))[..., None, :]) @ np.swapaxes(vectors, -1, -2))
+
+
+def effect_columns(term: RandomTerm) -> np.ndarray:
+    """The column of each effect of each level, (n_obs, levels, r)."""
+    n = len(term.codes)
+    Z = np.zeros((n, term.n_levels, term.size))
+    Z[np.arange(n), term.codes] = term.Z
+    return Z
