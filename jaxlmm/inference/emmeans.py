@@ -9,6 +9,7 @@ predictions over the rows that share the levels asked for (Searle, Speed & Milli
 
 from __future__ import annotations
 
+import collections
 import functools
 import itertools
 import numbers
@@ -325,9 +326,10 @@ def _levels(variable: GridVariable, values: Any) -> tuple[Any, ...]:
 
 def _once(name: str, values: tuple[Any, ...]) -> tuple[Any, ...]:
     """Values of ``at``, if no two are equal."""
-    twice = [v for i, v in enumerate(values) if v in values[:i]]
-    if twice:
-        raise ValueError(f"at gives {shown(twice[0])} for '{name}' twice; give each value once.")
+    if len(set(values)) < len(values):
+        counts = collections.Counter(values)
+        twice = next(v for v in values if counts[v] > 1)
+        raise ValueError(f"at gives {shown(twice)} for '{name}' twice; give each value once.")
     return values
 
 
