@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
 
 import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-__all__ = ["AXIS", "BLOCK_WIDTHS", "GPU_BYTES", "GPU_WIDTHS", "block_width", "mesh", "placement"]
+__all__ = ["AXIS", "BLOCK_WIDTHS", "GPU_BYTES", "GPU_WIDTHS", "block_width", "mesh", "placement", "settled"]
 
 # Blocks are padded up to one of these, so that a last or a small block compiles nothing new.
 BLOCK_WIDTHS = (8, 128, 2048)
@@ -19,6 +19,10 @@ GPU_WIDTHS = (128, 2048, 16384)
 # Statistics of a block in the memory of a GPU.
 GPU_BYTES = 256 * 2**20
 AXIS = "responses"
+# Undecided responses that are settled at a time.
+SETTLED_WIDTHS = (8, 128)
+
+Tree = TypeVar("Tree")
 
 
 def block_width(m: int, widths: Sequence[int] = BLOCK_WIDTHS) -> int:
@@ -35,3 +39,28 @@ def mesh(devices: tuple[jax.Device, ...]) -> Mesh:
 def placement(devices: tuple[jax.Device, ...], *axes: str | None) -> Any:
     """Where arrays go: cut along ``axes`` if there are several devices, and the same on each without axes."""
     return devices[0] if len(devices) == 1 else NamedSharding(mesh(devices), PartitionSpec(*axes))
+
+
+def settled(found: Tree, undecided: np.ndarray, fit: Callable[[np.ndarray], Tree], *, axis: int) -> Tree:
+    """Results of a block, with those of the responses ``undecided`` (c,) replaced.
+
+    Whether a minimum is the lowest is nearly always seen at once. The search that settles the others is long to
+    compile, and slow, so that it is a program of its own, for as many responses as need it.
+
+    Parameters
+    ----------
+    found : tree of arrays
+        The responses lie along ``axis``.
+    fit : callable
+        Results, of the same tree, of the responses at some positions, which may repeat.
+    """
+    where = np.flatnonzero(undecided)
+    if not len(where):
+        return found
+    found = jax.tree.map(np.array, found)
+    width = block_width(len(where), SETTLED_WIDTHS)
+    for start in range(0, len(where), width):
+        part = where[start : start + width]
+        for old, new in zip(jax.tree.leaves(found), jax.tree.leaves(fit(np.resize(part, width))), strict=True):
+            np.moveaxis(old, axis, 0)[part] = np.moveaxis(np.asarray(new), axis, 0)[: len(part)]
+    return found

@@ -37,8 +37,8 @@ import jax
 import jax.numpy as jnp
 
 __all__ = [
-    "Candidate", "Nodes", "Problem", "Shape", "interval_bounds", "is_alone", "open_range", "safe_step", "settle",
-    "thresholds",
+    "OF_UNDECIDED", "Candidate", "Nodes", "Problem", "Shape", "interval_bounds", "is_alone", "open_range",
+    "safe_step", "settle", "thresholds",
 ]  # fmt: skip
 
 # How much lower, in deviance, a minimum may be without being looked for.
@@ -47,9 +47,10 @@ TOLERANCE = 1e-9
 STEPS = tuple(2.0**-k for k in range(-1, 17))
 LEAST_STEP = 2.0**-17
 MAX_STEPS = 4096
-# One in so many responses is taken at a time, where the first proof fails and where the second does.
-NARROWED = 16
-SWEPT = 128
+# One in so many responses is taken at a time, where the first proof fails and where the second does: of all
+# responses, and of those for which the first is known to fail.
+OF_ALL = (16, 128)
+OF_UNDECIDED = (1, 4)
 # Added where 1 - q may be lost in rounding.
 ROUNDING = 4e-16
 
@@ -294,7 +295,9 @@ def _sweep(problem: Problem, best: Candidate, first: jax.Array, last: jax.Array)
     return walk.best, walk.steps < MAX_STEPS
 
 
-def settle(problem: Problem, nodes: Nodes, found: Candidate, undecided: jax.Array) -> tuple[Candidate, jax.Array]:
+def settle(
+    problem: Problem, nodes: Nodes, found: Candidate, undecided: jax.Array, shares: tuple[int, int] = OF_ALL
+) -> tuple[Candidate, jax.Array]:
     """Lowest minimum of the responses that are ``undecided`` (c,), some at a time.
 
     Also returns whether each response's minimum is known to be the lowest.
@@ -312,14 +315,14 @@ def settle(problem: Problem, nodes: Nodes, found: Candidate, undecided: jax.Arra
         return jnp.where(settled, jnp.inf, first), jnp.where(settled, -jnp.inf, last)
 
     nowhere = jnp.full_like(found.t, jnp.inf)
-    first, last = _in_turn(narrow, undecided, (nowhere, -nowhere), NARROWED)
+    first, last = _in_turn(narrow, undecided, (nowhere, -nowhere), shares[0])
 
     def search(index: jax.Array, state: tuple[Candidate, jax.Array]) -> tuple[Candidate, jax.Array]:
         padding = index == len(undecided)
         ends = jnp.where(padding, jnp.inf, first[index]), jnp.where(padding, -jnp.inf, last[index])
         return _sweep(problem.take(index), _take(state[0], index), *ends)
 
-    return _in_turn(search, first < last, (found, jnp.ones_like(undecided)), SWEPT)
+    return _in_turn(search, first < last, (found, jnp.ones_like(undecided)), shares[1])
 
 
 def _take(tree: Any, index: jax.Array) -> Any:

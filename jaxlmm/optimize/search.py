@@ -18,11 +18,21 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxlmm.optimize.certificate import TOLERANCE, Candidate, Nodes, Problem, Shape, is_alone, settle, thresholds
+from jaxlmm.optimize.certificate import (
+    OF_UNDECIDED,
+    TOLERANCE,
+    Candidate,
+    Nodes,
+    Problem,
+    Shape,
+    is_alone,
+    settle,
+    thresholds,
+)  # fmt: skip
 
 __all__ = [
     "GRID_SIZE", "T_MAX", "Optimum", "first_minimum", "hessian_in_theta", "is_minimum", "lowest_node", "make_grid",
-    "search",
+    "newton_start", "search", "settle_all",
 ]  # fmt: skip
 
 GRID_SIZE = 36
@@ -102,8 +112,7 @@ def make_grid(d: np.ndarray) -> np.ndarray:
 
 def search(problem: Problem, nodes: Nodes) -> tuple[Candidate, jax.Array]:
     """Lowest minimum of each response, and whether it is known to be the lowest (c,)."""
-    found, proved = first_minimum(problem, nodes)
-    undecided = ~proved & jnp.isfinite(found.deviance)
+    found, undecided = first_minimum(problem, nodes)
     return jax.lax.cond(
         jnp.any(undecided),
         lambda: settle(problem, nodes, found, undecided),
@@ -112,11 +121,20 @@ def search(problem: Problem, nodes: Nodes) -> tuple[Candidate, jax.Array]:
 
 
 def first_minimum(problem: Problem, nodes: Nodes) -> tuple[Candidate, jax.Array]:
-    """The minimum beside the lowest grid point, and whether the first, cheap proof holds (c,)."""
+    """The minimum beside the lowest grid point, and whether it is undecided (c,) that it is the lowest.
+
+    The first, cheap proof holds for nearly all; ``search`` settles the others.
+    """
     at = lowest_node(nodes, problem.nu)
-    found = problem.evaluate(problem.newton(*_start(at, nodes.slope_zero)))
+    found = problem.evaluate(problem.newton(*newton_start(at, nodes.slope_zero)))
     reach = jnp.maximum(found.t - at.first, at.last - found.t)
-    return found, is_alone(Shape.of(found, problem), reach) & (found.deviance <= at.value + TOLERANCE)
+    proved = is_alone(Shape.of(found, problem), reach) & (found.deviance <= at.value + TOLERANCE)
+    return found, ~proved & jnp.isfinite(found.deviance)
+
+
+def settle_all(problem: Problem, nodes: Nodes, t: jax.Array) -> tuple[Candidate, jax.Array]:
+    """As :func:`search`, of responses that :func:`first_minimum` has left undecided at t (c,)."""
+    return settle(problem, nodes, problem.evaluate(t), jnp.ones(t.shape, dtype=bool), OF_UNDECIDED)
 
 
 def lowest_node(nodes: Nodes, nu: jax.Array) -> _Bracket:
@@ -146,7 +164,7 @@ def lowest_node(nodes: Nodes, nu: jax.Array) -> _Bracket:
     return best
 
 
-def _start(at: _Bracket, slope_zero: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+def newton_start(at: _Bracket, slope_zero: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Where to begin in each bracket (the vertex of a parabola), and the bracket's ends."""
     left, right = at.t - at.low, at.high - at.t
     # At t = 0 the derivative is known and stands in for the missing neighbour.

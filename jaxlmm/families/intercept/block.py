@@ -8,24 +8,34 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import PartitionSpec
 
-from jaxlmm.engine.blocks import AXIS, BLOCK_WIDTHS, GPU_BYTES, GPU_WIDTHS, block_width, mesh, placement
-from jaxlmm.engine.finish import Found, Scaling, finish
+from jaxlmm._types import float64_scope
+from jaxlmm.engine.blocks import (
+    AXIS,
+    BLOCK_WIDTHS,
+    GPU_BYTES,
+    GPU_WIDTHS,
+    block_width,
+    mesh,
+    placement,
+)  # fmt: skip
+from jaxlmm.engine.finish import Found, Scaling, empty_results, finish
 from jaxlmm.families.intercept.estimates import coef_unit, se2_weights, weights
-from jaxlmm.families.intercept.minimum import minimise
+from jaxlmm.families.intercept.minimum import first_optimum, minimise, settle_optimum
 from jaxlmm.families.intercept.objective import Terms, make_terms
 from jaxlmm.families.intercept.reduce import Reducer, Stats
 from jaxlmm.optimize.search import Optimum, make_grid
 from jaxlmm.runtime import programs
 from jaxlmm.runtime.device import compute_devices
 
-__all__ = ["BlockFitter", "Constants", "Raw", "block_arrays", "fit_block"]
+__all__ = ["BlockFitter", "Constants", "Raw", "Results", "block_arrays", "fit_block"]
 
 
 def block_arrays(stats: Stats, width: int) -> list[np.ndarray]:
@@ -58,11 +68,13 @@ class Constants:
 @dataclass(frozen=True)
 class Raw:
     """What the compiled code returns of a block: the optimum, the coefficients (p, c) of X's basis for scaled data,
-    and the variances / sigma2 (p, c) of those of the user's X."""
+    and the variances / sigma2 (p, c) of those of the user's X; whether it is undecided (c,) if a minimum is the
+    lowest."""
 
     optimum: Optimum
     coef: jax.Array
     variance: jax.Array
+    undecided: jax.Array
 
 
 @dataclass(frozen=True)
@@ -96,15 +108,18 @@ class BlockFitter:
             nothing, rows = np.full(self.width, np.nan), np.full((len(stats.ols), self.width), np.nan)
             numbers: Any = dict.fromkeys(("lam", "pwrss", "deviance", "hessian"), nothing)
             optimum = Optimum(**numbers, converged=np.zeros(self.width, dtype=bool))  # type: ignore[arg-type]
-            return Raw(optimum, rows, rows)  # type: ignore[arg-type]
+            return Raw(optimum, rows, rows, optimum.converged)  # type: ignore[arg-type]
         arrays: Sequence[Any] = block_arrays(stats, self.width)
         if len(self.devices) > 1:
             arrays = [jax.device_put(a, placement(self.devices, *[None] * (a.ndim - 1), AXIS)) for a in arrays]
         raw: Raw = _compiled(self.devices if len(self.devices) > 1 else ())(self.constants, *arrays)
         return raw
 
-    def store(self, out: dict[str, np.ndarray], cols: slice, stats: Stats, raw: Raw) -> None:
-        """Undo scale, shift and unit columns; set the status; write NaN where there is no fit."""
+    def store(self, out: dict[str, np.ndarray], cols: slice, stats: Stats, raw: Raw) -> np.ndarray:
+        """Undo scale, shift and unit columns; set the status; write NaN where there is no fit.
+
+        Returns the positions in the block of responses that are undecided.
+        """
         c = cols.stop - cols.start
         found: Any = jax.tree.map(lambda a: np.asarray(a)[..., :c], raw)
         projection, basis = self.reducer.projection, self.reducer.spectrum.basis
@@ -121,26 +136,80 @@ class BlockFitter:
             intercept=None, nu=float(self.constants.terms.nu),
             logdet=(basis.logdet if self.method == "REML" else 0.0) - log_w,
         )  # fmt: skip
+        return np.flatnonzero(found.undecided)
+
+    def settle(self, stats: Stats, lam: np.ndarray) -> dict[str, np.ndarray]:
+        """Results of responses that blocks have left undecided at variance ratios ``lam`` (c,)."""
+        c, (p, _) = len(stats.rest), stats.ols.shape
+        out, width = empty_results(c, p, int(self.reducer.projection.n_groups > 0)), block_width(c)
+        for first in range(0, c, width):
+            cols = slice(first, min(first + width, c))
+            part = stats.take(cols)
+            arrays = block_arrays(part, width)
+            self.store(out, cols, part, settle_block(self.constants, *arrays, np.resize(lam[cols], width)))
+        return out
+
+
+@dataclass(frozen=True)
+class Results:
+    """Results of all blocks; the search that settles undecided responses, which is long to compile and slow, is left
+    to the end, for all of them together."""
+
+    fitter: BlockFitter
+    out: dict[str, np.ndarray]
+    undecided: list[tuple[np.ndarray, np.ndarray, Stats]] = field(default_factory=list)
+
+    def store(self, cols: slice, stats: Stats, raw: Raw) -> None:
+        """Those of one block, once they are there."""
+        where = self.fitter.store(self.out, cols, stats, raw)
+        if len(where):
+            self.undecided.append((cols.start + where, np.asarray(raw.optimum.lam)[where], stats.take(where)))
+
+    def settled(self) -> dict[str, np.ndarray]:
+        """All of them, after the last block."""
+        if self.undecided:
+            positions, lams, stats = zip(*self.undecided, strict=True)
+            at = np.concatenate(positions)
+            with float64_scope():
+                found = self.fitter.settle(Stats.joined(stats), np.concatenate(lams))
+            for name in found.keys() - {"n_used"}:
+                self.out[name][at] = found[name]
+        return self.out
 
 
 def fit_block(constants: Constants, ols: jax.Array, u: jax.Array, rest: jax.Array) -> Raw:
     """Statistics (.., c) to results, in JAX; to be compiled."""
-    terms = constants.terms
-    optimum = minimise(terms, u * u, rest, constants.grid)
-    w = weights(optimum.lam, terms.d[: terms.n_spectrum])
+    optimum = minimise(constants.terms, u * u, rest, constants.grid)
+    return _raw(constants, ols, u, optimum, jnp.zeros(rest.shape, dtype=bool))
+
+
+def first_block(constants: Constants, ols: jax.Array, u: jax.Array, rest: jax.Array) -> Raw:
+    """The same, in a third of the time to compile; some responses may be left undecided."""
+    return _raw(constants, ols, u, *first_optimum(constants.terms, u * u, rest, constants.grid))
+
+
+@programs.jit
+def settle_block(constants: Constants, ols: jax.Array, u: jax.Array, rest: jax.Array, lam: jax.Array) -> Raw:
+    """What :func:`first_block` has left undecided at ``lam`` (c,)."""
+    optimum = settle_optimum(constants.terms, u * u, rest, constants.grid, lam)
+    return _raw(constants, ols, u, optimum, jnp.zeros(rest.shape, dtype=bool))
+
+
+def _raw(constants: Constants, ols: jax.Array, u: jax.Array, optimum: Optimum, undecided: jax.Array) -> Raw:
+    w = weights(optimum.lam, constants.terms.d[: constants.terms.n_spectrum])
     a, b, C = constants.se2
     variance = a[:, None] + optimum.lam * b[:, None] + C @ w
-    return Raw(optimum, coef_unit(w, ols, u, constants.f), variance)
+    return Raw(optimum, coef_unit(w, ols, u, constants.f), variance, undecided)
 
 
 @functools.cache
 def _compiled(devices: tuple[jax.Device, ...]) -> Callable[..., Raw]:
-    """``fit_block`` cut over several devices; for none, on whatever device its constants are."""
+    """``first_block`` cut over several devices; for none, on whatever device its constants are."""
     if not devices:
-        return programs.jit(fit_block)
+        return programs.jit(first_block)
     row, rows = PartitionSpec(AXIS), PartitionSpec(None, AXIS)
     options: dict[str, Any] = dict(
-        mesh=mesh(devices), in_specs=(PartitionSpec(), rows, rows, row), out_specs=Raw(row, rows, rows),  # type: ignore[arg-type]
+        mesh=mesh(devices), in_specs=(PartitionSpec(), rows, rows, row), out_specs=Raw(row, rows, rows, row),  # type: ignore[arg-type]
     )  # fmt: skip
     # The check is for code that talks across devices; jaxopt's loops were not written for it.
-    return programs.jit(jax.shard_map(fit_block, check_vma=False, **options))
+    return programs.jit(jax.shard_map(first_block, check_vma=False, **options))

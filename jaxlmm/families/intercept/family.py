@@ -16,7 +16,7 @@ from jaxlmm.engine.finish import empty_results
 from jaxlmm.engine.stream import stream_blocks
 from jaxlmm.families.base import Curves, Family, Modes, Provider
 from jaxlmm.families.intercept import curves, modes, null
-from jaxlmm.families.intercept.block import BlockFitter, Raw
+from jaxlmm.families.intercept.block import BlockFitter, Raw, Results
 from jaxlmm.families.intercept.intervals import profile_limits
 from jaxlmm.families.intercept.objective import make_terms
 from jaxlmm.families.intercept.reduce import Reducer, Stats, design_reducer, stats_of_coordinates
@@ -77,8 +77,9 @@ class Intercept(Family):
             return out
         with float64_scope():
             fitter = BlockFitter.make(self.reducer, method, m)
-        stream_blocks(self.reducer, Y, fitter.width, fitter.start, functools.partial(fitter.store, out))
-        return out
+        results = Results(fitter, out)
+        stream_blocks(self.reducer, Y, fitter.width, fitter.start, results.store)
+        return results.settled()
 
     def coordinates(self, Y: np.ndarray) -> np.ndarray:
         """See :class:`jaxlmm.families.base.Family`; orthonormal."""
@@ -96,16 +97,16 @@ class Intercept(Family):
         out["n_used"][:] = self.design.n_obs
         with float64_scope(), single_threaded_blas():  # many small products: threads would only wait for each other
             fitter = BlockFitter.make(self.reducer, method, m)
-            waiting: collections.deque[tuple[slice, Stats, Raw]] = collections.deque()
+            results, waiting = Results(fitter, out), collections.deque[tuple[slice, Stats, Raw]]()
             for start in range(0, m, fitter.width):
                 cols = slice(start, min(start + fitter.width, m))
                 stats = stats_of_coordinates(self.reducer, coordinates[:, cols], rest[cols])
                 waiting.append((cols, stats, fitter.start(stats)))
                 if len(waiting) > 1:  # JAX works on this block while the one before is stored
-                    fitter.store(out, *waiting.popleft())
+                    results.store(*waiting.popleft())
             for entry in waiting:
-                fitter.store(out, *entry)
-        return out
+                results.store(*entry)
+            return results.settled()
 
     def fit_own(self, Y: np.ndarray | WeightedMatrix, where: np.ndarray, method: str) -> dict[str, np.ndarray]:
         return fit_incomplete(self.own, Y, where, method == "REML")

@@ -19,10 +19,10 @@ from jaxlmm.families.intercept.objective import (
     slope_in_t,
 )  # fmt: skip
 from jaxlmm.optimize.certificate import Candidate, Nodes
-from jaxlmm.optimize.search import Optimum, hessian_in_theta, is_minimum, search
+from jaxlmm.optimize.search import Optimum, first_minimum, hessian_in_theta, is_minimum, search, settle_all
 from jaxlmm.optimize.solver import bracketed_minimum
 
-__all__ = ["Responses", "make_nodes", "minimise"]
+__all__ = ["Responses", "first_optimum", "make_nodes", "minimise", "settle_optimum"]
 
 
 @jax.tree_util.register_dataclass
@@ -83,6 +83,22 @@ def minimise(terms: Terms, u2: jax.Array, rest: jax.Array, grid: jax.Array) -> O
         From ``optimize.search.make_grid``.
     """
     found, sure = search(Responses(terms, u2, rest), make_nodes(terms, u2, rest, grid))
+    return _optimum(found, sure, terms)
+
+
+def first_optimum(terms: Terms, u2: jax.Array, rest: jax.Array, grid: jax.Array) -> tuple[Optimum, jax.Array]:
+    """The same by the first proof alone, which is short to compile; and for which responses it fails (c,)."""
+    found, undecided = first_minimum(Responses(terms, u2, rest), make_nodes(terms, u2, rest, grid))
+    return _optimum(found, ~undecided, terms), undecided
+
+
+def settle_optimum(terms: Terms, u2: jax.Array, rest: jax.Array, grid: jax.Array, lam: jax.Array) -> Optimum:
+    """Global minimum of responses for which the first proof fails, from where it fails (c,)."""
+    problem, nodes = Responses(terms, u2, rest, few=True), make_nodes(terms, u2, rest, grid)
+    return _optimum(*settle_all(problem, nodes, jnp.log1p(lam * terms.d_max)), terms)
+
+
+def _optimum(found: Candidate, sure: jax.Array, terms: Terms) -> Optimum:
     at: Moments = found.at
     lam = ratio(found.t, terms)
     first, second = derivatives(at, terms)

@@ -15,7 +15,8 @@ the response, a first fit is subtracted in twice the working precision (``design
 from __future__ import annotations
 
 import functools
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
 from typing import Literal
 
 import numpy as np
@@ -85,6 +86,15 @@ class Stats:
             np.empty((len(spectrum.f), c)), np.zeros((len(spectrum.d), c)), np.empty(c), np.zeros(c), np.ones(c),
             np.zeros((len(spectrum.f), c)), np.ones(c, dtype=bool), np.zeros(c, dtype=bool), np.zeros(c, dtype=bool),
         )  # fmt: skip
+
+    def take(self, where: np.ndarray | slice) -> Stats:
+        """Those of some of the responses."""
+        return Stats(*(getattr(self, f.name)[..., where] for f in fields(self)))
+
+    @classmethod
+    def joined(cls, parts: Sequence[Stats]) -> Stats:
+        """Those of several blocks, one after the other."""
+        return cls(*(np.concatenate([getattr(part, f.name) for part in parts], axis=-1) for f in fields(cls)))
 
 
 @dataclass(frozen=True, eq=False)

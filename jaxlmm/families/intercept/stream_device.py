@@ -108,8 +108,8 @@ class DeviceFitter:
             at, cols = slice(j * self.chunk, j * self.chunk + c), slice(offset + k, offset + k + c)
             lam, pwrss, deviance, hessian, converged = (a[at] for a in optimum)
             found = Optimum(lam, pwrss, deviance, hessian, converged > 0)
-            raw = Raw(found, values[7 : 7 + p, at], values[7 + p :, at])  # type: ignore[arg-type]
             none, no = np.empty((0, c)), np.zeros(c, dtype=bool)
+            raw = Raw(found, values[7 : 7 + p, at], values[7 + p :, at], no)  # type: ignore[arg-type]
             stats = Stats(none, none, none[:0], shift[at], np.ones(c), np.zeros((p, c)), ~no, no, no)
             self.fitter.store(out, cols, stats, raw)
             left[cols] = safe[at] == 0

@@ -25,16 +25,22 @@ threads of the pool that they hold themselves, as soon as several run at a time.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
+from jaxlmm.engine.blocks import settled
 from jaxlmm.optimize.certificate import Candidate, Nodes
-from jaxlmm.optimize.search import hessian_in_theta, is_minimum, search
+from jaxlmm.optimize.search import first_minimum, hessian_in_theta, is_minimum, settle_all
 from jaxlmm.optimize.solver import bracketed_minimum
 from jaxlmm.runtime import programs
 
-__all__ = ["AXES", "CrossFit", "CrossProducts", "cross_curves", "cross_modes", "fit_cross_block", "inverse"]
+__all__ = [
+    "AXES", "CrossFit", "CrossProducts", "cross_curves", "cross_modes", "first_cross_block", "inverse",
+    "settle_cross",
+]  # fmt: skip
 
 
 @jax.tree_util.register_dataclass
@@ -106,6 +112,7 @@ class _Point:
 # On the grid: up to this size all lam at once, row by row in the program's text, which is fastest; larger
 # matrices one lam after the other, since compiling would take too long and all would not stay in the cache.
 UNROLLED = 8
+EACH = ("N", "b", "e", "W", "rest", "nu")  # of each response
 AXES = CrossProducts(0, 0, 0, 0, 0, 0, None, None)  # type: ignore[arg-type]
 
 
@@ -238,7 +245,7 @@ class _Responses:
         return Candidate(t, at, self.nu * jnp.log(at.s) + at.logdet)
 
     def take(self, index: jax.Array) -> _Responses:
-        some = {name: getattr(self.data, name)[index] for name in ("N", "b", "e", "W", "rest", "nu")}
+        some = {name: getattr(self.data, name)[index] for name in EACH}
         return _Responses(replace(self.data, **some))
 
 
@@ -254,9 +261,29 @@ def _nodes(data: CrossProducts, grid: jax.Array) -> Nodes:
 
 
 @programs.jit
-def fit_cross_block(data: CrossProducts, grid: jax.Array) -> CrossFit:
-    """Global minimum of each response's deviance."""
-    found, sure = search(_Responses(data), _nodes(data, grid))
+def first_cross_block(data: CrossProducts, grid: jax.Array) -> tuple[CrossFit, jax.Array]:
+    """The minimum beside each response's lowest grid point; where (c,) it is undecided that it is the lowest."""
+    found, undecided = first_minimum(_Responses(data), _nodes(data, grid))
+    return _cross_fit(data, found, ~undecided), undecided
+
+
+@programs.jit
+def _settle_cross_block(data: CrossProducts, grid: jax.Array, lam: jax.Array) -> CrossFit:
+    return _cross_fit(data, *settle_all(_Responses(data), _nodes(data, grid), jnp.log1p(lam * data.d_max)))
+
+
+def settle_cross(data: CrossProducts, grid: jax.Array, found: CrossFit, undecided: jax.Array) -> CrossFit:
+    """Global minimum of each response's deviance, from the results of :func:`first_cross_block`."""
+
+    def fit(index: np.ndarray) -> CrossFit:
+        some: dict[str, Any] = {name: np.asarray(getattr(data, name))[index] for name in EACH}
+        new: CrossFit = _settle_cross_block(replace(data, **some), grid, np.asarray(found.lam)[index])
+        return new
+
+    return settled(found, np.asarray(undecided), fit, axis=0)
+
+
+def _cross_fit(data: CrossProducts, found: Candidate, sure: jax.Array) -> CrossFit:
     at, step = found.at, jnp.exp(found.t) / data.d_max
     first = data.nu * at.s1 / at.s + at.l1
     second = data.nu * (at.s2 / at.s - (at.s1 / at.s) ** 2) + at.l2

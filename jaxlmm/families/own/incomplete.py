@@ -18,7 +18,7 @@ import numpy as np
 from jaxlmm._types import float64_scope
 from jaxlmm.engine.finish import Found, Scaling, empty_results, finish
 from jaxlmm.families.own import crosslik
-from jaxlmm.families.own.crosslik import CrossFit, CrossProducts, cross_curves, fit_cross_block
+from jaxlmm.families.own.crosslik import CrossFit, CrossProducts, cross_curves, first_cross_block, settle_cross
 from jaxlmm.families.own.reduce import OwnDesign, OwnStats, reduce_own
 from jaxlmm.optimize.search import make_grid
 from jaxlmm.runtime.threads import N_THREADS, single_threaded_blas
@@ -51,15 +51,24 @@ def fit_incomplete(design: OwnDesign, Y: Matrix, where: np.ndarray, reml: bool) 
     out = empty_results(m, p, int(design.n_groups > 0))
     with float64_scope():
         points = grid(design, weighted=isinstance(Y, WeightedMatrix))
-    waiting: collections.deque[tuple[slice, OwnStats, CrossFit]] = collections.deque()
+    waiting: collections.deque[tuple[slice, OwnStats, CrossProducts, tuple[CrossFit, jax.Array]]] = (
+        collections.deque()
+    )
+
+    def store_first() -> None:
+        cols, stats, data, raw = waiting.popleft()
+        with float64_scope():
+            found = settle_cross(data, points, *raw)
+        _store(design, reml, out, cols, stats, found)
+
     for cols, stats, data in own_blocks(design, Y, where, reml):
         with float64_scope():
-            waiting.append((cols, stats, fit_cross_block(data, points)))
+            waiting.append((cols, stats, data, first_cross_block(data, points)))
         # JAX works on this block while the one before is stored.
         if len(waiting) > 1:
-            _store(design, reml, out, *waiting.popleft())
-    for entry in waiting:
-        _store(design, reml, out, *entry)
+            store_first()
+    while waiting:
+        store_first()
     return out
 
 

@@ -21,7 +21,7 @@ from jaxlmm._types import float64_scope
 from jaxlmm.families.intercept import profile, profile_newton
 from jaxlmm.families.intercept.objective import Moments
 from jaxlmm.families.intercept.profile import Three
-from jaxlmm.families.own.crosslik import AXES, CrossFit, CrossProducts, fit_cross_block, inverse
+from jaxlmm.families.own.crosslik import AXES, CrossFit, CrossProducts, first_cross_block, inverse, settle_cross
 from jaxlmm.families.own.incomplete import Matrix, block_width, grid, own_blocks
 from jaxlmm.families.own.reduce import OwnDesign, OwnStats
 from jaxlmm.runtime import programs
@@ -184,7 +184,7 @@ def own_profile(
         contrasts = np.zeros((p, len(stats.unit), data.b.shape[2]))
         contrasts[:, :, :p] = np.moveaxis(stats.unit - stats.centring @ stats.unit, 1, 0)
         with float64_scope():
-            fit = fit_cross_block(data, points)  # compiled already, for the fits
+            fit = settle_cross(data, points, *first_cross_block(data, points))  # compiled already, for the fits
             raw = _limits(data, fit, points, jnp.asarray(contrasts), jnp.asarray(float(cut)), nested=nested)
             found = [np.asarray(a) for a in raw]
         c = min(cols.stop, m) - cols.start
