@@ -42,6 +42,7 @@ html_theme = "pydata_sphinx_theme"
 html_title = "jaxlmm"
 html_static_path = ["_static"]
 html_css_files = ["site.css"]
+html_favicon = "_static/favicon.svg"
 html_show_sourcelink = False
 html_context = {"default_mode": "auto"}
 html_sidebars = {"index": [], "changelog": []}
