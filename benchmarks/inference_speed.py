@@ -26,12 +26,12 @@ def main() -> None:
     X, Y, groups = simulate(1000, 4, 40, m)
     fit = jaxlmm.fit(X, Y, groups)
     seconds = best_time(lambda: jaxlmm.fit(X, Y, groups))
-    rows: list[dict[str, Any]] = [{"what": "fit", "us a response": seconds / m * 1e6, "fits": 1.0}]
+    rows: list[dict[str, Any]] = [{"what": "fit", "us per response": seconds / m * 1e6, "fits": 1.0}]
 
     def row(what: str, run: Callable[[], Any], count: int = m) -> None:
         run()
         each = best_time(run, 3) / count
-        rows.append({"what": what, "us a response": each * 1e6, "fits": each / (seconds / m)})
+        rows.append({"what": what, "us per response": each * 1e6, "fits": each / (seconds / m)})
 
     L = np.eye(4)[1:]
     for df in ("normal", "residual", "satterthwaite", "kenward-roger"):

@@ -43,7 +43,7 @@ def main() -> None:
         rows.append(
             {
                 "what": what,
-                "us a response": seconds / M * 1e6,
+                "us per response": seconds / M * 1e6,
                 "with p-values": with_p / M * 1e6,
                 "times": seconds / complete,
             }
@@ -51,7 +51,7 @@ def main() -> None:
     some = jaxlmm.fit(X, own[:, :PROFILED], groups)
     some.profile()  # compiled here
     seconds = best_time(some.profile, 3)
-    rows.append({"what": "profile intervals, each its own 5 % missing", "us a response": seconds / PROFILED * 1e6})
+    rows.append({"what": "profile intervals, each its own 5 % missing", "us per response": seconds / PROFILED * 1e6})
     save("missing_speed", rows, responses=M)
 
 

@@ -141,7 +141,7 @@ def main() -> None:
                 excess = got - lowest
                 rows.append(
                     {
-                        "solver": name, "case": case, "us a response": each,
+                        "solver": name, "case": case, "us per response": each,
                         "worst excess": float(excess.max()), "missed": f"{np.mean(excess > 1e-6):.2%}",
                         "several valleys": f"{np.mean(valleys > 1):.2%}", "first call s": first,
                     }

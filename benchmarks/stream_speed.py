@@ -167,7 +167,7 @@ def row(name: str, found: dict[str, Any], n: int, m: int, itemsize: int) -> dict
         "responses": m,
         "Y GB": size,
         "responses/s": m / took,
-        "us a response": took / m * 1e6,
+        "us per response": took / m * 1e6,
         "GB/s": size / took,
         "raw read GB/s": size / read,
         "time / raw read": took / read,
@@ -178,7 +178,7 @@ def row(name: str, found: dict[str, Any], n: int, m: int, itemsize: int) -> dict
 
 
 def other(name: str, count: int, took: float) -> dict[str, Any]:
-    return {"what": name, "responses": count, "responses/s": count / took, "us a response": took / count * 1e6}
+    return {"what": name, "responses": count, "responses/s": count / took, "us per response": took / count * 1e6}
 
 
 def statsmodels_pool(Y: np.ndarray, X: np.ndarray, groups: np.ndarray, count: int) -> dict[str, Any] | None:
@@ -236,7 +236,7 @@ def r_refit(Y: np.ndarray, X: np.ndarray, groups: np.ndarray, count: int) -> dic
         "what": "lme4::refit",
         "responses": count,
         "responses/s": count / took,
-        "us a response": took / count * 1e6,
+        "us per response": took / count * 1e6,
     }
 
 

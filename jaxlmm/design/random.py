@@ -143,9 +143,9 @@ def _check_columns(term: RandomTerm) -> None:
             f"random term {term.label}: column '{name}' is a combination of the columns before it, so its variance "
             "cannot be told from theirs; drop it."
         )
-    _check_together(term)
     if term.columns[0] == "(Intercept)":
         _check_within(term)
+    _check_together(term)
 
 
 def _check_together(term: RandomTerm) -> None:

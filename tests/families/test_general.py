@@ -8,13 +8,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from fitting import fit_general
 from oracle import make_case, random_phi, structures
 
 import jaxlmm
 from jaxlmm._types import float64_scope
 from jaxlmm.families.general import moments
 from jaxlmm.families.general.family import WORTH_A_TABLE, General, make_general
-from jaxlmm.families.general.fitting import fit_general
 from jaxlmm.families.general.layout import Core
 from jaxlmm.families.general.strata import StrataCore
 from jaxlmm.families.parameters import lower_triangle, phi_from_theta

@@ -1,4 +1,4 @@
-"""A block of responses fitted by the general family: statistics, optimum, and what is read off there."""
+"""The kernel of the general family fitted by itself, without status and without the engine."""
 
 from __future__ import annotations
 
