@@ -76,7 +76,7 @@ def link_names(app: Sphinx, doctree: nodes.document, docname: str) -> None:
         if any(isinstance(parent, (nodes.reference, nodes.title, pending_xref)) for parent in ancestors(literal)):
             continue
         found = re.fullmatch(r"(jaxlmm\.|fit\.|Fit\.|)([A-Za-z_][\w.]*)(\(.*\))?", literal.astext(), re.S)
-        if not found or not (found[1] or found[3] or docname == "api"):
+        if not found or not (found[1] or docname == "api"):
             continue
         tries = [f"jaxlmm.{found[2]}", f"jaxlmm.Fit.{found[2]}", f"jaxlmm.plots.{found[2]}"]
         if found[1] in ("fit.", "Fit."):
