@@ -1,6 +1,7 @@
 """The documentation site: ``sphinx-build -W docs FOLDER`` makes it, with no network."""
 
 import dataclasses
+import importlib.metadata
 import re
 from typing import Any
 
@@ -14,7 +15,7 @@ import jaxlmm
 project = "jaxlmm"
 author = "The jaxlmm developers"
 copyright = author
-version = release = "0.1.0"
+version = release = importlib.metadata.version("jaxlmm")
 
 extensions = [
     "myst_parser",
