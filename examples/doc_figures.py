@@ -13,7 +13,8 @@ import matplotlib
 matplotlib.use("Agg")
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
-pages = {name: (DOCS / name).read_text(encoding="utf-8") for name in ("mne.md", "sleepstudy.md")}
+texts = {path.name: path.read_text(encoding="utf-8") for path in sorted(DOCS.glob("*.md"))}
+pages = {name: text for name, text in texts.items() if "savefig(" in text}
 folder = Path(sys.argv[1]) if len(sys.argv) > 1 else DOCS / "figures"
 folder.mkdir(parents=True, exist_ok=True)
 os.chdir(folder)

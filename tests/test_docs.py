@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import importlib
 import json
 import re
 from pathlib import Path
@@ -16,6 +17,8 @@ import jaxlmm
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
 ALL = sorted(path.name for path in DOCS.glob("*.md"))
+# Characters of a line of code that the site shows without scrolling.
+COLUMN = 88
 NUMBER = r"(?<![\w.])-?\d+(?:\.\d+)?(?:e-?\d+)?(?![\w.])"
 
 
@@ -94,12 +97,29 @@ def large(names: dict[str, Any], folder: Path) -> None:
     assert names["again"].identical(names["maps"]) and not (folder / "maps.zarr.part").exists()
 
 
+def report(names: dict[str, Any], folder: Path) -> None:
+    """The sentences that the page shows are those that its code prints."""
+    shown = re.findall(r"(?:^> .*\n)+", page("report.md"), re.M)
+    assert [quote.replace("> ", "").split() for quote in shown] == [names["methods"].split(), names["one"].split()]
+
+
+def index(names: dict[str, Any], folder: Path) -> None:
+    assert names["fit"].n_responses == 10_000 and names["t"].shape == (100, 100)
+
+
+def install(names: dict[str, Any], folder: Path) -> None:
+    assert names["jax"].devices()
+
+
 # What a page's code must have made, beside the values in its comments, which are at least so many.
-AFTER = {"large.md": large, "usage.md": usage, "mne.md": mne, "from-lme4.md": from_lme4}
+AFTER = {
+    "large.md": large, "usage.md": usage, "mne.md": mne, "from-lme4.md": from_lme4, "report.md": report,
+    "index.md": index, "install.md": install,
+}  # fmt: skip
 VALUES = {
     "large.md": 5, "from-lme4.md": 11, "from-statsmodels.md": 10, "mne.md": 6, "permutation.md": 2, "ieeg.md": 2,
     "random-effects.md": 8, "sleepstudy.md": 25,
-    "usage.md": 8,
+    "usage.md": 8, "quickstart.md": 7, "fmri.md": 4, "genes.md": 8, "degrees-of-freedom.md": 4,
 }  # fmt: skip
 
 
@@ -171,8 +191,54 @@ def test_numbers_of_r_in_the_worked_example_are_those_of_the_reference() -> None
     assert seen >= 30
 
 
-def test_every_page_is_in_the_menu_and_no_other() -> None:
-    assert sorted(re.findall(r": ([\w-]+\.md)$", (ROOT / "mkdocs.yml").read_text(), re.M)) == ALL
+RESULTS = ROOT / "benchmarks" / "results"
+
+
+def measured() -> list[tuple[str, str]]:
+    """Figures of the page of benchmarks, and the file that each is said to be of."""
+    return re.findall(r"^\|.*\| ([^|]+) \| `(\w+\.json)` \|$", page("benchmarks.md"), re.M)
+
+
+def test_benchmarks_are_what_was_measured() -> None:
+    assert len(measured()) > 35
+    for cell, file in measured():
+        text = (RESULTS / file).read_text()
+        known = [*numbers_in(json.loads(text)), *(float(share) for share in re.findall(r'"([\d.]+)%"', text))]
+        # Shares are written in percent, times of 1,000,000 responses in seconds.
+        known += [100 * value for value in known]
+        figures = re.findall(NUMBER, re.sub(r"(?<=\d)%", " ", cell))
+        assert figures, cell
+        for figure in figures:
+            digits = figure.rstrip("0") if "." not in figure and "e" not in figure else figure
+            half = half_a_digit(figure) * 10.0 ** (len(figure) - len(digits))
+            assert any(abs(float(figure) - value) <= half for value in known), f"{figure} of {cell}, {file}"
+
+
+def test_the_table_of_rejections_is_what_was_measured() -> None:
+    rows = json.loads((RESULTS / "type_one_error.json").read_text())["rows"]
+    kinds = ("normal", "residual", "satterthwaite", "kenward-roger")
+    expected = {
+        (f"{row['subjects']}", f"{row['icc']:g}", row["effect"], *(f"{100 * row[kind]:.2f} %" for kind in kinds))
+        for row in rows
+    }
+    found = re.findall(
+        r"^\| (\d+) \| ([\d.]+) \| (\w+) \|" + r" ([\d.]+ %) \|" * 4, page("degrees-of-freedom.md"), re.M
+    )
+    assert set(found) == expected and len(found) == len(rows)
+
+
+def test_every_page_is_in_the_menu_once() -> None:
+    trees = [tree for name in ALL for tree in re.findall(r"^```\{toctree\}\n(.*?)^```", page(name), re.S | re.M)]
+    entries = [line for tree in trees for line in tree.splitlines() if line and not line.startswith(":")]
+    assert sorted(["index.md", *(f"{entry}.md" for entry in entries)]) == ALL
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_code_fits_into_the_column(name: str) -> None:
+    """As a browser shows it on a screen 1,440 pixels wide."""
+    for code in re.findall(r"^```\w+\n(.*?)^```", page(name), re.S | re.M):
+        for line in code.splitlines():
+            assert len(line) <= COLUMN, line
 
 
 @pytest.mark.parametrize("name", [*ALL, "../README.md"])
@@ -195,11 +261,31 @@ def test_the_reference_names_everything() -> None:
         assert hasattr(jaxlmm, name), name
 
 
-def test_the_page_of_docstrings_has_every_public_name() -> None:
+def test_docstrings_of_all_public_names_are_on_one_page() -> None:
     from jaxlmm import plots
     from jaxlmm.labelled import mne_io
 
-    named = re.findall(r"^::: (jaxlmm\.[\w.]+)$", page("docstrings.md"), re.M)
+    pages = "".join(page(name) for name in ALL if name.startswith("api-"))
+    named = re.findall(r"^\.\. auto\w+:: (jaxlmm\.[\w.]+)$", pages, re.M)
     assert len(named) == len(set(named))
+    for path in named:
+        assert importable(path), path
     missing = {*jaxlmm.__all__, *plots.__all__, *mne_io.__all__} - {path.split(".")[-1] for path in named}
     assert not missing, missing
+    # The attributes of a fit are in the docstring of its class.
+    members = {name for name in dir(jaxlmm.Fit) if not name.startswith("_")} - set(jaxlmm.Fit.__dataclass_fields__)
+    assert not members - {path.removeprefix("jaxlmm.Fit.") for path in named}
+
+
+def importable(path: str) -> bool:
+    """Whether ``path`` is that of a module and names in it."""
+    words = path.split(".")
+    for n in range(len(words), 0, -1):
+        try:
+            found: Any = importlib.import_module(".".join(words[:n]))
+        except ImportError:
+            continue
+        for word in words[n:]:
+            found = getattr(found, word, None)
+        return found is not None
+    return False

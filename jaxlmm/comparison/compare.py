@@ -127,7 +127,7 @@ def compare(*fits: Fit, refit: str | None = None, method: str = "chisq", n: int 
     -----
     REML fits that differ in the random effect alone are compared by their restricted likelihoods,
     expressed in the columns of the first X. The mixture that gives the p-values of a random effect
-    holds for many groups and is conservative for few; :func:`jaxlmm.comparison.rlrt.rlrt` has the exact ones.
+    holds for many groups and is conservative for few; :func:`jaxlmm.rlrt` has the exact ones.
     (R's ``anova`` takes chi-square with 1 degree of freedom, which doubles them.)
 
     Tests of fixed effects by the likelihood ratio reject too often in small samples, the more so

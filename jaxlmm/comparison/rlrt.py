@@ -31,7 +31,7 @@ MOST_SIM = 10_000_000
 
 @dataclass(frozen=True, eq=False, repr=False)
 class RandomEffectTest(Tabular):
-    """Test of group variance = 0 for m responses; what :func:`rlrt` returns.
+    """Test of group variance = 0 for m responses; what :func:`jaxlmm.rlrt` returns.
 
     Attributes
     ----------

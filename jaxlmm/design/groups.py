@@ -218,7 +218,8 @@ def random_term(groups: Any, Z: Any = None, *, columns: Any = None, name: str | 
     --------
     lme4's ``(1 + days | subject) + (1 | item)``::
 
-        random_term(subject, np.column_stack([np.ones(n), days]), columns=["(Intercept)", "days"], name="subject")
+        Z = np.column_stack([np.ones(n), days])
+        random_term(subject, Z, columns=["(Intercept)", "days"], name="subject")
         random_term(item, name="item")
     """
     given = columns if columns is not None else getattr(Z, "columns", None)

@@ -53,7 +53,7 @@ def fit(
     X : array-like, (n_obs, p)
         Fixed-effects matrix, used as given: no intercept is added. If Y is a DataArray it may be a
         function, which is given a data frame of Y's coordinates along the observations.
-    Y : responses, (n_obs,), (n_obs, m) or (n_obs, *dims)
+    Y : responses, (n_obs,), (n_obs, m) or (n_obs, dims...)
         NaN is a missing observation. Y may be
 
         - an array, a list, or a data frame (pandas, polars, Arrow); an array is not copied, and the
@@ -194,7 +194,7 @@ def lmm(
         The variables, one row per observation, in Y's order. May be left out if Y is a DataArray:
         then the variables are Y's coordinates along the observations; those with pandas'
         categories, or with the attribute ``categories``, are factors with their levels in that order.
-    Y : responses, (n_obs,), (n_obs, m) or (n_obs, *dims), optional
+    Y : responses, (n_obs,), (n_obs, m) or (n_obs, dims...), optional
         Responses that are not columns of ``data``, of any kind that :func:`jaxlmm.fit` takes.
     responses : str or list of str, optional
         Columns of ``data``, by name or by pattern, ``"elec_*"``.

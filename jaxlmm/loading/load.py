@@ -23,7 +23,7 @@ def load(
     context: Mapping[str, Any] | None = None,
     trust_formula: bool = False,
 ) -> Fit:
-    """Read a fit that :func:`save` wrote, or :func:`jaxlmm.fit` with ``out``.
+    """Read a fit that :meth:`jaxlmm.Fit.save` wrote, or :func:`jaxlmm.fit` with ``out``.
 
     Parameters
     ----------

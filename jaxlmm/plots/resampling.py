@@ -118,7 +118,8 @@ def time_course(
     term : int or str
         A coefficient, by name or position.
     band : array-like, (m, 2), optional
-        Lower and upper limits, such as :meth:`Bootstrap.band` gives; default: pointwise 95 % intervals.
+        Lower and upper limits, such as :meth:`~jaxlmm.resampling.bootstrap.Bootstrap.band` gives;
+        default: pointwise 95 % intervals.
     test : PermutationTest, optional
         Of the same responses: what is significant is marked below the curve.
     alpha : float

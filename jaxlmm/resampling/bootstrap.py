@@ -140,7 +140,7 @@ class Bootstrap:
     def band(self, tested: Any, *, level: float = 0.95) -> np.ndarray:
         """Simultaneous intervals (m, 2) of one contrast or coefficient, which hold for all responses together.
 
-        The estimate with its standard error times the quantile of the largest |t| of each replicate over the
+        The estimate with its standard error times the quantile of the largest absolute t of each replicate over the
         responses, t being the deviation from the estimate in standard errors of the replicate. The replicates of
         "wild" and "cases" keep the correlation between responses, those of "parametric" have none.
 

@@ -105,14 +105,14 @@ class Exports:
             Another way to find degrees of freedom; see :func:`jaxlmm.fit`.
         ranef : bool
             Whether to add the conditional modes; this needs Y. Of one random intercept they are ``ranef``
-            (group, *dims). Of other models each term, by its name in ``varcorr``, has a variable:
-            ``ranef_subject`` (level_subject, effect_subject, *dims).
+            (group, dims...). Of other models each term, by its name in ``varcorr``, has a variable:
+            ``ranef_subject`` (level_subject, effect_subject, dims...).
 
         Returns
         -------
         xarray Dataset
             ``coef``, ``se``, ``statistic``, ``df``, ``pvalue``, ``conf_low``, ``conf_high`` with
-            dimensions (term, *dims), all others with (*dims). ``status`` holds numbers, and what
+            dimensions (term, dims...), all others with (dims...). ``status`` holds numbers, and what
             they mean in its attributes. It can be written as netCDF or Zarr, but for a MultiIndex.
         """
         fit: Any = self

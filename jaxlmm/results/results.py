@@ -425,9 +425,19 @@ class Fit(Exports):
 
         Parameters
         ----------
-        specs, by, at
-            Variables of the formula, see ``jaxlmm.emmeans.marginal_means``. Averages over other
-            factors have equal weights; covariates stand at their means.
+        specs : str or sequence of str
+            The variables of the formula at whose levels means are wanted. Averages over other factors
+            have equal weights; covariates stand at their means.
+        by : str or sequence of str, optional
+            More such variables, within whose levels pairs are compared.
+        at : mapping of str to value or values, optional
+            Covariates: values in place of the mean. Factors: the levels to keep. Averages over a
+            variable not in ``specs`` or ``by`` are over these values.
+
+        Raises
+        ------
+        ValueError
+            Unknown variables or levels, no variable, one in both ``specs`` and ``by``, a huge grid.
         """
         if self.source is None:
             raise ValueError(
