@@ -48,6 +48,12 @@ N_STARTS = 3
 # What counts as converged: gradient in theta (or in log theta where theta > 1), relative to nu.
 TOL_GRADIENT = 1e-11
 TOL_CONVERGED = 1e-9
+# Rounding of the deviance: relative to its size, and to the largest variance ratio (where a direction of the effects
+# is also one of X or of another factor, log|V| is a sum of logarithms of pivots, each of which rounds like phi).
+ROUNDING, ROUNDING_RATIO = 1e-14, 1e-16
+# What that leaves of the gradient counts as converged too, where the steps lead no further, up to a gradient
+# (relative to nu) whose square is nothing.
+ROUNDING_GRADIENT, MOST_ROUNDING = 1e-12, 1e-6
 # The same for minima of which only the value counts: its error is this squared.
 TOL_DESCENT = 1e-6
 # Eigenvalues of Phi below this are tried as 0.
@@ -324,7 +330,7 @@ def _advance(state: _State, problem: Problem, stats: Any) -> _State:
     trial = jnp.where(active, state.theta + step, state.theta)
     # Barriers, or the compiler would repeat the step's arithmetic in every part of the evaluation.
     new = jax.lax.optimization_barrier(problem.evaluate(jax.lax.optimization_barrier(trial), stats))
-    noise = 1e-14 * (nu + jnp.abs(new.value))
+    noise = _rounding(new.value, trial, nu)
     finite = jnp.isfinite(new.value) & jnp.isfinite(new.gradient).all(0) & jnp.isfinite(new.hessian).all((0, 1))
     fall = state.at.value - new.value
     first = state.steps == 0
@@ -349,6 +355,11 @@ def _advance(state: _State, problem: Problem, stats: Any) -> _State:
     steps = state.steps + jnp.where(active, 1.0, 0.0)
     done = jnp.where(active & (flat & (accept | ~first) | spent | failed | (steps >= state.limit)), 1.0, state.done)
     return _State(theta, at, jnp.where(active, radius, state.radius), state.free, done, steps, state.limit)
+
+
+def _rounding(value: Any, theta: Any, nu: Any) -> Any:
+    """By how much rounding may change the deviance (c,) at theta (k, c)."""
+    return ROUNDING * (nu + abs(value)) + ROUNDING_RATIO * (theta * theta).max(axis=0)
 
 
 def _steepness(at: Evaluation, theta: jax.Array, free: jax.Array) -> jax.Array:
@@ -404,9 +415,14 @@ class _Search:
             self.try_another(everyone[above < reach], start)
 
     def converged(self) -> np.ndarray:
-        """Whether each response stands at a minimum, to TOL_CONVERGED."""
-        steep = np.abs(self.gradient) * np.maximum(np.abs(self.theta), 1)
-        return self.settled & np.isfinite(self.value) & (steep.max(axis=0) <= TOL_CONVERGED * self.problem.nu)
+        """Whether each response stands at a minimum, to TOL_CONVERGED or to rounding."""
+        nu = self.problem.nu
+        rounding = np.minimum(ROUNDING_GRADIENT * (self.theta**2).max(axis=0), MOST_ROUNDING * nu)
+        flat = self._steepness() <= np.maximum(TOL_CONVERGED * nu, rounding)
+        return np.asarray(self.settled & np.isfinite(self.value) & flat)
+
+    def _steepness(self) -> np.ndarray:
+        return np.asarray((np.abs(self.gradient) * np.maximum(np.abs(self.theta), 1)).max(axis=0))
 
     def polish(
         self, rows: np.ndarray, start: np.ndarray, free: np.ndarray | None = None, limit: int = MAX_STEPS
@@ -454,7 +470,8 @@ class _Search:
         nu = np.broadcast_to(self.problem.nu, self.value.shape)[rows]
         value = np.where(np.isfinite(new.at.value), new.at.value, np.inf)
         if better is None:
-            better = value < self.value[rows] - SAME * nu
+            with np.errstate(invalid="ignore"):
+                better = value < self.value[rows] - SAME * nu - _rounding(value, new.theta, nu)
         at = rows[better]
         self.theta[:, at] = new.theta[:, better]
         self.value[at] = value[better]
@@ -496,7 +513,8 @@ class _Search:
         new = self.polish(rows, theta, _free_parameters(theta, sizes))
         nu = np.broadcast_to(self.problem.nu, self.value.shape)[rows]
         lowest = np.stack([v[0] for v in _cone(new.theta, new.at.slope, sizes)]).min(axis=0)
-        ok = (new.at.value <= self.value[rows] + 1e-10 * nu) & (lowest >= 0)
+        higher = new.at.value - self.value[rows]
+        ok = (higher <= 1e-10 * nu + _rounding(new.at.value, new.theta, nu)) & (lowest >= 0)
         self.keep(rows, new, better=ok)
 
     def to_the_end(self) -> None:
@@ -508,8 +526,7 @@ class _Search:
             self.to_boundary(rows)
 
     def _unfinished(self) -> np.ndarray:
-        steep = np.abs(self.gradient) * np.maximum(np.abs(self.theta), 1)
-        return np.flatnonzero(steep.max(axis=0) > TOL_CONVERGED * self.problem.nu)
+        return np.flatnonzero(self._steepness() > TOL_CONVERGED * self.problem.nu)
 
     def off_saddles(self, rows: np.ndarray) -> None:
         """Go on along negative eigenvectors of D until there are none (see the module's docstring)."""

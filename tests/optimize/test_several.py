@@ -6,28 +6,35 @@ import sys
 from pathlib import Path
 
 import jax
+import mpmath
 import numpy as np
 import pytest
 import scipy.optimize
 
 from jaxlmm._types import float64_scope
 from jaxlmm.families.deviance import Deviance
+from jaxlmm.families.parameters import phi_from_theta, theta_gradient, theta_jacobian
 from jaxlmm.optimize.several import minimise_several
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "families"))
 from oracle import make_case, structures
 
 
-def problem(name, m, seed=0, levels=(0, 0.3, 1, 3)):
-    """Responses with random effects of random sizes, often none."""
+def responses(name, m, seed=0, levels=(0, 0.3, 1, 3)):
+    """A design, and responses with random effects of random sizes, often none."""
     rng = np.random.default_rng(seed)
     X, _, terms = structures(rng)
-    family = make_case(X, terms[name]).family
+    case = make_case(X, terms[name])
     Y = rng.normal(size=(len(X), m))
     for term in terms[name]:
         effects = rng.normal(size=(term.n_levels, term.size, m)) * rng.choice(levels, size=(term.size, m))
         Y += np.einsum("nr,nrm->nm", term.Z, effects[term.codes])
-    return Deviance(family, float(len(X) - 3), True), family.reduce(Y)[0]
+    return case, Y
+
+
+def problem(name, m, seed=0, levels=(0, 0.3, 1, 3)):
+    case, Y = responses(name, m, seed, levels)
+    return Deviance(case.family, float(len(Y) - 3), True), case.family.reduce(Y)[0]
 
 
 @jax.jit
@@ -89,3 +96,41 @@ def test_a_correlation_of_one_is_a_column_of_zeros() -> None:
     one = found.singular[0] & (found.theta[0] != 0) & (found.theta[1] != 0)
     assert one.any()
     np.testing.assert_array_equal(found.theta[2, one], 0)
+
+
+def gradient_in_40_digits(case, y, theta):
+    """Of the restricted deviance in theta (k,), by n x n matrices."""
+    sizes = case.family.sizes
+    phi = phi_from_theta(theta[:, None], sizes)[:, 0]
+    with mpmath.workdps(40):
+        Q, y = mpmath.matrix(case.Q.tolist()), mpmath.matrix(y.tolist())
+        inverse = mpmath.inverse(mpmath.matrix(np.eye(len(case.Q)).tolist()) + dot(phi, case.G))
+        P = inverse - inverse * Q * mpmath.inverse(Q.T * inverse * Q) * Q.T * inverse
+        left, s = P * y, (y.T * P * y)[0]
+        nu = len(case.Q) - case.Q.shape[1]
+        slope = [
+            sum(G[i, j] * (P[i, j] - nu * left[i] * left[j] / s) for i, j in np.argwhere(G).tolist()) for G in case.G
+        ]
+    return theta_gradient(np.array(slope, float)[:, None], theta_jacobian(theta[:, None], sizes))[:, 0]
+
+
+def dot(phi, G):
+    """sum_s phi_s G_s, in mpmath's numbers."""
+    n = G.shape[1]
+    return mpmath.matrix([[mpmath.fdot(zip(phi, G[:, i, j], strict=True)) for j in range(n)] for i in range(n)])
+
+
+@pytest.mark.parametrize("name", ["crossed", "maximal"])
+def test_large_variance_ratios_converge(name: str) -> None:
+    """Effects of up to 1000 times the noise: to a gradient of 0, as exact arithmetic sees it."""
+    levels = (0.3, 30, 150, 1000)
+    deviance, stats = problem(name, 60, seed=3, levels=levels)
+    found = minimise_several(deviance, stats)
+    assert found.converged.all()
+    case, Y = responses(name, 60, 3, levels)
+    size = (found.theta**2).max(axis=0)
+    assert size.max() > 1e6
+    for c in (size.argmax(), np.argsort(size)[30]):
+        steep = gradient_in_40_digits(case, Y[:, c], found.theta[:, c]) * np.maximum(np.abs(found.theta[:, c]), 1)
+        # Rounding: a few units in the last place of the largest variance ratio.
+        assert np.abs(steep).max() < max(1e-9 * deviance.nu, 1e-13 * size[c])

@@ -540,9 +540,12 @@ def _by_schur(core: Core, at: _Factored, reml: bool) -> LogdetDerivatives:
         for n, (t, _, _) in enumerate(first):
             l2[s, t] = -traces[:, m, n]
     if q2:
-        A2 = at.A[:, :e, :q2]
-        J = jnp.eye(e, q2, dtype=X.dtype) - X @ A2
-        W = jnp.swapaxes(A2, 1, 2) @ J
+        # By the root of X = U U': where [Z1, Q] explain an effect X is as large as Phi2, and A2'X A2 loses as many
+        # digits again.
+        U = _scale(core, at.T, jnp.swapaxes(at.inverse[:, :e, :e], 1, 2), transpose=False)  # Lam L^-T
+        V = jnp.swapaxes(at.A[:, :e, :q2], 1, 2) @ U
+        W = at.A[:, :q2, :q2] - V @ jnp.swapaxes(V, 1, 2)
+        J = jnp.eye(e, q2, dtype=X.dtype) - U @ jnp.swapaxes(V, 1, 2)
         NJ = N @ J[:, None]
         for s, number, i, j in second:
             l1[s] = _trace(core, number, i, j, W)
