@@ -227,6 +227,14 @@ def test_the_table_of_rejections_is_what_was_measured() -> None:
     assert set(found) == expected and len(found) == len(rows)
 
 
+def test_the_table_of_hard_designs_is_what_was_measured() -> None:
+    rows = json.loads((RESULTS / "adversarial.json").read_text())["rows"]
+    errors = ("log-likelihood", "sigma2", "se", "coef, in se", "log-likelihood below the best of a scan")
+    for row in rows:
+        numbers = " | ".join(f"{row[error]:.1e}" for error in errors)
+        assert f"| {row['kind']} | {row['responses']} | {numbers} |" in page("method.md")
+
+
 def test_every_page_is_in_the_menu_once() -> None:
     trees = [tree for name in ALL for tree in re.findall(r"^```\{toctree\}\n(.*?)^```", page(name), re.S | re.M)]
     entries = [line for tree in trees for line in tree.splitlines() if line and not line.startswith(":")]
