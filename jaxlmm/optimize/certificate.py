@@ -270,7 +270,8 @@ def _polish(problem: Problem, walk: _Walk) -> _Walk:
     low = jnp.where(walk.crossed, walk.before, jnp.maximum(walk.best.t - 0.25, 0.0))
     high = jnp.where(walk.crossed, walk.t, walk.best.t + 0.25)
     new = problem.evaluate(problem.newton(0.5 * (low + high), low, high))
-    better = wanted & (new.deviance < walk.best.deviance)
+    # A minimum that is known stays unless another is lower: the same one, met again, differs by rounding.
+    better = wanted & (new.deviance < walk.best.deviance - jnp.where(walk.polished, TOLERANCE, 0.0))
     best = _choose(better, new, walk.best)
     none, through = jnp.zeros_like(walk.done), walk.done
     # What was just polished is not to be found again: the walk starts anew at t, not falling.
