@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
+import warnings
 from collections.abc import Collection, Mapping
 from typing import Any
 
@@ -31,6 +32,8 @@ from jaxlmm.formula.text import match_columns
 from jaxlmm.runtime.arguments import name_list
 from jaxlmm.sources.table import as_frame, plain_column
 
+# The most empty cells, and columns, that a message names.
+SHOWN = 4
 # A column alone.
 PLAIN = re.compile(r"`[^`]+`")
 
@@ -57,8 +60,23 @@ def prepare_formula(formula: str, data: Any, *, context: Mapping[str, Any] | Non
         no_missing(frame[name], name)
     response = None if read.responses is None else _response(read.responses, frame, context, formula)
     made = apply_formula(formula, read, frame, context)
+    if made.dropped:
+        warnings.warn(_said(made), stacklevel=4)
     labels = frame[list(read.group_columns)] if read.group_columns else None
     return dataclasses.replace(made, labels=labels, response=response)
+
+
+def _said(made: FormulaDesign) -> str:
+    """What is said of columns that were dropped."""
+    cells = " and ".join(made.empty[:SHOWN])
+    cells += f" (and {len(made.empty) - SHOWN} more)" if len(made.empty) > SHOWN else ""
+    columns = ", ".join(map(repr, made.dropped[:SHOWN])) + ", ..." * (len(made.dropped) > SHOWN)
+    return (
+        f"formula '{made.formula}': no row has {cells}, so {columns} {'is' if len(made.dropped) == 1 else 'are'} "
+        "dropped, as lmer does. Which column that is decides what the other coefficients of the interaction mean, "
+        "and marginal means that the data do not determine are NaN; for a model of full rank drop or merge a level, "
+        "or leave the interaction out."
+    )
 
 
 def named_responses(made: FormulaDesign, data: Any, responses: Any, reserved: Collection[str] = ()) -> Any:

@@ -51,10 +51,17 @@ def summary_text(one: Any, name: str, level: float) -> Text:
     if grouped:
         rows += _random_rows(one)
     notes = [f"Degrees of freedom: {DF_LABELS[one.df_method]}"]
+    notes += _dropped(one)
     if one.status[0] != Status.OK:
         notes.append(Status(one.status[0]).message)
     title = "Mixed Linear Model Results" if grouped else "Linear Model Results"
     return Text(summary_layout(title, pairs, header, rows, notes))
+
+
+def _dropped(fit: Any) -> list[str]:
+    """What is said of columns of a formula that no row determines."""
+    dropped = getattr(fit.source, "dropped", ())
+    return [f"Dropped, since some combination of levels has no row: {', '.join(dropped)}"] if dropped else []
 
 
 def _random_rows(one: Any) -> list[list[str]]:
@@ -98,7 +105,7 @@ def overview(fit: Any, level: float) -> Text:
         adjusted = adjust_pvalues(p, "bh") if len(p) else p
         middle = [np.median(a[good, j]) if good.any() else np.nan for a in (fit.coef, np.abs(fit.statistic))]
         rows.append([term, *map(number, middle), str(int((p < alpha).sum())), str(int((adjusted < alpha).sum()))])
-    notes = []
+    notes = _dropped(fit)
     if grouped and good.any() and fit.design.has_one_intercept:
         quantiles = np.quantile(fit.icc[good], [0.05, 0.5, 0.95])
         notes.append("ICC, 5 %, 50 % and 95 % quantile: " + ", ".join(map(number, quantiles)))
