@@ -48,6 +48,14 @@ def demo(responses: int, plot: Path) -> None:
     help="Evaluate the formula whatever it calls. A formula is Python code: give this only for what you have read.",
 )  # fmt: skip
 @click.option("--responses", help="Columns of TABLE: a name, or a pattern such as 'elec_*'.")
+@click.option(
+    "--by", multiple=True, metavar="COLUMN",
+    help="TABLE is long, a row per observation and response: a column that says which response. May be repeated.",
+)  # fmt: skip
+@click.option(
+    "--obs", multiple=True, metavar="COLUMN",
+    help="With --by: a column that tells observations apart, such as the trial. May be repeated.",
+)  # fmt: skip
 @click.option("--array", help="Responses (rows x ...) instead: a .npy file, a Zarr array, or 'file.h5:/dataset'.")
 @click.option(
     "--out", required=True, type=click.Path(path_type=Path),

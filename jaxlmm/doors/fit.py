@@ -7,6 +7,7 @@ from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
 from jaxlmm.design.rows import RowLabels, check_rows
+from jaxlmm.doors.long import long_model, refuse_beside_by
 from jaxlmm.doors.model import Model, check_given, fit_responses
 from jaxlmm.doors.responses import Responses, are_own, open_responses
 from jaxlmm.outofcore.place import Place
@@ -158,6 +159,8 @@ def lmm(
     Y: Any = None,
     *,
     responses: str | Sequence[str] | None = None,
+    by: str | Sequence[str] | None = None,
+    obs: str | Sequence[str] | None = None,
     method: str = "REML",
     df: str = "satterthwaite",
     weights: Any = None,
@@ -198,6 +201,16 @@ def lmm(
         Responses that are not columns of ``data``, of any kind that :func:`jaxlmm.fit` takes.
     responses : str or list of str, optional
         Columns of ``data``, by name or by pattern, ``"elec_*"``.
+    by : str or list of str, optional
+        Of a long table, a row per observation and response: the columns whose combinations are the responses,
+        ``by=["electrode", "time"]``. They are the dimensions of the result, with the values found as labels: numbers
+        sorted, categories in their order, text as it first appears. An observation that a combination has no row
+        of is missing there. Without ``by`` all rows of such a table are observations of one response.
+    obs : str or list of str, optional
+        Of a long table: the columns that tell observations apart, ``obs=["subject", "trial"]``. Default: the
+        covariates and groups of the formula, where these leave no doubt. That is so if no combination has two rows
+        with the same of them, and one combination has all; or if all combinations hold the same rows in the same
+        order. Anything else is an error that asks for ``obs``.
     weights : str, array-like (n_obs,) or of the shape of Y, or function, optional
         As in :func:`jaxlmm.fit`, or the name of a column.
     context : mapping, optional
@@ -217,13 +230,18 @@ def lmm(
     ------
     ValueError
         A formula that cannot be read or evaluated; unknown columns; missing values in covariates
-        or groups (those in responses are as in :func:`jaxlmm.fit`); an index of ``data``, or a column
+        or groups (those in responses are as in :func:`jaxlmm.fit`); of a long table two rows of one observation and
+        response, covariates that differ between the responses of one observation; an index of ``data``, or a column
         with the name of ``obs_dim``, that holds the labels of Y in another order; and what
         :func:`jaxlmm.fit` raises.
     """
     options = FitOptions(method, df, missing)
     place = Place(out, resume, block, share, overwrite, level, progress)
     check_given(Y, responses)
+    refuse_beside_by(by, Y=Y, obs=obs, obs_dim=obs_dim, dims=dims, coords=coords, response_names=response_names)
+    if by is not None:
+        long = long_model(formula, data, by, obs=obs, responses=responses, weights=weights, context=context)
+        return fit_responses(*long, options, place)
     if is_dataarray(data):
         raise ValueError("data is a DataArray; if it holds the responses, and the variables as coordinates, give Y=.")
     frame, rows = _read(data)

@@ -11,12 +11,15 @@ import re
 from collections.abc import Collection, Mapping
 from typing import Any
 
+import numpy as np
+
 try:
     import formulaic  # noqa: F401
     import pandas as pd
 except ImportError as error:
     raise ImportError('formulas need formulaic and pandas: pip install "jaxlmm[formula]"') from error
 
+from jaxlmm.design.arrays import numeric
 from jaxlmm.design.rows import RowLabels
 from jaxlmm.formula.arithmetic import compute_response
 from jaxlmm.formula.data import (
@@ -26,7 +29,7 @@ from jaxlmm.formula.data import (
     no_missing,
     table_rows,
 )
-from jaxlmm.formula.design import FormulaDesign, apply_formula, read_formula, restore_formula
+from jaxlmm.formula.design import FormulaDesign, ReadFormula, apply_formula, read_formula, restore_formula
 from jaxlmm.formula.text import match_columns
 from jaxlmm.runtime.arguments import name_list
 from jaxlmm.sources.table import as_frame, plain_column
@@ -34,7 +37,7 @@ from jaxlmm.sources.table import as_frame, plain_column
 # A column alone.
 PLAIN = re.compile(r"`[^`]+`")
 
-__all__ = ["FormulaDesign", "named_responses", "prepare_formula", "read_table", "restore_formula"]
+__all__ = ["FormulaDesign", "named_response", "named_responses", "prepare_formula", "read_table", "restore_formula"]
 
 
 def read_table(data: Any) -> tuple[Any, RowLabels | None]:
@@ -43,10 +46,12 @@ def read_table(data: Any) -> tuple[Any, RowLabels | None]:
     return frame, table_rows(data, frame)
 
 
-def prepare_formula(formula: str, data: Any, *, context: Mapping[str, Any] | None = None) -> FormulaDesign:
+def prepare_formula(
+    formula: str, data: Any, *, context: Mapping[str, Any] | None = None, responses: bool = True
+) -> FormulaDesign:
     """A formula applied to data; parameters and errors as in :func:`jaxlmm.lmm`.
 
-    ``response`` holds the responses that the formula names, None if it names none.
+    ``response`` holds the responses that the formula names, None if it names none or they are not wanted.
     """
     frame, context = as_frame(data), dict(context or {})
     if not len(frame):
@@ -55,7 +60,8 @@ def prepare_formula(formula: str, data: Any, *, context: Mapping[str, Any] | Non
     find_columns(read.group_columns, frame, f"formula '{formula}' groups by")
     for name in read.group_columns:
         no_missing(frame[name], name)
-    response = None if read.responses is None else _response(read.responses, frame, context, formula)
+    wanted = responses and read.responses is not None
+    response = _response(read.responses or (), frame, context, formula) if wanted else None
     made = apply_formula(formula, read, frame, context)
     labels = frame[list(read.group_columns)] if read.group_columns else None
     return dataclasses.replace(made, labels=labels, response=response)
@@ -72,6 +78,40 @@ def named_responses(made: FormulaDesign, data: Any, responses: Any, reserved: Co
     taken = {*(variable.name for variable in used), *made.group_columns, *reserved}
     at = match_columns(name_list(responses, "responses"), columns, taken)
     return frame.iloc[:, at].set_axis([columns[j] for j in at], axis=1)
+
+
+def named_response(
+    formula: str, read: ReadFormula, frame: Any, context: Mapping[str, Any], name: str | None = None
+) -> tuple[np.ndarray, list[str]]:
+    """The one response of a long table, (rows,), and the columns that it is made of.
+
+    Raises
+    ------
+    ValueError
+        None is named, or several; what is named holds no numbers.
+    """
+    if read.responses is None:
+        if name is None:
+            raise ValueError(
+                f"formula '{formula}' names no response; write 'y ~ ...', with the column of the values for y."
+            )
+        columns = [str(c) for c in frame.columns]
+        at = match_columns(name_list(name, "responses"), columns)
+        made, own = frame.iloc[:, at], [columns[j] for j in at]
+    else:
+        if name is not None:
+            raise ValueError(f"formula '{formula}' names the response and responses= is given too; leave one out.")
+        made = _response(read.responses, frame, context, formula)
+        own = []
+        for _, expression in read.responses:
+            plain = PLAIN.fullmatch(expression)
+            own += [expression[1:-1]] if plain else expression_columns(expression, frame, context, formula)
+    if made.shape[1] != 1:
+        raise ValueError(
+            f"by= makes the responses of one column of values, found {made.shape[1]}: {', '.join(made.columns)}; "
+            "give one of them."
+        )
+    return numeric(made.iloc[:, 0], f"the response '{made.columns[0]}'"), own
 
 
 def _response(named: tuple[tuple[str, str], ...], frame: Any, context: Mapping[str, Any], formula: str) -> Any:
