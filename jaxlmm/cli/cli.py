@@ -71,6 +71,10 @@ def demo(responses: int, plot: Path) -> None:
     "--na", multiple=True, metavar="TEXT",
     help="Text of TABLE that marks a missing value, such as NA; may be repeated. Empty cells always do.",
 )  # fmt: skip
+@click.option(
+    "--incomplete", default="drop", show_default=True, type=click.Choice(["drop", "refuse"]),
+    help="Rows that miss a covariate or a group.",
+)  # fmt: skip
 @click.option("--sep", help="What separates the columns of TABLE. Default: a comma; in .tsv a tab.")
 @click.option("--decimal", default=".", show_default=True, help="Decimal sign of TABLE's numbers.")
 @click.option(

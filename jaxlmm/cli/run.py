@@ -21,9 +21,11 @@ except ImportError as error:
 
 from jaxlmm import plots
 from jaxlmm._types import Status
+from jaxlmm.design.dropped import DroppedRows
 from jaxlmm.doors.fit import lmm, prepare
 from jaxlmm.doors.long import long_model, refuse_beside_by
 from jaxlmm.doors.model import Model, fit_responses
+from jaxlmm.doors.responses import Responses
 from jaxlmm.formula.design import refuse_untrusted
 from jaxlmm.formula.guard import UntrustedFormula
 from jaxlmm.inference.multiplicity import adjust_pvalues
@@ -69,6 +71,7 @@ def fit_file(
     by: Sequence[str] = (),
     obs: Sequence[str] = (),
     trust_formula: bool = False,
+    incomplete: str = "drop",
 ) -> str:
     """Read, fit, write; returns one line that says what was done.
 
@@ -94,7 +97,7 @@ def fit_file(
         unused = {"--adjust": adjust, "--what glance": what == "glance", "--save": save}
         return _fit_blocks(
             read, formula, responses, array, out, weights=weights, method=method, df=df, overwrite=overwrite,
-            resume=resume, progress=progress, unused=unused, **long,
+            resume=resume, progress=progress, unused=unused, na=incomplete, **long,
         )  # fmt: skip
     if resume:
         raise ValueError(f"--resume and --verify go with results that end in {STORE}; '{out}' is written at the end.")
@@ -108,11 +111,13 @@ def fit_file(
     data = read()
     if by or obs:
         refuse_beside_by(long["by"], obs=long["obs"])
-        result, counts = _fit_long(
-            data, formula, responses, weights, long, save, overwrite, method, df, what, progress
-        )
+        model, opened = long_model(formula, data, responses=responses, weights=weights, na=incomplete, **long)
+        if save is not None:
+            whole = fit_responses(model, opened, FitOptions(method, df), Place())
+            whole.save(save, include_Y=True, overwrite=overwrite)
+        result, counts = _fit_long(model, opened, method, df, what, progress)
     else:
-        model = prepare(formula, data, weights=weights)
+        model = prepare(formula, data, weights=weights, na=incomplete)
         assert model.formula is not None
         if model.formula.response is None and responses is None and array is None:
             raise ValueError("the formula names no response; write 'y ~ ...', or give --responses or --array.")
@@ -135,18 +140,13 @@ def fit_file(
         partial.replace(out)
     finally:
         partial.unlink(missing_ok=True)
-    return _outcome(sum(counts.values()), counts, out)
+    return _outcome(sum(counts.values()), counts, out, model.design.dropped)
 
 
 def _fit_long(
-    data: pd.DataFrame, formula: str, responses: str | None, weights: str | None, long: dict[str, Any],
-    save: Path | None, overwrite: bool, method: str, df: str, what: str, progress: bool | None,
-) -> tuple[pd.DataFrame, dict[str, int]]:  # fmt: skip
+    model: Model, opened: Responses, method: str, df: str, what: str, progress: bool | None
+) -> tuple[pd.DataFrame, dict[str, int]]:
     """The results of a long table, in whose place of ``response`` stand the columns ``by``."""
-    model, opened = long_model(formula, data, responses=responses, weights=weights, **long)
-    if save is not None:
-        whole = fit_responses(model, opened, FitOptions(method, df), Place())
-        whole.save(save, include_Y=True, overwrite=overwrite)
     labels, own = opened.labels, opened.weights
     assert labels is not None  # of the combinations
     values = opened.values.reshape(len(opened.values), -1)
@@ -288,12 +288,14 @@ def _fit_blocks(
         return f"this share is done, others are not -> {out}.part"
     status = found["status"].to_numpy()
     counts = {s.name: int((status == s).sum()) for s in Status}
-    return _outcome(status.size, counts, out)
+    n = int(found.attrs.get("n_dropped", 0))
+    return _outcome(status.size, counts, out, f"{n} rows dropped, in which values are missing" if n else None)
 
 
-def _outcome(total: int, counts: dict[str, int], out: Path) -> str:
+def _outcome(total: int, counts: dict[str, int], out: Path, dropped: DroppedRows | str | None = None) -> str:
+    note = dropped if isinstance(dropped, str) else "" if dropped is None else dropped.note
     outcome = ", ".join(f"{n} {name.lower()}" for name, n in counts.items() if n)
-    return f"{total} responses ({outcome}) -> {out}"
+    return f"{total} responses ({outcome}){note and '; ' + note} -> {out}"
 
 
 # Kinds of pictures: the function, and which of term and response it takes.

@@ -11,6 +11,7 @@ import scipy.linalg
 
 from jaxlmm.design.arrays import distinct, numeric
 from jaxlmm.design.columns import make_columns
+from jaxlmm.design.dropped import DroppedRows
 from jaxlmm.design.groups import make_grouping
 from jaxlmm.design.identifiability import RANK_TOL, orthonormal_basis, pivoted
 from jaxlmm.design.random import RandomTerm, check_random_terms
@@ -37,6 +38,8 @@ class Design:
         Precisions of the observations: the residual variance of row i is sigma2 / weights[i].
     terms : TermStructure or None
         Which columns make a term, for ``anova`` and ``emmeans``.
+    dropped : DroppedRows or None
+        Rows that were given and are not in the design, since values are missing.
     """
 
     X: np.ndarray
@@ -44,6 +47,7 @@ class Design:
     random: tuple[RandomTerm, ...]
     weights: np.ndarray | None = None
     terms: TermStructure | None = None
+    dropped: DroppedRows | None = None
 
     def take(self, rows: np.ndarray, weights: np.ndarray | None = None) -> Design:
         """The design of some rows, checked again; groups without a row are left out.
@@ -59,6 +63,11 @@ class Design:
     def n_obs(self) -> int:
         """Number of rows."""
         return self.X.shape[0]
+
+    @property
+    def n_given(self) -> int:
+        """Number of rows that were given, those dropped among them."""
+        return self.n_obs if self.dropped is None else self.dropped.n_given
 
     @property
     def n_fixef(self) -> int:
@@ -121,9 +130,10 @@ def make_design(
     bad = np.argwhere(~np.isfinite(matrix))
     if len(bad):
         row, col = (int(v) for v in bad[0])
+        hint = ", or say na='drop'" if np.isnan(matrix[row, col]) else ""
         raise ValueError(
             f"X holds {len(bad)} NaN or infinite values, the first in row {row}, column "
-            f"'{names[col]}'; drop these rows from X, Y and groups."
+            f"'{names[col]}'; drop these rows from X, Y and groups{hint}."
         )
     _check_rows(n, p)
     return checked_design(matrix, names, _random_terms(groups, random, n), _checked_weights(weights, n), terms)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from jaxlmm.design.dropped import taken
 from jaxlmm.doors.model import Model
 from jaxlmm.doors.responses import Responses
 from jaxlmm.results.fitting import make_model
@@ -22,9 +23,10 @@ def long_model(
     responses: Any = None,
     weights: Any = None,
     context: Mapping[str, Any] | None = None,
+    na: str = "drop",
 ) -> tuple[Model, Responses]:
     """The model and the responses of a long table; parameters and errors as in :func:`jaxlmm.lmm`."""
-    from jaxlmm.formula.formula import prepare_formula
+    from jaxlmm.formula.formula import incomplete_rows, prepare_formula
     from jaxlmm.formula.long import spread
 
     if data is None:
@@ -32,9 +34,13 @@ def long_model(
     if weights is not None and not isinstance(weights, str):
         raise ValueError(f"with by= weights is the name of a column of the table, found {shown(weights)}.")
     table = spread(formula, data, by, obs=obs, response=responses, weights=weights, context=context)
-    made = prepare_formula(formula, table.frame, context=context, responses=False)
     shared = table.weights if table.weights is not None and table.weights.ndim == 1 else None
-    prepared = make_model(made.X, random=made.random_terms, names=made.names, terms=made.structure, weights=shared)
+    dropped = incomplete_rows(formula, table.frame, shared, context) if na == "drop" else None
+    made = prepare_formula(formula, table.frame, context=context, responses=False, dropped=dropped)
+    prepared = make_model(
+        made.X, random=made.random_terms, names=made.names, terms=made.structure, dropped=dropped,
+        weights=shared if dropped is None else taken(shared, dropped.kept),
+    )  # fmt: skip
     own = None if shared is not None or table.weights is None else Responses(table.weights, labels=table.labels)
     return Model(prepared, made, table.frame), Responses(table.values, labels=table.labels, weights=own)
 

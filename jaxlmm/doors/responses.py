@@ -16,12 +16,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from jaxlmm.design.arrays import distinct, numeric, response_matrix
+from jaxlmm.design.dropped import taken
 from jaxlmm.design.rows import RowLabels, check_rows, row_labels
 from jaxlmm.runtime.arguments import shown
 from jaxlmm.runtime.device import DeviceMatrix
-from jaxlmm.sources.lazy import lazy_matrix
+from jaxlmm.sources.kept import KeptRows
+from jaxlmm.sources.lazy import LazyMatrix, lazy_matrix
 from jaxlmm.sources.opening import open_path
-from jaxlmm.sources.sources import Source, is_dask, is_dataarray, is_store, open_source
+from jaxlmm.sources.sources import Source, is_dask, is_dataarray, is_lazy, is_store, open_source
 from jaxlmm.sources.weighted import WeightedSource
 
 if TYPE_CHECKING:
@@ -45,6 +47,8 @@ class Responses:
         Of plain columns, as given.
     weights : Responses or None
         Of each response's own observations: with the axes of ``values``, and the same order of rows and labels.
+    kept : ndarray of int or None
+        The observations that are taken, of responses that are read when asked for. None: all.
     """
 
     values: Any
@@ -52,6 +56,7 @@ class Responses:
     labels: Labels | None = None
     names: Sequence[str] | None = None
     weights: Responses | None = None
+    kept: np.ndarray | None = None
 
     @property
     def labelled(self) -> bool:
@@ -90,8 +95,30 @@ class Responses:
             hint = "observations must be its first axis, and the rows the same"
         raise ValueError(f"Y has {n} rows, {of} has {n_obs}; {hint}.")
 
+    def take(self, rows: np.ndarray) -> Responses:
+        """The observations at some positions; of what is not in memory nothing is read."""
+        weights = None if self.weights is None else self.weights.take(rows)
+        if is_lazy(self.values) and not self.lazy:
+            return dataclasses.replace(self, kept=rows, weights=weights)
+        values = self.values
+        if self.labelled:
+            values = values.isel({self.obs_dim: rows})
+        elif self.lazy or hasattr(values, "shape"):
+            values = taken(values, rows)
+        else:
+            values = numeric(values, "Y")[rows]
+        return dataclasses.replace(self, values=values, weights=weights)
+
     def columns(self) -> Any:
         """What :func:`jaxlmm.results.fitting.fit_model` takes, responses in columns."""
+        found = self._columns()
+        if self.kept is None:
+            return found
+        if isinstance(found, LazyMatrix):
+            return LazyMatrix.make(KeptRows(found.source, self.kept))
+        return np.asarray(found)[self.kept]
+
+    def _columns(self) -> Any:
         if self.labelled:
             from jaxlmm.labelled.responses import obs_first
 
@@ -117,6 +144,8 @@ class Responses:
                 values, names = response_matrix(values, n_obs, names)
                 values = np.asarray(values) if isinstance(values, DeviceMatrix) else values
         source = open_source(values, self.obs_dim)
+        if self.kept is not None:
+            source = KeptRows(source, self.kept)
         if self.weights is not None:
             source = WeightedSource(source, self.weights.source(n_obs)[0])
         if labels is None:

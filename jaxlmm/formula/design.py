@@ -103,13 +103,15 @@ class FormulaDesign:
         """``data`` as the data frame that :meth:`rows` reads; None if it is no table, but a matrix."""
         return as_frame(data) if is_table(data) else None
 
-    def rows(self, data: Any) -> np.ndarray:
+    def rows(self, data: Any, *, missing: bool = False) -> np.ndarray:
         """Rows of X for new data, (n, p): same levels, codings and transforms.
 
         Parameters
         ----------
         data : DataFrame, or what makes one
             Holds all ``variables``; other columns are not looked at.
+        missing : bool
+            Whether a row may miss values; all of it is NaN then. Default: it is an error.
 
         Raises
         ------
@@ -123,7 +125,18 @@ class FormulaDesign:
                 "rows; use center(x), scale(x) and the like, or compute the column beforehand."
             )
         frame = as_frame(data)
-        return self._rows(self._new_columns(frame, self.variables, "the model needs"))
+        whole = self._complete(frame, self.variables, "the model needs") if missing else np.ones(len(frame), bool)
+        found = np.full((len(frame), len(self.names)), np.nan)
+        if whole.any() or not len(frame):
+            found[whole] = self._rows(self._new_columns(frame[whole], self.variables, "the model needs"))
+        return found
+
+    @staticmethod
+    def _complete(frame: Any, variables: Any, what: str) -> np.ndarray:
+        """Which rows miss none of the variables, (n,)."""
+        names = [variable.name for variable in variables]
+        find_columns(names, frame, what)
+        return frame[names].notna().to_numpy().all(axis=1)
 
     def random_rows(self, data: Any, design: Design) -> list[tuple[np.ndarray, np.ndarray]] | None:
         """Codes (-1 for unknown levels) and columns Z of every random term for new data.
@@ -140,12 +153,17 @@ class FormulaDesign:
         here = [set(part.grouping) <= columns for part in self.random]
         if not any(here):
             return None
-        slopes = self._new_columns(frame, self.random_variables, "the random term needs")
+        what = "the random term needs"
+        whole = self._complete(frame, self.random_variables, what)
+        if not whole.any():
+            return [(np.full(len(frame), -1), np.zeros((len(frame), term.size))) for term in design.random]
+        slopes = self._new_columns(frame[whole], self.random_variables, what)
         found = []
         with formula_errors(self.formula):
             for part, term, known in zip(self.random, design.random, here, strict=True):
                 if known:
-                    found.append(part.new(term, group_labels(frame, part.grouping), slopes, self.context))
+                    codes, Z = part.new(term, group_labels(frame[whole], part.grouping), slopes, self.context)
+                    found.append(_at_rows(codes, Z, whole))
                 else:
                     found.append((np.full(len(frame), -1), np.zeros((len(frame), term.size))))
         return found
@@ -170,6 +188,15 @@ class FormulaDesign:
             except ValueError:
                 return False
         return np.allclose(np.concatenate(alone), self.X[[0, -1]], rtol=1e-8, atol=0)
+
+
+def _at_rows(codes: np.ndarray, Z: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Codes and Z of some rows, (n,) of bool, at all: where a slope's covariate is missing so is its effect, NaN."""
+    everywhere = np.full((len(rows), Z.shape[1]), np.nan)
+    everywhere[rows] = Z
+    known = np.zeros(len(rows), dtype=codes.dtype)
+    known[rows] = codes
+    return known, everywhere
 
 
 def restore_formula(

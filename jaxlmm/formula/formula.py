@@ -20,6 +20,7 @@ except ImportError as error:
     raise ImportError('formulas need formulaic and pandas: pip install "jaxlmm[formula]"') from error
 
 from jaxlmm.design.arrays import numeric
+from jaxlmm.design.dropped import DroppedRows, dropped_rows
 from jaxlmm.design.rows import RowLabels
 from jaxlmm.formula.arithmetic import compute_response
 from jaxlmm.formula.data import (
@@ -37,7 +38,10 @@ from jaxlmm.sources.table import as_frame, plain_column
 # A column alone.
 PLAIN = re.compile(r"`[^`]+`")
 
-__all__ = ["FormulaDesign", "named_response", "named_responses", "prepare_formula", "read_table", "restore_formula"]
+__all__ = [
+    "FormulaDesign", "incomplete_rows", "named_response", "named_responses", "prepare_formula", "read_table",
+    "restore_formula",
+]  # fmt: skip
 
 
 def read_table(data: Any) -> tuple[Any, RowLabels | None]:
@@ -47,13 +51,20 @@ def read_table(data: Any) -> tuple[Any, RowLabels | None]:
 
 
 def prepare_formula(
-    formula: str, data: Any, *, context: Mapping[str, Any] | None = None, responses: bool = True
+    formula: str,
+    data: Any,
+    *,
+    context: Mapping[str, Any] | None = None,
+    responses: bool = True,
+    dropped: DroppedRows | None = None,
 ) -> FormulaDesign:
     """A formula applied to data; parameters and errors as in :func:`jaxlmm.lmm`.
 
-    ``response`` holds the responses that the formula names, None if it names none or they are not wanted.
+    ``response`` holds the responses that the formula names, for all rows, None if it names none or they are not
+    wanted. What is computed, the responses too, is computed of the rows that are not ``dropped``.
     """
-    frame, context = as_frame(data), dict(context or {})
+    whole, context = as_frame(data), dict(context or {})
+    frame = whole if dropped is None else whole.iloc[dropped.kept]
     if not len(frame):
         raise ValueError("data has no rows, so there is nothing to fit; look at what selected them.")
     read = read_formula(formula, frame, context)
@@ -62,9 +73,32 @@ def prepare_formula(
         no_missing(frame[name], name)
     wanted = responses and read.responses is not None
     response = _response(read.responses or (), frame, context, formula) if wanted else None
+    if response is not None and dropped is not None:
+        response = _at_all_rows(response, whole, dropped)
     made = apply_formula(formula, read, frame, context)
     labels = frame[list(read.group_columns)] if read.group_columns else None
     return dataclasses.replace(made, labels=labels, response=response)
+
+
+def _at_all_rows(response: Any, frame: Any, dropped: DroppedRows) -> Any:
+    """Responses that were made of the rows left, with a row for each of the data."""
+    columns = {name: dropped.spread(numeric(response[name], f"the response '{name}'")) for name in response.columns}
+    return pd.DataFrame(columns, index=frame.index)
+
+
+def incomplete_rows(
+    formula: str, data: Any, weights: Any = None, context: Mapping[str, Any] | None = None
+) -> DroppedRows | None:
+    """The rows of which a covariate, a group or a weight (n_obs,) is missing; None if there are none."""
+    frame, given = as_frame(data), dict(context or {})
+    read = read_formula(formula, frame, given)
+    find_columns(read.group_columns, frame, f"formula '{formula}' groups by")
+    used = dict.fromkeys([*read.used(frame, given, formula), *read.group_columns])
+    missing = {name: frame[name].isna().to_numpy() for name in used}
+    if weights is not None:
+        values = np.asarray(numeric(weights, "weights"), dtype=np.float64)
+        missing |= {"weights": np.isnan(values)} if values.shape == (len(frame),) else {}
+    return dropped_rows(len(frame), missing) if missing else None
 
 
 def named_responses(made: FormulaDesign, data: Any, responses: Any, reserved: Collection[str] = ()) -> Any:

@@ -50,11 +50,16 @@ def summary_text(one: Any, name: str, level: float) -> Text:
     rows = [[term, *(number(c[0, j]) for c in columns)] for j, term in enumerate(one.names)]
     if grouped:
         rows += _random_rows(one)
-    notes = [f"Degrees of freedom: {DF_LABELS[one.df_method]}"]
+    notes = [f"Degrees of freedom: {DF_LABELS[one.df_method]}", *_dropped(one)]
     if one.status[0] != Status.OK:
         notes.append(Status(one.status[0]).message)
     title = "Mixed Linear Model Results" if grouped else "Linear Model Results"
     return Text(summary_layout(title, pairs, header, rows, notes))
+
+
+def _dropped(fit: Any) -> list[str]:
+    """A note of the rows that are not in the design."""
+    return [] if fit.design.dropped is None else [f"{fit.design.dropped.note}."]
 
 
 def _random_rows(one: Any) -> list[list[str]]:
@@ -98,7 +103,7 @@ def overview(fit: Any, level: float) -> Text:
         adjusted = adjust_pvalues(p, "bh") if len(p) else p
         middle = [np.median(a[good, j]) if good.any() else np.nan for a in (fit.coef, np.abs(fit.statistic))]
         rows.append([term, *map(number, middle), str(int((p < alpha).sum())), str(int((adjusted < alpha).sum()))])
-    notes = []
+    notes = _dropped(fit)
     if grouped and good.any() and fit.design.has_one_intercept:
         quantiles = np.quantile(fit.icc[good], [0.05, 0.5, 0.95])
         notes.append("ICC, 5 %, 50 % and 95 % quantile: " + ", ".join(map(number, quantiles)))
