@@ -141,11 +141,13 @@ def _neighbours(X: np.ndarray, largest: np.ndarray) -> np.ndarray:
     """What to subtract from columns that are nearly a combination of columns of values 0 and +-v; S (p, p)."""
     size = np.abs(X) / largest
     even = np.flatnonzero(np.all((size == 0) | (size == 1), axis=0))
+    if not len(even):
+        return np.zeros((X.shape[1],) * 2)
     steady = np.array([np.min(s[s > 0]) > 1 - NEAR for s in size.T])  # not zero, then nearly the same
     steady[even] = False
     shift = np.zeros((X.shape[1],) * 2)
     signs = np.sign(X[:, even])
-    for j in np.flatnonzero(steady) if len(even) else ():
+    for j in np.flatnonzero(steady):
         pattern = np.sign(X[:, j])
         # The pattern of one column, or a sum of several: 1 - k for k.
         same = np.flatnonzero(np.all(signs == pattern[:, None], axis=0))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,7 +12,7 @@ import numpy as np
 import scipy.linalg
 
 from jaxlmm.design.arrays import distinct, numeric
-from jaxlmm.design.columns import make_columns
+from jaxlmm.design.columns import Columns, make_columns
 from jaxlmm.design.dropped import DroppedRows
 from jaxlmm.design.groups import make_grouping
 from jaxlmm.design.identifiability import RANK_TOL, orthonormal_basis, pivoted
@@ -58,6 +60,20 @@ class Design:
         if weights is None and self.weights is not None:
             weights = self.weights[rows]
         return checked_design(self.X[rows], self.names, random, weights, self.terms)
+
+    @functools.cached_property
+    def root_w(self) -> np.ndarray | None:
+        """Roots of the weights, (n_obs,), or None."""
+        return None if self.weights is None else np.sqrt(self.weights)
+
+    @functools.cached_property
+    def columns(self) -> Columns:
+        """X with centred columns of norm 1."""
+        return make_columns(self.X, self.root_w)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What is pickled: nothing that can be made again."""
+        return {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
 
     @property
     def n_obs(self) -> int:
@@ -177,10 +193,9 @@ def checked_design(
     n, p = X.shape
     _check_rows(n, p)
     _check_sizes(X, names)
-    root_w = None if weights is None else np.sqrt(weights)
-    columns = make_columns(X, root_w)
-    _check_rank(columns.unit if root_w is None else root_w[:, None] * columns.unit, names)
     design = Design(X, names, random, weights, terms)
+    root_w, columns = design.root_w, design.columns
+    _check_rank(columns.unit if root_w is None else root_w[:, None] * columns.unit, names)
     check_random_terms(random, n)
     if design.has_one_intercept:
         if random[0].n_levels < 2:
