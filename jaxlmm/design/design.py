@@ -19,6 +19,7 @@ from jaxlmm.design.identifiability import RANK_TOL, orthonormal_basis, pivoted
 from jaxlmm.design.random import RandomTerm, check_random_terms
 from jaxlmm.design.terms import TermStructure
 from jaxlmm.design.within import centred_within
+from jaxlmm.runtime.threads import single_threaded_blas
 
 __all__ = ["Design", "checked_design", "make_design"]
 
@@ -190,10 +191,16 @@ def checked_design(
     terms: TermStructure | None,
 ) -> Design:
     """A design whose estimates exist: of full rank, with degrees of freedom for every variance."""
+    # Threads of a BLAS that have nothing more to do go on taking time for a while, from the fit that follows.
+    with single_threaded_blas():
+        return _checked(Design(X, names, random, weights, terms))
+
+
+def _checked(design: Design) -> Design:
+    X, names, random = design.X, design.names, design.random
     n, p = X.shape
     _check_rows(n, p)
     _check_sizes(X, names)
-    design = Design(X, names, random, weights, terms)
     root_w, columns = design.root_w, design.columns
     _check_rank(columns.unit if root_w is None else root_w[:, None] * columns.unit, names)
     check_random_terms(random, n)
