@@ -95,9 +95,10 @@ def fit(
         What a group is, for tables. Default: the name of ``groups`` if it has one, else "group".
     terms : mapping of str to sequence of str or int, optional
         Columns of X that make a term, for ``Fit.anova``: ``{"dose": ["dose_b", "dose_c"]}``.
-    obs_dim : hashable, optional
+    obs_dim : hashable or tuple of hashable, optional
         Dimension of the observations, of a DataArray. Default: that of the coordinates that
-        ``groups`` or ``weights`` name, or the only one of length n_obs.
+        ``groups`` or ``weights`` name, or the only one of length n_obs. Several, ``("subject", "condition")``: their
+        combinations, the last varying fastest, with the coordinates along each.
     dims, coords : optional
         Names and labels of the axes of responses, if Y is no DataArray. Default: the names that a
         store has; of more than one axis ``dim_1``, ``dim_2``, ...
@@ -224,9 +225,9 @@ def lmm(
         As in :func:`jaxlmm.fit`, or the name of a column.
     context : mapping, optional
         Functions and values that the formula uses, beside numpy as ``np``, formulaic's own and some of R's.
-    obs_dim : hashable, optional
+    obs_dim : hashable or tuple of hashable, optional
         Dimension of the observations, of a DataArray. Default: the only one of the length of ``data``;
-        without ``data``, that of the coordinates that the formula names.
+        without ``data``, that of the coordinates that the formula names. Several as in :func:`jaxlmm.fit`.
     na : {"drop", "refuse"}
         What a missing value of a covariate, of a column that the random terms group by, or of weights that all
         responses share means: the row is dropped, of all responses, as lme4 does, and counted in ``Fit.dropped``, the

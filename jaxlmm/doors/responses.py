@@ -49,6 +49,8 @@ class Responses:
         Of each response's own observations: with the axes of ``values``, and the same order of rows and labels.
     kept : ndarray of int or None
         The observations that are taken, of responses that are read when asked for. None: all.
+    stacked : tuple of (tuple, tuple), or None
+        Where the observations were several dimensions: these, and all dimensions as they were given.
     """
 
     values: Any
@@ -57,6 +59,7 @@ class Responses:
     names: Sequence[str] | None = None
     weights: Responses | None = None
     kept: np.ndarray | None = None
+    stacked: tuple[tuple[Hashable, ...], tuple[Hashable, ...]] | None = None
 
     @property
     def labelled(self) -> bool:
@@ -225,11 +228,15 @@ def open_responses(
 def _open_labelled(
     Y: Any, obs_dim: Any, dims: Any, coords: Any, names: Any, n_obs: int | None, of: str, named: Collection[str]
 ) -> Responses:
-    from jaxlmm.labelled.responses import array_labels, find_obs_dim
+    from jaxlmm.labelled.responses import array_labels, find_obs_dim, stack_observations
 
     for name, given in (("dims", dims), ("coords", coords), ("response_names", names)):
         if given is not None:
             raise ValueError(f"{name} is given, but Y is a DataArray, which has its own labels; leave it out.")
+    if isinstance(obs_dim, (tuple, list)) and not (isinstance(obs_dim, tuple) and obs_dim in Y.dims):
+        stacked = (tuple(obs_dim), Y.dims)
+        Y, obs_dim = stack_observations(Y, obs_dim)
+        return Responses(Y, obs_dim, array_labels(Y, obs_dim), stacked=stacked)
     obs_dim = find_obs_dim(Y, obs_dim, n_obs, of, named)
     return Responses(Y, obs_dim, array_labels(Y, obs_dim))
 
@@ -281,6 +288,8 @@ def with_weights(opened: Responses, weights: Any) -> Responses:
 
 
 def _open_weights(opened: Responses, weights: Any) -> Responses:
+    if opened.stacked is not None:
+        return _open_stacked_weights(opened, weights)
     if opened.labelled and not is_dataarray(weights):
         import xarray as xr
 
@@ -291,6 +300,27 @@ def _open_weights(opened: Responses, weights: Any) -> Responses:
     if is_dataarray(weights) and not opened.labelled:
         weights = weights.data
     return open_responses(weights, obs_dim=opened.obs_dim if is_dataarray(weights) else None)
+
+
+def _open_stacked_weights(opened: Responses, weights: Any) -> Responses:
+    """Weights with the dimensions of Y as these were given, whose observations are combined like Y's."""
+    import xarray as xr
+
+    from jaxlmm.labelled.responses import stack_observations
+
+    assert opened.stacked is not None
+    dims, whole = opened.stacked
+    if not is_dataarray(weights):
+        values = weights if is_dask(weights) else numeric(weights, "weights")
+        if values.ndim != len(whole):
+            raise ValueError(f"weights has shape {values.shape}; give the dimensions of the responses, {whole}.")
+        weights = xr.DataArray(values, dims=whole).assign_coords(
+            {dim: opened.values[dim].to_index().unique() for dim in dims if dim in opened.values.coords}
+        )
+    if set(weights.dims) != set(whole):
+        raise ValueError(f"weights has the dimensions {weights.dims}; give those of the responses, {whole}.")
+    made, dim = stack_observations(weights, dims)
+    return Responses(made if dim == opened.obs_dim else made.rename({dim: opened.obs_dim}), opened.obs_dim)
 
 
 def _aligned(Y: Any, weights: Any) -> Any:
