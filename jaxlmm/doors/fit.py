@@ -8,6 +8,7 @@ from typing import Any
 
 from jaxlmm.design.dropped import Matrices, complete_matrices, taken
 from jaxlmm.design.rows import RowLabels, check_rows
+from jaxlmm.doors.annotated import annotated_responses, is_annotated
 from jaxlmm.doors.long import long_model, refuse_beside_by
 from jaxlmm.doors.model import Model, check_given, fit_responses
 from jaxlmm.doors.responses import Responses, are_own, open_responses
@@ -170,6 +171,7 @@ def lmm(
     responses: str | Sequence[str] | None = None,
     by: str | Sequence[str] | None = None,
     obs: str | Sequence[str] | None = None,
+    layer: str | None = None,
     method: str = "REML",
     df: str = "satterthwaite",
     weights: Any = None,
@@ -203,14 +205,16 @@ def lmm(
         categories, those of text sorted as R does in a language's locale ("control" before
         "Treatment"). Names that are not Python's are quoted with backticks or ``Q("a name")``.
         Within calls stands Python, with ``^`` as R's power and arithmetic in doubles.
-    data : pandas DataFrame, or what makes one, optional
-        The variables, one row per observation, in Y's order. May be left out if Y is a DataArray:
+    data : pandas DataFrame, or what makes one, or AnnData, optional
+        The variables, one row per observation, in Y's order. An AnnData brings the responses too: ``obs`` is the
+        table, X or ``layer`` the responses, and the names of its variables are their labels; a sparse X is made
+        dense block by block. May be left out if Y is a DataArray:
         then the variables are Y's coordinates along the observations; those with pandas'
         categories, or with the attribute ``categories``, are factors with their levels in that order.
     Y : responses, (n_obs,), (n_obs, m) or (n_obs, dims...), optional
         Responses that are not columns of ``data``, of any kind that :func:`jaxlmm.fit` takes.
     responses : str or list of str, optional
-        Columns of ``data``, by name or by pattern, ``"elec_*"``.
+        Columns of ``data``, by name or by pattern, ``"elec_*"``; of an AnnData its variables.
     by : str or list of str, optional
         Of a long table, a row per observation and response: the columns whose combinations are the responses,
         ``by=["electrode", "time"]``. They are the dimensions of the result, with the values found as labels: numbers
@@ -221,6 +225,8 @@ def lmm(
         covariates and groups of the formula, where these leave no doubt. That is so if no combination has two rows
         with the same of them, and one combination has all; or if all combinations hold the same rows in the same
         order. Anything else is an error that asks for ``obs``.
+    layer : str, optional
+        Of an AnnData, in the place of X.
     weights : str, array-like (n_obs,) or of the shape of Y, or function, optional
         As in :func:`jaxlmm.fit`, or the name of a column.
     context : mapping, optional
@@ -258,6 +264,11 @@ def lmm(
     if by is not None:
         long = long_model(formula, data, by, obs=obs, responses=responses, weights=weights, context=context, na=na)
         return fit_responses(*long, options, place)
+    if is_annotated(data) and Y is None:
+        annotated = annotated_responses(data, layer, responses)
+        return _annotated(formula, data.obs, annotated, weights, context, na, options, place)
+    if layer is not None:
+        raise ValueError(f"layer is {shown(layer)}, but data is no AnnData; give Y=, or responses=.")
     if is_dataarray(data):
         raise ValueError("data is a DataArray; if it holds the responses, and the variables as coordinates, give Y=.")
     frame, rows = _read(data)
@@ -273,6 +284,27 @@ def lmm(
     columns = model.columns(responses, given=opened is not None)
     if opened is None:
         opened = Responses(columns, names=response_names)
+    return fit_responses(model, model.weighted(opened, own), options, place)
+
+
+def _annotated(
+    formula: str,
+    table: Any,
+    opened: Responses,
+    weights: Any,
+    context: Any,
+    na: str,
+    options: FitOptions,
+    place: Place,
+) -> Any:
+    """A fit of the responses of an AnnData."""
+    own, shared = (weights, None) if are_own(weights) else (None, weights)
+    model = _formula_model(formula, *_read(table), opened, shared, context, na)
+    if model.formula is not None and model.formula.response is not None:
+        raise ValueError(
+            f"formula '{formula}' names a response, but those of an AnnData are X or a layer; leave it out, or give "
+            "data.obs for a column of it."
+        )
     return fit_responses(model, model.weighted(opened, own), options, place)
 
 

@@ -104,7 +104,9 @@ class Responses:
         if is_lazy(self.values) and not self.lazy:
             return dataclasses.replace(self, kept=rows, weights=weights)
         values = self.values
-        if self.labelled:
+        if isinstance(values, LazyMatrix):
+            values = LazyMatrix.make(KeptRows(values.source, rows))
+        elif self.labelled:
             values = values.isel({self.obs_dim: rows})
         elif self.lazy or hasattr(values, "shape"):
             values = taken(values, rows)
@@ -139,14 +141,15 @@ class Responses:
         from jaxlmm.labelled.responses import axis_labels
 
         values, labels, names = self.values, self.labels, self.names
+        made = values.source if isinstance(values, LazyMatrix) else None
         plain = type(values) in (np.ndarray, np.memmap) and values.ndim > 1
-        if not (plain or self.labelled or self.lazy or is_store(values)):
+        if not (plain or self.labelled or self.lazy or is_store(values) or made is not None):
             if labels is not None:
                 values = numeric(values, "Y")
             else:
                 values, names = response_matrix(values, n_obs, names)
                 values = np.asarray(values) if isinstance(values, DeviceMatrix) else values
-        source = open_source(values, self.obs_dim)
+        source = open_source(values, self.obs_dim) if made is None else made
         if self.kept is not None:
             source = KeptRows(source, self.kept)
         if self.weights is not None:
@@ -192,6 +195,8 @@ def open_responses(
         raise ValueError(
             f"obs_dim is {shown(obs_dim)}, but Y is no DataArray: its first axis holds the observations."
         )
+    if all(hasattr(Y, part) for part in ("obs", "var_names", "layers")):
+        raise ValueError("Y is an AnnData; call jaxlmm.lmm(formula, adata), or give Y=adata.X.")
     if hasattr(Y, "data_vars"):
         raise ValueError("Y is an xarray Dataset; give one of its variables, Y['name'], or Y.to_dataarray().")
     if not hasattr(Y, "iloc") and (isinstance(Y, Mapping) or hasattr(Y, "columns")):

@@ -90,10 +90,10 @@ def test_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     ):
         with pytest.raises(ValueError, match=message):
             jaxlmm.lmm(**{"formula": FORMULA, "Y": Y, **options})
-    pytest.importorskip("zarr")
-    Y.rename("y").to_dataset().to_zarr(tmp_path / "y.zarr")
-    stored = xr.open_zarr(tmp_path / "y.zarr", chunks=None)["y"]
+    pytest.importorskip("h5netcdf")
+    Y.to_netcdf(tmp_path / "y.nc", engine="h5netcdf")
+    stored = xr.open_dataarray(tmp_path / "y.nc", engine="h5netcdf")
     assert jaxlmm.lmm(FORMULA, Y=stored, obs_dim=BOTH).n_obs == 30
     monkeypatch.setattr("jaxlmm.sources.lazy.LOAD_BYTES", 100)
     with pytest.raises(ValueError, match="which would be read whole to make observations of several dimensions"):
-        jaxlmm.lmm(FORMULA, Y=xr.open_zarr(tmp_path / "y.zarr", chunks=None)["y"], obs_dim=BOTH)
+        jaxlmm.lmm(FORMULA, Y=xr.open_dataarray(tmp_path / "y.nc", engine="h5netcdf"), obs_dim=BOTH)
