@@ -48,6 +48,14 @@ def demo(responses: int, plot: Path) -> None:
     help="Evaluate the formula whatever it calls. A formula is Python code: give this only for what you have read.",
 )  # fmt: skip
 @click.option("--responses", help="Columns of TABLE: a name, or a pattern such as 'elec_*'.")
+@click.option(
+    "--by", multiple=True, metavar="COLUMN",
+    help="TABLE is long, a row per observation and response: a column that says which response. May be repeated.",
+)  # fmt: skip
+@click.option(
+    "--obs", multiple=True, metavar="COLUMN",
+    help="With --by: a column that tells observations apart, such as the trial. May be repeated.",
+)  # fmt: skip
 @click.option("--array", help="Responses (rows x ...) instead: a .npy file, a Zarr array, or 'file.h5:/dataset'.")
 @click.option(
     "--out", required=True, type=click.Path(path_type=Path),
@@ -62,6 +70,10 @@ def demo(responses: int, plot: Path) -> None:
 @click.option(
     "--na", multiple=True, metavar="TEXT",
     help="Text of TABLE that marks a missing value, such as NA; may be repeated. Empty cells always do.",
+)  # fmt: skip
+@click.option(
+    "--incomplete", default="drop", show_default=True, type=click.Choice(["drop", "refuse"]),
+    help="Rows that miss a covariate or a group.",
 )  # fmt: skip
 @click.option("--sep", help="What separates the columns of TABLE. Default: a comma; in .tsv a tab.")
 @click.option("--decimal", default=".", show_default=True, help="Decimal sign of TABLE's numbers.")

@@ -21,12 +21,17 @@ except ImportError as error:
 
 from jaxlmm import plots
 from jaxlmm._types import Status
+from jaxlmm.design.dropped import DroppedRows
 from jaxlmm.doors.fit import lmm, prepare
-from jaxlmm.doors.model import Model
+from jaxlmm.doors.long import long_model, refuse_beside_by
+from jaxlmm.doors.model import Model, fit_responses
+from jaxlmm.doors.responses import Responses
 from jaxlmm.formula.design import refuse_untrusted
 from jaxlmm.formula.guard import UntrustedFormula
 from jaxlmm.inference.multiplicity import adjust_pvalues
 from jaxlmm.loading.load import load
+from jaxlmm.outofcore.place import Place
+from jaxlmm.results.options import FitOptions
 from jaxlmm.results.tables import glance, tidy
 from jaxlmm.sources.lazy import LazyMatrix
 from jaxlmm.sources.opening import open_path
@@ -63,12 +68,16 @@ def fit_file(
     resume: bool | str,
     progress: bool | None,
     save: Path | None,
+    by: Sequence[str] = (),
+    obs: Sequence[str] = (),
     trust_formula: bool = False,
+    incomplete: str = "drop",
 ) -> str:
     """Read, fit, write; returns one line that says what was done.
 
     With ``save`` the fit goes into a file too, with its data, for :func:`plot_file`. An ``out``
-    that ends in ``.zarr`` is written block by block, see :func:`jaxlmm.fit`. A formula
+    that ends in ``.zarr`` is written block by block, see :func:`jaxlmm.fit`. With ``by`` the table is long, and
+    the results have a column for each of these names. A formula
     that does more than compute with the columns is refused unless ``trust_formula``.
 
     Raises
@@ -78,13 +87,17 @@ def fit_file(
     """
     if out.suffix not in (*WRITERS, STORE):
         raise ValueError(f"--out '{out}' must end in {', '.join(WRITERS)} or {STORE}.")
-    plain = functools.partial(_read, table, [formula, weights or ""], responses, na, sep, decimal)
+    if array is not None and by:
+        raise ValueError("--by and --array are both given; responses come from one of them.")
+    long: dict[str, Any] = {"by": list(by) or None, "obs": list(obs) or None}
+    quoted = [f"`{name}`" for name in (*by, *obs, weights or "", responses or "")]
+    plain = functools.partial(_read, table, [formula, *quoted], responses, na, sep, decimal)
     read = functools.partial(_trusted, plain, formula, trust_formula)
     if out.suffix == STORE:
         unused = {"--adjust": adjust, "--what glance": what == "glance", "--save": save}
         return _fit_blocks(
             read, formula, responses, array, out, weights=weights, method=method, df=df, overwrite=overwrite,
-            resume=resume, progress=progress, unused=unused,
+            resume=resume, progress=progress, unused=unused, na=incomplete, **long,
         )  # fmt: skip
     if resume:
         raise ValueError(f"--resume and --verify go with results that end in {STORE}; '{out}' is written at the end.")
@@ -96,17 +109,24 @@ def fit_file(
     if responses is not None and array is not None:
         raise ValueError("--responses and --array are both given; responses come from one of them.")
     data = read()
-    model = prepare(formula, data, weights=weights)
-    assert model.formula is not None
-    if model.formula.response is None and responses is None and array is None:
-        raise ValueError("the formula names no response; write 'y ~ ...', or give --responses or --array.")
-    columns = model.columns(responses, given=array is not None)
-    values = columns if array is None else _array(array)
-    if save is not None:
-        whole = model.fit(None if array is None else values, responses=responses, method=method, df=df)
-        whole.save(save, include_Y=True, overwrite=overwrite)
-    frames, counts = _fit_chunks(model, values, method, df, what, progress)
-    result = pd.concat(frames, ignore_index=True)
+    if by or obs:
+        refuse_beside_by(long["by"], obs=long["obs"])
+        model, opened = long_model(formula, data, responses=responses, weights=weights, na=incomplete, **long)
+        if save is not None:
+            whole = fit_responses(model, opened, FitOptions(method, df), Place())
+            whole.save(save, include_Y=True, overwrite=overwrite)
+        result, counts = _fit_long(model, opened, method, df, what, progress)
+    else:
+        model = prepare(formula, data, weights=weights, na=incomplete)
+        assert model.formula is not None
+        if model.formula.response is None and responses is None and array is None:
+            raise ValueError("the formula names no response; write 'y ~ ...', or give --responses or --array.")
+        columns = model.columns(responses, given=array is not None)
+        values = columns if array is None else _array(array)
+        if save is not None:
+            whole = model.fit(None if array is None else values, responses=responses, method=method, df=df)
+            whole.save(save, include_Y=True, overwrite=overwrite)
+        result, counts = _fit_chunks(model, values, method, df, what, progress)
     if adjust is not None and what == "tidy":
         fixed = result["effect"] == "fixed"
         for term in result.loc[fixed, "term"].unique():
@@ -120,12 +140,29 @@ def fit_file(
         partial.replace(out)
     finally:
         partial.unlink(missing_ok=True)
-    return _outcome(sum(counts.values()), counts, out)
+    return _outcome(sum(counts.values()), counts, out, model.design.dropped)
+
+
+def _fit_long(
+    model: Model, opened: Responses, method: str, df: str, what: str, progress: bool | None
+) -> tuple[pd.DataFrame, dict[str, int]]:
+    """The results of a long table, in whose place of ``response`` stand the columns ``by``."""
+    labels, own = opened.labels, opened.weights
+    assert labels is not None  # of the combinations
+    values = opened.values.reshape(len(opened.values), -1)
+    W = None if own is None else own.values.reshape(values.shape)
+    result, counts = _fit_chunks(model, values, method, df, what, progress, weights=W)
+    rows = pd.Index([f"y{j}" for j in range(labels.size)]).get_indexer(pd.Index(result.pop("response")))
+    for at, (name, of_each) in enumerate(labels.keys.items()):
+        if name in result:
+            raise ValueError(f"--by names {name!r}, which is a column of the results too; rename it.")
+        result.insert(at, name, of_each[rows])
+    return result, counts
 
 
 def _fit_chunks(
-    model: Model, response: Any, method: str, df: str, what: str, progress: bool | None
-) -> tuple[list[pd.DataFrame], dict[str, int]]:
+    model: Model, response: Any, method: str, df: str, what: str, progress: bool | None, weights: Any = None
+) -> tuple[pd.DataFrame, dict[str, int]]:
     names = [str(c) for c in response.columns] if hasattr(response, "columns") else None
     values = response.to_numpy() if names is not None else response
     values = values[:, None] if values.ndim == 1 else values
@@ -136,12 +173,13 @@ def _fit_chunks(
     with tqdm.tqdm(total=len(names), unit=" responses", disable=not show) as bar:
         for start in range(0, len(names), CHUNK):
             part = slice(start, start + CHUNK)
-            fit = model.fit(values[:, part], method=method, df=df, response_names=names[part])
+            own = None if weights is None else weights[:, part]
+            fit = model.fit(values[:, part], method=method, df=df, response_names=names[part], weights=own)
             frames.append(tidy(fit) if what == "tidy" else glance(fit))
             for name, n in fit.status_counts().items():
                 counts[name] = counts.get(name, 0) + n
             bar.update(len(names[part]))
-    return frames, counts
+    return pd.concat(frames, ignore_index=True), counts
 
 
 def _trusted(read: Callable[[], pd.DataFrame], formula: str, trust: bool) -> pd.DataFrame:
@@ -233,28 +271,31 @@ def _fit_blocks(
     out: Path,
     *,
     unused: dict[str, Any],
+    by: Any,
     **options: Any,
 ) -> str:
     for name, given in unused.items():
         if given:
             raise ValueError(f"{name} does not go with --out '{out}'; use it with a table, or xarray on the results.")
-    if array is None:
+    if array is None and by is None:
         raise ValueError(
-            f"--out '{out}' takes its responses from --array; columns of a table go to .csv or .parquet."
+            f"--out '{out}' takes its responses from --array or --by; columns of a table go to .csv or .parquet."
         )
-    if responses is not None:
+    if responses is not None and array is not None:
         raise ValueError("--responses and --array are both given; responses come from one of them.")
-    found = lmm(formula, read(), array, out=out, **options)
+    found = lmm(formula, read(), array, responses=responses, by=by, out=out, **options)
     if found is None:
         return f"this share is done, others are not -> {out}.part"
     status = found["status"].to_numpy()
     counts = {s.name: int((status == s).sum()) for s in Status}
-    return _outcome(status.size, counts, out)
+    n = int(found.attrs.get("n_dropped", 0))
+    return _outcome(status.size, counts, out, f"{n} rows dropped, in which values are missing" if n else None)
 
 
-def _outcome(total: int, counts: dict[str, int], out: Path) -> str:
+def _outcome(total: int, counts: dict[str, int], out: Path, dropped: DroppedRows | str | None = None) -> str:
+    note = dropped if isinstance(dropped, str) else "" if dropped is None else dropped.note
     outcome = ", ".join(f"{n} {name.lower()}" for name, n in counts.items() if n)
-    return f"{total} responses ({outcome}) -> {out}"
+    return f"{total} responses ({outcome}){note and '; ' + note} -> {out}"
 
 
 # Kinds of pictures: the function, and which of term and response it takes.

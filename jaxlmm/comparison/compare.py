@@ -217,8 +217,11 @@ def _check_same_data(fits: tuple[Fit, ...], refit: str | None) -> None:
     for k, fit in enumerate(fits[1:], start=1):
         if fit.n_obs != first.n_obs:
             raise ValueError(
-                f"fit 0 has {first.n_obs} observations, fit {k} has {fit.n_obs}; fit the models to the same rows."
+                f"fit 0 has {first.n_obs} observations, fit {k} has {fit.n_obs}; fit the models to the same rows"
+                f"{_dropped_hint(first, fit)}."
             )
+        if not np.array_equal(first.dropped, fit.dropped):
+            raise ValueError(f"fit 0 and fit {k} dropped different rows{_dropped_hint(first, fit)}.")
         if fit.n_responses != first.n_responses:
             raise ValueError(
                 f"fit 0 has {first.n_responses} responses, fit {k} has {fit.n_responses}; fit the models to the "
@@ -253,6 +256,14 @@ def _check_same_data(fits: tuple[Fit, ...], refit: str | None) -> None:
                 f"({a.levels[a.codes[i]]!r} and {b.levels[b.codes[i]]!r}); such models are not nested, so fit "
                 "them with the same groups."
             )
+
+
+def _dropped_hint(a: Fit, b: Fit) -> str:
+    """What to do where one of two models dropped rows that the other has."""
+    whys = [fit.design.dropped.why for fit in (a, b) if fit.design.dropped is not None]
+    if not whys:
+        return ""
+    return f" (rows are missing: {'; '.join(whys)}): drop the rows that either model misses from the data before"
 
 
 def _first_difference(a: Any, b: Any) -> tuple[int, int] | None:

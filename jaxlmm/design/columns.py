@@ -19,6 +19,7 @@ import numpy as np
 import scipy.linalg
 
 from jaxlmm.design.exact import add_products
+from jaxlmm.runtime.threads import single_threaded_blas
 
 __all__ = ["Basis", "Columns", "make_columns"]
 
@@ -101,7 +102,7 @@ class Basis:
 
     def coef(self, b: np.ndarray, level: np.ndarray | None = None) -> np.ndarray:
         """Coefficients (p, c) of the user's X from those of Q, and a constant ``level`` (c,)."""
-        return self.columns.user_coef(scipy.linalg.solve_triangular(self.R, b, check_finite=False), level)
+        return self.columns.user_coef(_solve_triangular(self.R, b), level)
 
     def coords(self, coef: np.ndarray, level: np.ndarray | None = None) -> np.ndarray:
         """The inverse of :meth:`coef`."""
@@ -110,12 +111,18 @@ class Basis:
     def contrast(self, L: np.ndarray) -> np.ndarray:
         """Contrasts (q, p) of the coefficients of Q that are L (q, p) of the user's."""
         unit = self.columns.unit_contrast(np.asarray(L, dtype=np.float64))
-        return np.asarray(scipy.linalg.solve_triangular(self.R, unit.T, trans="T", check_finite=False).T)
+        return _solve_triangular(self.R, unit.T, trans="T").T
 
     @property
     def logdet(self) -> float:
         """log|X'X| of the user's X, in the metric of the weights."""
         return 2 * float(np.sum(np.log(np.abs(np.diag(self.R)))) + np.sum(np.log(self.columns.scale)))
+
+
+def _solve_triangular(R: np.ndarray, b: np.ndarray, trans: str = "N") -> np.ndarray:
+    # On one thread: those of LAPACK go on taking time for a while after the smallest system.
+    with single_threaded_blas():
+        return np.asarray(scipy.linalg.solve_triangular(R, b, trans=trans, check_finite=False))
 
 
 def make_columns(X: np.ndarray, root_w: np.ndarray | None = None) -> Columns:
@@ -141,11 +148,13 @@ def _neighbours(X: np.ndarray, largest: np.ndarray) -> np.ndarray:
     """What to subtract from columns that are nearly a combination of columns of values 0 and +-v; S (p, p)."""
     size = np.abs(X) / largest
     even = np.flatnonzero(np.all((size == 0) | (size == 1), axis=0))
+    if not len(even):
+        return np.zeros((X.shape[1],) * 2)
     steady = np.array([np.min(s[s > 0]) > 1 - NEAR for s in size.T])  # not zero, then nearly the same
     steady[even] = False
     shift = np.zeros((X.shape[1],) * 2)
     signs = np.sign(X[:, even])
-    for j in np.flatnonzero(steady) if len(even) else ():
+    for j in np.flatnonzero(steady):
         pattern = np.sign(X[:, j])
         # The pattern of one column, or a sum of several: 1 - k for k.
         same = np.flatnonzero(np.all(signs == pattern[:, None], axis=0))

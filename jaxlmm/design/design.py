@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,12 +12,14 @@ import numpy as np
 import scipy.linalg
 
 from jaxlmm.design.arrays import distinct, numeric
-from jaxlmm.design.columns import make_columns
+from jaxlmm.design.columns import Columns, make_columns
+from jaxlmm.design.dropped import DroppedRows
 from jaxlmm.design.groups import make_grouping
 from jaxlmm.design.identifiability import RANK_TOL, orthonormal_basis, pivoted
 from jaxlmm.design.random import RandomTerm, check_random_terms
 from jaxlmm.design.terms import TermStructure
 from jaxlmm.design.within import centred_within
+from jaxlmm.runtime.threads import single_threaded_blas
 
 __all__ = ["Design", "checked_design", "make_design"]
 
@@ -37,6 +41,8 @@ class Design:
         Precisions of the observations: the residual variance of row i is sigma2 / weights[i].
     terms : TermStructure or None
         Which columns make a term, for ``anova`` and ``emmeans``.
+    dropped : DroppedRows or None
+        Rows that were given and are not in the design, since values are missing.
     """
 
     X: np.ndarray
@@ -44,6 +50,7 @@ class Design:
     random: tuple[RandomTerm, ...]
     weights: np.ndarray | None = None
     terms: TermStructure | None = None
+    dropped: DroppedRows | None = None
 
     def take(self, rows: np.ndarray, weights: np.ndarray | None = None) -> Design:
         """The design of some rows, checked again; groups without a row are left out.
@@ -55,10 +62,29 @@ class Design:
             weights = self.weights[rows]
         return checked_design(self.X[rows], self.names, random, weights, self.terms)
 
+    @functools.cached_property
+    def root_w(self) -> np.ndarray | None:
+        """Roots of the weights, (n_obs,), or None."""
+        return None if self.weights is None else np.sqrt(self.weights)
+
+    @functools.cached_property
+    def columns(self) -> Columns:
+        """X with centred columns of norm 1."""
+        return make_columns(self.X, self.root_w)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What is pickled: nothing that can be made again."""
+        return {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+
     @property
     def n_obs(self) -> int:
         """Number of rows."""
         return self.X.shape[0]
+
+    @property
+    def n_given(self) -> int:
+        """Number of rows that were given, those dropped among them."""
+        return self.n_obs if self.dropped is None else self.dropped.n_given
 
     @property
     def n_fixef(self) -> int:
@@ -121,9 +147,10 @@ def make_design(
     bad = np.argwhere(~np.isfinite(matrix))
     if len(bad):
         row, col = (int(v) for v in bad[0])
+        hint = ", or say na='drop'" if np.isnan(matrix[row, col]) else ""
         raise ValueError(
             f"X holds {len(bad)} NaN or infinite values, the first in row {row}, column "
-            f"'{names[col]}'; drop these rows from X, Y and groups."
+            f"'{names[col]}'; drop these rows from X, Y and groups{hint}."
         )
     _check_rows(n, p)
     return checked_design(matrix, names, _random_terms(groups, random, n), _checked_weights(weights, n), terms)
@@ -164,13 +191,18 @@ def checked_design(
     terms: TermStructure | None,
 ) -> Design:
     """A design whose estimates exist: of full rank, with degrees of freedom for every variance."""
+    # Threads of a BLAS that have nothing more to do go on taking time for a while, from the fit that follows.
+    with single_threaded_blas():
+        return _checked(Design(X, names, random, weights, terms))
+
+
+def _checked(design: Design) -> Design:
+    X, names, random = design.X, design.names, design.random
     n, p = X.shape
     _check_rows(n, p)
     _check_sizes(X, names)
-    root_w = None if weights is None else np.sqrt(weights)
-    columns = make_columns(X, root_w)
+    root_w, columns = design.root_w, design.columns
     _check_rank(columns.unit if root_w is None else root_w[:, None] * columns.unit, names)
-    design = Design(X, names, random, weights, terms)
     check_random_terms(random, n)
     if design.has_one_intercept:
         if random[0].n_levels < 2:

@@ -25,7 +25,8 @@ def add_products(a: np.ndarray, S: np.ndarray, b: np.ndarray) -> np.ndarray:
                 total, lost = _two_sum(total, product)
                 below = below + (error + lost)
             exact = total + below
-            out[i] = np.where(np.isfinite(exact), exact, out[i] + np.tensordot(S[i], b, axes=1))
+            there = np.isfinite(exact)
+            out[i] = exact if there.all() else np.where(there, exact, out[i] + np.tensordot(S[i], b, axes=1))
     return out
 
 

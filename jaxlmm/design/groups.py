@@ -14,7 +14,7 @@ from jaxlmm.design.random import RandomTerm, intercept_term, make_random_term
 from jaxlmm.runtime.arguments import check_concrete
 from jaxlmm.sources.maps import in_memory
 
-__all__ = ["group_codes", "make_grouping", "random_term"]
+__all__ = ["group_codes", "labels_of", "make_grouping", "missing_labels", "random_term"]
 
 # What missing labels turn into when a column that holds some is made text.
 MISSING_TEXT = ("nan", "NaN", "<NA>", "NaT")
@@ -32,7 +32,7 @@ def make_grouping(groups: Any, n: int, *, name: str | None = None, term: str | N
         Not one hashable label per row, missing labels, fewer than 2 groups, as many groups as rows.
     """
     name = str(name if name is not None else getattr(groups, "name", None) or "group")
-    labels = _label_array(groups, "groups")
+    labels = labels_of(groups, "groups")
     if len(labels) != n:
         raise ValueError(f"groups has {len(labels)} labels, X has {n} rows; need one label per row.")
     _no_missing(labels)
@@ -70,7 +70,7 @@ def group_codes(grouping: RandomTerm, groups: Any) -> np.ndarray:
         as '1' and 1, which must not pass for unknown.
     """
     table = {label: code for code, label in enumerate(grouping.levels)}
-    labels = _label_array(groups, "groups_new").tolist()
+    labels = labels_of(groups, "groups_new").tolist()
     try:
         codes = np.array([table.get(v, -1) for v in labels], dtype=np.intp)
     except TypeError as error:
@@ -87,7 +87,7 @@ def group_codes(grouping: RandomTerm, groups: Any) -> np.ndarray:
     return codes
 
 
-def _label_array(groups: Any, what: str) -> np.ndarray:
+def labels_of(groups: Any, what: str) -> np.ndarray:
     """The labels, (n,): numbers and text as an array of their type, all else as Python objects."""
     check_concrete(groups, what)
     if isinstance(groups, (str, bytes)):
@@ -142,7 +142,7 @@ def _factorize(groups: Any, labels: np.ndarray) -> tuple[np.ndarray, tuple[Any, 
     categorical = getattr(groups, "cat", groups)
     if hasattr(categorical, "categories") and hasattr(categorical, "codes"):
         used, codes = np.unique(np.asarray(categorical.codes), return_inverse=True)
-        return codes.reshape(-1), tuple(_label_array(categorical.categories, "groups")[used].tolist())
+        return codes.reshape(-1), tuple(labels_of(categorical.categories, "groups")[used].tolist())
     if labels.dtype.kind != "O":
         values, codes = np.unique(labels, return_inverse=True)
         return codes.reshape(-1), tuple(values.tolist())
@@ -161,20 +161,22 @@ def _factorize(groups: Any, labels: np.ndarray) -> tuple[np.ndarray, tuple[Any, 
     return position[codes], levels
 
 
-def _no_missing(labels: np.ndarray) -> None:
+def missing_labels(labels: np.ndarray) -> np.ndarray:
+    """Which labels are missing, (n,) of bool."""
     if labels.dtype.kind in "fc":
-        missing = np.isnan(labels)
-    elif labels.dtype.kind == "O":
-        missing = np.array([_is_missing(v) for v in labels.tolist()], dtype=bool)
-    elif labels.dtype.kind == "U":
-        missing = np.isin(labels, MISSING_TEXT)
-    else:
-        return
+        return np.isnan(labels)
+    if labels.dtype.kind == "O":
+        return np.array([_is_missing(v) for v in labels.tolist()], dtype=bool)
+    return np.isin(labels, MISSING_TEXT) if labels.dtype.kind == "U" else np.zeros(len(labels), dtype=bool)
+
+
+def _no_missing(labels: np.ndarray) -> None:
+    missing = missing_labels(labels)
     if missing.any():
         row = int(np.flatnonzero(missing)[0])
         raise ValueError(
             f"groups holds {int(missing.sum())} missing labels, the first ({labels[row]!s}) in row {row}; "
-            "drop these rows from X, Y and groups."
+            "drop these rows from X, Y and groups, or say na='drop'."
         )
 
 
@@ -229,7 +231,7 @@ def random_term(groups: Any, Z: Any = None, *, columns: Any = None, name: str | 
         matrix = np.array(numeric(Z, "Z"), dtype=np.float64)
         if matrix.ndim == 1:
             matrix = matrix[:, None]
-    labels = _label_array(groups, "groups")
+    labels = labels_of(groups, "groups")
     _no_missing(labels)
     codes, levels = _factorize(groups, labels)
     called = str(name if name is not None else getattr(groups, "name", None) or "group")

@@ -18,8 +18,8 @@ def centred_within(
     """
     n = len(X)
     w = np.ones(n) if root_w is None else root_w**2
-    first = np.full(n_groups, n)
-    np.minimum.at(first, codes, np.arange(n))
+    first = np.empty(n_groups, dtype=np.intp)
+    first[codes[::-1]] = np.arange(n)[::-1]  # the last one written stays: each group's first row
     delta = X - X[first[codes]]
     indicator = scipy.sparse.csr_array((w, (codes, np.arange(n))), shape=(n_groups, n))
     delta_mean = (indicator @ delta) / np.bincount(codes, weights=w, minlength=n_groups)[:, None]

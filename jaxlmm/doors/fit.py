@@ -6,17 +6,22 @@ import re
 from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
+from jaxlmm.design.dropped import Matrices, complete_matrices, taken
 from jaxlmm.design.rows import RowLabels, check_rows
+from jaxlmm.doors.annotated import annotated_responses, is_annotated
+from jaxlmm.doors.long import long_model, refuse_beside_by
 from jaxlmm.doors.model import Model, check_given, fit_responses
 from jaxlmm.doors.responses import Responses, are_own, open_responses
 from jaxlmm.outofcore.place import Place
 from jaxlmm.results.fitting import make_model
 from jaxlmm.results.options import FitOptions
-from jaxlmm.runtime.arguments import shown
+from jaxlmm.runtime.arguments import check_option, shown
 from jaxlmm.sources.sources import is_dataarray
 
 __all__ = ["fit", "lmm", "prepare"]
 
+# What may become of rows that miss a covariate.
+NA = ("drop", "refuse")
 # Names in a formula, quoted or not.
 NAME = re.compile(r"`([^`]+)`|([^\W\d]\w*)")
 
@@ -31,6 +36,7 @@ def fit(
     df: str = "satterthwaite",
     weights: Any = None,
     missing: str = "drop",
+    na: str = "refuse",
     names: Sequence[str] | None = None,
     response_names: Sequence[str] | None = None,
     group_name: str | None = None,
@@ -81,15 +87,19 @@ def fit(
         What NaN in a response means: these rows are dropped for that response alone, which is
         fitted exactly as if it had never had them (``n_used`` says how many are left); or the
         response is not fitted.
+    na : {"refuse", "drop"}
+        What NaN in X, a missing label of a group, or NaN in weights that all share means: an error; or the row is
+        dropped, of all responses, and counted in ``Fit.dropped``. Infinite values are refused.
     names, response_names : sequence of str, optional
         Names of the columns of X and Y. Default: a data frame's own; else x0, x1, ... and y0, ...
     group_name : str, optional
         What a group is, for tables. Default: the name of ``groups`` if it has one, else "group".
     terms : mapping of str to sequence of str or int, optional
         Columns of X that make a term, for ``Fit.anova``: ``{"dose": ["dose_b", "dose_c"]}``.
-    obs_dim : hashable, optional
+    obs_dim : hashable or tuple of hashable, optional
         Dimension of the observations, of a DataArray. Default: that of the coordinates that
-        ``groups`` or ``weights`` name, or the only one of length n_obs.
+        ``groups`` or ``weights`` name, or the only one of length n_obs. Several, ``("subject", "condition")``: their
+        combinations, the last varying fastest, with the coordinates along each.
     dims, coords : optional
         Names and labels of the axes of responses, if Y is no DataArray. Default: the names that a
         store has; of more than one axis ``dim_1``, ``dim_2``, ...
@@ -147,8 +157,9 @@ def fit(
         if isinstance(groups, str) and group_name is None:
             group_name = groups
         X, groups, shared = _by_coordinates(opened, X=X, groups=groups, weights=shared)
-    prepared = make_model(X, groups, random=random, names=names, group_name=group_name, weights=shared, terms=terms)
-    model = Model(prepared, rows=prepared.indexes)
+    model = _matrix_model(
+        X, groups, na, random=random, names=names, group_name=group_name, weights=shared, terms=terms
+    )
     return fit_responses(model, model.weighted(opened, own), options, place)
 
 
@@ -158,10 +169,14 @@ def lmm(
     Y: Any = None,
     *,
     responses: str | Sequence[str] | None = None,
+    by: str | Sequence[str] | None = None,
+    obs: str | Sequence[str] | None = None,
+    layer: str | None = None,
     method: str = "REML",
     df: str = "satterthwaite",
     weights: Any = None,
     missing: str = "drop",
+    na: str = "drop",
     response_names: Sequence[str] | None = None,
     context: Mapping[str, Any] | None = None,
     obs_dim: Hashable = None,
@@ -190,21 +205,40 @@ def lmm(
         categories, those of text sorted as R does in a language's locale ("control" before
         "Treatment"). Names that are not Python's are quoted with backticks or ``Q("a name")``.
         Within calls stands Python, with ``^`` as R's power and arithmetic in doubles.
-    data : pandas DataFrame, or what makes one, optional
-        The variables, one row per observation, in Y's order. May be left out if Y is a DataArray:
+    data : pandas DataFrame, or what makes one, or AnnData, optional
+        The variables, one row per observation, in Y's order. An AnnData brings the responses too: ``obs`` is the
+        table, X or ``layer`` the responses, and the names of its variables are their labels; a sparse X is made
+        dense block by block. May be left out if Y is a DataArray:
         then the variables are Y's coordinates along the observations; those with pandas'
         categories, or with the attribute ``categories``, are factors with their levels in that order.
     Y : responses, (n_obs,), (n_obs, m) or (n_obs, dims...), optional
         Responses that are not columns of ``data``, of any kind that :func:`jaxlmm.fit` takes.
     responses : str or list of str, optional
-        Columns of ``data``, by name or by pattern, ``"elec_*"``.
+        Columns of ``data``, by name or by pattern, ``"elec_*"``; of an AnnData its variables.
+    by : str or list of str, optional
+        Of a long table, a row per observation and response: the columns whose combinations are the responses,
+        ``by=["electrode", "time"]``. They are the dimensions of the result, with the values found as labels: numbers
+        sorted, categories in their order, text as it first appears. An observation that a combination has no row
+        of is missing there. Without ``by`` all rows of such a table are observations of one response.
+    obs : str or list of str, optional
+        Of a long table: the columns that tell observations apart, ``obs=["subject", "trial"]``. Default: the
+        covariates and groups of the formula, where these leave no doubt. That is so if no combination has two rows
+        with the same of them, and one combination has all; or if all combinations hold the same rows in the same
+        order. Anything else is an error that asks for ``obs``.
+    layer : str, optional
+        Of an AnnData, in the place of X.
     weights : str, array-like (n_obs,) or of the shape of Y, or function, optional
         As in :func:`jaxlmm.fit`, or the name of a column.
     context : mapping, optional
         Functions and values that the formula uses, beside numpy as ``np``, formulaic's own and some of R's.
-    obs_dim : hashable, optional
+    obs_dim : hashable or tuple of hashable, optional
         Dimension of the observations, of a DataArray. Default: the only one of the length of ``data``;
-        without ``data``, that of the coordinates that the formula names.
+        without ``data``, that of the coordinates that the formula names. Several as in :func:`jaxlmm.fit`.
+    na : {"drop", "refuse"}
+        What a missing value of a covariate, of a column that the random terms group by, or of weights that all
+        responses share means: the row is dropped, of all responses, as lme4 does, and counted in ``Fit.dropped``, the
+        summary and the repr; or an error. Functions of whole columns, such as ``scale(x)``, are computed of the rows
+        that are left.
     method, df, missing, response_names, dims, coords, out, resume, block, share, overwrite, level, progress
         As in :func:`jaxlmm.fit`.
 
@@ -217,13 +251,24 @@ def lmm(
     ------
     ValueError
         A formula that cannot be read or evaluated; unknown columns; missing values in covariates
-        or groups (those in responses are as in :func:`jaxlmm.fit`); an index of ``data``, or a column
-        with the name of ``obs_dim``, that holds the labels of Y in another order; and what
+        or groups, with ``na="refuse"`` (those in responses are as in :func:`jaxlmm.fit`); of a long table two rows
+        of one observation and response, covariates that differ between the responses of one observation; an index of
+        ``data``, or a column with the name of ``obs_dim``, that holds the labels of Y in another order; and what
         :func:`jaxlmm.fit` raises.
     """
     options = FitOptions(method, df, missing)
+    check_option("na", na, NA)
     place = Place(out, resume, block, share, overwrite, level, progress)
     check_given(Y, responses)
+    refuse_beside_by(by, Y=Y, obs=obs, obs_dim=obs_dim, dims=dims, coords=coords, response_names=response_names)
+    if by is not None:
+        long = long_model(formula, data, by, obs=obs, responses=responses, weights=weights, context=context, na=na)
+        return fit_responses(*long, options, place)
+    if is_annotated(data) and Y is None:
+        annotated = annotated_responses(data, layer, responses)
+        return _annotated(formula, data.obs, annotated, weights, context, na, options, place)
+    if layer is not None:
+        raise ValueError(f"layer is {shown(layer)}, but data is no AnnData; give Y=, or responses=.")
     if is_dataarray(data):
         raise ValueError("data is a DataArray; if it holds the responses, and the variables as coordinates, give Y=.")
     frame, rows = _read(data)
@@ -235,10 +280,31 @@ def lmm(
             named=() if frame is not None else [quoted or plain for quoted, plain in NAME.findall(str(formula))],
         )  # fmt: skip
     own, shared = (weights, None) if are_own(weights) else (None, weights)
-    model = _formula_model(formula, frame, rows, opened, shared, context)
+    model = _formula_model(formula, frame, rows, opened, shared, context, na)
     columns = model.columns(responses, given=opened is not None)
     if opened is None:
         opened = Responses(columns, names=response_names)
+    return fit_responses(model, model.weighted(opened, own), options, place)
+
+
+def _annotated(
+    formula: str,
+    table: Any,
+    opened: Responses,
+    weights: Any,
+    context: Any,
+    na: str,
+    options: FitOptions,
+    place: Place,
+) -> Any:
+    """A fit of the responses of an AnnData."""
+    own, shared = (weights, None) if are_own(weights) else (None, weights)
+    model = _formula_model(formula, *_read(table), opened, shared, context, na)
+    if model.formula is not None and model.formula.response is not None:
+        raise ValueError(
+            f"formula '{formula}' names a response, but those of an AnnData are X or a layer; leave it out, or give "
+            "data.obs for a column of it."
+        )
     return fit_responses(model, model.weighted(opened, own), options, place)
 
 
@@ -253,6 +319,7 @@ def prepare(
     terms: Any = None,
     data: Any = None,
     context: Mapping[str, Any] | None = None,
+    na: str | None = None,
 ) -> Model:
     """Do all the work that depends on X, groups and weights, or on a formula and its data, only.
 
@@ -269,6 +336,9 @@ def prepare(
         Of a formula, as in :func:`jaxlmm.lmm`.
     random, weights, names, group_name, terms
         As in :func:`jaxlmm.fit`; a formula has names, groups and terms of its own.
+    na : {"drop", "refuse"}, optional
+        As in :func:`jaxlmm.lmm` and :func:`jaxlmm.fit`. Default: "drop" for a formula, "refuse" for a matrix. The
+        responses that ``Model.fit`` takes have all rows, those dropped among them.
 
     Returns
     -------
@@ -283,16 +353,31 @@ def prepare(
         for name, given in (("data", data), ("context", context)):
             if given is not None:
                 raise ValueError(f"{name} is given, but X is no formula; leave it out.")
-        prepared = make_model(
-            X, groups, random=random, names=names, group_name=group_name, weights=weights, terms=terms
-        )
-        return Model(prepared, rows=prepared.indexes)
+        return _matrix_model(
+            X, groups, "refuse" if na is None else na, random=random, names=names, group_name=group_name,
+            weights=weights, terms=terms,
+        )  # fmt: skip
     for name, given in (("random", random), ("names", names), ("group_name", group_name), ("terms", terms)):
         if given is not None:
             raise ValueError(f"{name} is given, but X is a formula, which says so itself; leave it out.")
     if groups is not None and data is not None:
         raise ValueError("groups and data are both given, but X is a formula, which names its groups; leave one out.")
-    return _formula_model(X, *_read(groups if data is None else data), None, weights, context)
+    na = "drop" if na is None else na
+    check_option("na", na, NA)
+    return _formula_model(X, *_read(groups if data is None else data), None, weights, context, na)
+
+
+def _matrix_model(X: Any, groups: Any, na: str, *, random: Any, weights: Any, **named: Any) -> Model:
+    """The model of matrices, without the rows that miss values if ``na`` says so."""
+    check_option("na", na, NA)
+    given = Matrices(X, groups, random, weights)
+    if na == "drop":
+        rows = check_rows(X=X, groups=groups, weights=weights)
+        given = complete_matrices(given, named["names"])
+    prepared = make_model(
+        given.X, given.groups, random=given.random, weights=given.weights, dropped=given.dropped, **named
+    )
+    return Model(prepared, rows=prepared.indexes if given.dropped is None else rows)
 
 
 def _read(data: Any) -> tuple[Any, RowLabels | None]:
@@ -309,9 +394,10 @@ def _formula_model(
     opened: Responses | None,
     weights: Any,
     context: Mapping[str, Any] | None,
+    na: str,
 ) -> Model:
     """The model of a formula, for a table whose rows have these labels, or for the coordinates of the responses."""
-    from jaxlmm.formula.formula import prepare_formula
+    from jaxlmm.formula.formula import incomplete_rows, prepare_formula
 
     along = _along(opened) if opened is not None and opened.labelled else None
     if frame is None and along is None:
@@ -325,10 +411,12 @@ def _formula_model(
         else:
             check_rows(data=rows, Y=opened.rows)
     table = along if frame is None else frame
-    made = prepare_formula(formula, table, context=context)
+    w = _formula_weights(weights, table, rows, along, opened)
+    dropped = incomplete_rows(formula, table, w, context) if na == "drop" else None
+    made = prepare_formula(formula, table, context=context, dropped=dropped)
     prepared = make_model(
-        made.X, random=made.random_terms, names=made.names, terms=made.structure,
-        weights=_formula_weights(weights, table, rows, along, opened),
+        made.X, random=made.random_terms, names=made.names, terms=made.structure, dropped=dropped,
+        weights=w if dropped is None else taken(w, dropped.kept),
     )  # fmt: skip
     reserved = (weights,) if isinstance(weights, str) else ()
     return Model(prepared, made, table, () if rows is None else (("data", rows),), reserved)

@@ -99,7 +99,7 @@ class Model:
             opened = self.weighted(Responses(columns, names=response_names), weights)
             return fit_responses(self, opened, options, place)
         opened = open_responses(
-            Y, obs_dim=obs_dim, dims=dims, coords=coords, names=response_names, n_obs=self.design.n_obs,
+            Y, obs_dim=obs_dim, dims=dims, coords=coords, names=response_names, n_obs=self.design.n_given,
             of="X" if self.formula is None else "data",
         )  # fmt: skip
         return fit_responses(self, self.weighted(opened, weights), options, place)
@@ -189,10 +189,11 @@ def fit_responses(model: Model, opened: Responses, options: FitOptions, place: P
     design, formula = model.design, model.formula
     known: dict[str, Any] = {"data": None, "X": None, "Y": opened.rows}
     check_rows(**known | dict(model.rows))
-    if opened.labelled or opened.labels is not None or formula is not None or place.out is not None:
-        opened.check_length(design.n_obs, "X" if formula is None else "data")
-    if opened.weights is not None:
-        opened.check_length(design.n_obs, "X" if formula is None else "data")
+    dropped, known_length = design.dropped, opened.labelled or opened.labels is not None or formula is not None
+    if known_length or place.out is not None or opened.weights is not None or dropped is not None:
+        opened.check_length(design.n_given, "X" if formula is None else "data")
+    if dropped is not None:
+        opened = opened.take(dropped.kept)
     if place.out is not None:
         from jaxlmm.outofcore.to_store import Task, fit_to_disk
 

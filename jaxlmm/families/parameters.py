@@ -73,6 +73,8 @@ def _quadratic(D: np.ndarray, theta: Any) -> Any:
 
 def theta_jacobian(theta: Any, sizes: Sequence[int]) -> Any:
     """d phi_s / d theta_a, (k, k, c)."""
+    if len(theta) == 1:
+        return 2.0 * theta[None]
     D = second_derivatives(sizes)
     xp: Any = np if isinstance(theta, np.ndarray) else jnp
     return xp.tensordot(D, theta, axes=(2, 0))

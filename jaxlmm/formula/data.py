@@ -60,13 +60,12 @@ def _instead(name: str, frame: Any) -> str:
     return near_misses(name, frame.columns)
 
 
-def no_missing(column: Any, name: str) -> None:
-    """ValueError if values are missing."""
+def no_missing(column: Any, name: str, do: str = "drop these rows from the data, or say na='drop'") -> None:
+    """ValueError if values are missing, that says what to do."""
     rows = np.flatnonzero(column.isna().to_numpy())
     if len(rows):
         raise ValueError(
-            f"column '{name}' has {len(rows)} missing value{'s' * (len(rows) > 1)}, the first in row {rows[0]}; "
-            "drop these rows from the data."
+            f"column '{name}' has {len(rows)} missing value{'s' * (len(rows) > 1)}, the first in row {rows[0]}; {do}."
         )
 
 
@@ -106,7 +105,7 @@ def new_column(column: Any, variable: GridVariable, fitted: Any) -> Any:
     ValueError
         Missing values, levels that the fit had not, text for a covariate.
     """
-    no_missing(column, variable.name)
+    no_missing(column, variable.name, "give values for them")
     column = plain_column(column)
     if variable.factor:
         values = np.asarray(column, dtype=object)

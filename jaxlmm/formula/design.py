@@ -75,7 +75,7 @@ class FormulaDesign:
         The columns of the data that Z is made of.
     estimable : Estimable
         Which columns of the formula X has, and what its rows determine.
-    dropped : tuple of str
+    dropped_columns : tuple of str
         Names of the columns that X has not, since no row has some combination of levels.
     empty : tuple of str
         These combinations, as a[z]:b[v].
@@ -95,7 +95,7 @@ class FormulaDesign:
     estimable: Estimable
     context_names: tuple[str, ...] = ()
     random_variables: tuple[GridVariable, ...] = ()
-    dropped: tuple[str, ...] = ()
+    dropped_columns: tuple[str, ...] = ()
     empty: tuple[str, ...] = ()
 
     @property
@@ -130,7 +130,7 @@ class FormulaDesign:
         """As :meth:`rows`, with the columns that were not fitted."""
         return self._made_rows(as_frame(data))
 
-    def rows(self, data: Any) -> np.ndarray:
+    def rows(self, data: Any, *, missing: bool = False) -> np.ndarray:
         """Rows of X for new data, (n, p): same levels, codings and transforms.
 
         NaN in a row that the data of the fit do not determine, of a combination of levels that they have not.
@@ -139,6 +139,8 @@ class FormulaDesign:
         ----------
         data : DataFrame, or what makes one
             Holds all ``variables``; other columns are not looked at.
+        missing : bool
+            Whether a row may miss values; all of it is NaN then. Default: it is an error.
 
         Raises
         ------
@@ -146,7 +148,12 @@ class FormulaDesign:
             Missing columns or values, unknown levels, and formulas that compute with whole
             columns, such as ``x - x.mean()``, which say nothing about new rows.
         """
-        return self.estimable.weights(self._made_rows(as_frame(data)))
+        frame = as_frame(data)
+        whole = self._complete(frame, self.variables, "the model needs") if missing else np.ones(len(frame), bool)
+        found = np.full((len(frame), len(self.names)), np.nan)
+        if whole.any() or not len(frame):
+            found[whole] = self.estimable.weights(self._made_rows(frame[whole]))
+        return found
 
     def _made_rows(self, frame: Any) -> np.ndarray:
         if not self._by_row:
@@ -155,6 +162,13 @@ class FormulaDesign:
                 "rows; use center(x), scale(x) and the like, or compute the column beforehand."
             )
         return self._rows(self._new_columns(frame, self.variables, "the model needs"))
+
+    @staticmethod
+    def _complete(frame: Any, variables: Any, what: str) -> np.ndarray:
+        """Which rows miss none of the variables, (n,)."""
+        names = [variable.name for variable in variables]
+        find_columns(names, frame, what)
+        return frame[names].notna().to_numpy().all(axis=1)
 
     def random_rows(self, data: Any, design: Design) -> list[tuple[np.ndarray, np.ndarray]] | None:
         """Codes (-1 for unknown levels) and columns Z of every random term for new data.
@@ -171,12 +185,17 @@ class FormulaDesign:
         here = [set(part.grouping) <= columns for part in self.random]
         if not any(here):
             return None
-        slopes = self._new_columns(frame, self.random_variables, "the random term needs")
+        what = "the random term needs"
+        whole = self._complete(frame, self.random_variables, what)
+        if not whole.any():
+            return [(np.full(len(frame), -1), np.zeros((len(frame), term.size))) for term in design.random]
+        slopes = self._new_columns(frame[whole], self.random_variables, what)
         found = []
         with formula_errors(self.formula):
             for part, term, known in zip(self.random, design.random, here, strict=True):
                 if known:
-                    found.append(part.new(term, group_labels(frame, part.grouping), slopes, self.context))
+                    codes, Z = part.new(term, group_labels(frame[whole], part.grouping), slopes, self.context)
+                    found.append(_at_rows(codes, Z, whole))
                 else:
                     found.append((np.full(len(frame), -1), np.zeros((len(frame), term.size))))
         return found
@@ -201,6 +220,15 @@ class FormulaDesign:
             except ValueError:
                 return False
         return np.allclose(np.concatenate(alone)[:, self.estimable.kept], self.X[[0, -1]], rtol=1e-8, atol=0)
+
+
+def _at_rows(codes: np.ndarray, Z: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Codes and Z of some rows, (n,) of bool, at all: where a slope's covariate is missing so is its effect, NaN."""
+    everywhere = np.full((len(rows), Z.shape[1]), np.nan)
+    everywhere[rows] = Z
+    known = np.zeros(len(rows), dtype=codes.dtype)
+    known[rows] = codes
+    return known, everywhere
 
 
 def restore_formula(
@@ -367,6 +395,6 @@ def apply_formula(formula: str, read: ReadFormula, frame: Any, context: Mapping[
         context_names=tuple(sorted((named & set(context)) - set(columns))),
         random_variables=tuple(grid_variable(made[name], name in categories) for name in inside),
         estimable=estimable,
-        dropped=tuple(names[j] for j in lost),
+        dropped_columns=tuple(names[j] for j in lost),
         empty=tuple(dict.fromkeys(cell for cells in empty.values() for cell in cells)) if lost else (),
     )

@@ -116,6 +116,8 @@ def orthonormal_curves(est: Estimates, L: np.ndarray) -> tuple[Curves, np.ndarra
 
 def information(est: Estimates) -> tuple[np.ndarray, np.ndarray]:
     """First (m, k) and second derivatives (m, k, k) in phi of the log-determinant of the fits' method."""
+    if len(est.parts) == 1 and len(est.parts[0][0]) == len(est):
+        return est.parts[0][1].information(est.phi, reml=est.reml)
     m, k = est.phi.shape
     l1, l2 = np.full((m, k), np.nan), np.full((m, k, k), np.nan)
     for where, provider in est.parts:

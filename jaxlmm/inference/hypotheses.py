@@ -282,6 +282,8 @@ def _expected_inverse(l2: np.ndarray, drift: np.ndarray, nu: np.ndarray) -> np.n
 def _df(r: np.ndarray, inverse: np.ndarray, nu: np.ndarray) -> np.ndarray:
     """1 / (1/nu + r' inverse r), (m, q), for r (m, k, q)."""
     with np.errstate(divide="ignore"):
+        if r.shape[1] == 1:  # a sum of one term, in a third of the time
+            return 1 / (1 / nu[:, None] + r[:, 0] * r[:, 0] * inverse[:, 0])
         return 1 / (1 / nu[:, None] + np.einsum("msq,mst,mtq->mq", r, inverse, r))
 
 

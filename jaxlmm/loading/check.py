@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from jaxlmm.design.arrays import numeric, response_matrix
+from jaxlmm.design.dropped import taken
 from jaxlmm.inference.estimates import contrast_curves
 from jaxlmm.results.fitting import weighted_matrix
 from jaxlmm.results.results import Fit
@@ -46,7 +47,7 @@ def check_responses(Y: Any, fit: Fit, known: np.ndarray | None) -> Fit:
     ----------
     The equations: Henderson (1950), Ann Math Stat 21:309-310.
     """
-    matrix = response_matrix(Y, fit.n_obs)[0]
+    matrix = response_matrix(_kept(Y, fit), fit.n_obs)[0]
     if matrix.shape[1] != fit.n_responses:
         raise ValueError(
             f"Y has {matrix.shape[1]} columns, the fit has {fit.n_responses} responses; give the same array."
@@ -79,7 +80,7 @@ def check_weights(weights: Any, fit: Fit) -> Fit:
     """
     if fit.weights is None:
         raise ValueError("weights are given, but the responses of this fit have none of their own; leave them out.")
-    W = np.asarray(numeric(weights, "weights"))
+    W = np.asarray(numeric(_kept(weights, fit), "weights"))
     W = W[:, None] if W.ndim == 1 else W.reshape(len(W), -1)
     if W.shape != (fit.n_obs, fit.n_responses):
         raise ValueError(
@@ -97,6 +98,14 @@ def check_weights(weights: Any, fit: Fit) -> Fit:
             f"'{fit.response_names[different[0]]}', have other standard errors; give the same array."
         )
     return whole
+
+
+def _kept(values: Any, fit: Fit) -> Any:
+    """The rows of the design, of values for all rows that were given."""
+    dropped = fit.design.dropped
+    if dropped is None or not hasattr(values, "__len__") or len(values) != dropped.n_given:
+        return values
+    return taken(values, dropped.kept)
 
 
 def _solved(whole: Fit, stored: Any, where: np.ndarray) -> np.ndarray:

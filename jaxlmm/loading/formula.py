@@ -83,6 +83,7 @@ def _restore(
     trust: bool,
 ) -> Any:
     from jaxlmm.formula.formula import restore_formula  # needs formulaic, which few fits do
+    from jaxlmm.sources.table import as_frame
     from jaxlmm.storage.frame import decode_frame
 
     given = dict(context or {})
@@ -103,6 +104,9 @@ def _restore(
             f"formula '{formula}' uses {names}, which no file can hold; give {them} again, as load(path, "
             f"context={{{missing[0]!r}: ...}})."
         )
+    if data is not None and design.dropped is not None:
+        table = as_frame(data)
+        frame = table.iloc[design.dropped.kept] if len(table) == design.n_given else table
     made = restore_formula(formula, frame, values | given, given=tuple(given), trust=trust)
     same = made.names == design.names and made.X.shape == design.X.shape
     if data is not None:

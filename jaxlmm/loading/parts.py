@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import struct
 import zipfile
 import zlib
@@ -13,6 +14,7 @@ import numpy as np
 
 from jaxlmm._types import Status
 from jaxlmm.design.design import Design, checked_design
+from jaxlmm.design.dropped import DroppedRows
 from jaxlmm.design.random import RandomTerm
 from jaxlmm.design.terms import TermStructure
 from jaxlmm.families.registry import Model, make_family
@@ -203,6 +205,7 @@ def _check_design(design: Any, method: Any, df: Any) -> None:
     names = isinstance(design.names, tuple) and all(isinstance(name, str) for name in design.names)
     random = isinstance(design.random, tuple)
     terms = design.terms is None or isinstance(design.terms, TermStructure)
+    _check_dropped(design.dropped, len(design.X) if whole else 0)
     if not (whole and names and random and terms):
         raise ValueError("its design is not one")
     for term in design.random:
@@ -218,9 +221,28 @@ def _check_design(design: Any, method: Any, df: Any) -> None:
             raise ValueError("its random effects do not match their groups")
 
 
+def _check_dropped(dropped: Any, n_obs: int) -> None:
+    """That these are rows beside those of the design."""
+    if dropped is None:
+        return
+    rows = dropped.rows if isinstance(dropped, DroppedRows) else None
+    if not (isinstance(rows, np.ndarray) and rows.ndim == 1 and rows.dtype.kind in "iu" and len(rows)):
+        raise ValueError("its dropped rows are no rows")
+    n = dropped.n_given
+    if not isinstance(n, int) or n != n_obs + len(rows) or rows[0] < 0 or rows[-1] >= n or np.any(np.diff(rows) <= 0):
+        raise ValueError("its dropped rows do not match its design")
+    named = isinstance(dropped.missing, tuple) and all(
+        isinstance(one, tuple) and len(one) == 2 and isinstance(one[0], str) and isinstance(one[1], int)
+        for one in dropped.missing
+    )
+    if not named:
+        raise ValueError("its dropped rows have no reasons")
+
+
 def _rebuild(design: Design, digest: str) -> Model:
     """The model of a design, if it is the one that was saved."""
     checked = checked_design(design.X, design.names, design.random, design.weights, design.terms)
+    checked = dataclasses.replace(checked, dropped=design.dropped)
     if not design_digest(checked) == digest:
         raise ValueError("the design does not match its checksum")
     return Model(make_family(checked))

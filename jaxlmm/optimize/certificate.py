@@ -9,9 +9,13 @@ Three means of the q_j (weights in brackets) say how both change: a (m_j q_j), Q
 with q = 0 for rest) and b (u_j^2 q_j / (1 + lam d_j)). Over dt, q_j changes by q_j (1 - q_j) and the weights
 by 1 - q_j, -q_j and 1 - 2 q_j of themselves. So, whatever the d_j, m_j and u_j are,
 
-    -a (1 - a) <= a' <= a (1 - a),     |a''| <= a (1 - a),
-    -Q (1 - Q) <= Q' <= Q (1 - Q),     |Q''| <= Q (1 - Q),
-    -2 b (1 - b) <= b' <= b (1 - b),   |b''| <= 4 b (1 - b).
+    -a (1 - a) <= a' <= a (1 - a),     a'' >= -a (1 - a) (1 + a) / 2,
+    -Q (1 - Q) <= Q' <= Q (1 - Q),     Q'' >= -Q (1 - Q) (1 + Q) / 2,
+    -2 b (1 - b) <= b' <= b (1 - b),   b'' <= 4 b (1 - b), and b'' <= 0.6875 y + 0.75 y^2 - 1.25 y^3, y = 1 - b.
+
+(Of a mean mu of weights that change by 1 - k q of themselves, with variance V and third central moment W,
+mu'' = (1 - 2 mu) (mu (1 - mu) - 3 (1 + k) V) + (1 + k) (2 + k) W, and on [0, 1] by Cauchy and Schwarz
+V^2 / mu - V mu <= W <= V (1 - mu) - V^2 / (1 - mu); the bounds are the extremes over V.)
 
 F' = 0 where log(L / (nu Q)) = 0, and the derivative of this logarithm is D = 2 b - Q - a.
 
@@ -22,7 +26,8 @@ left end, or does not rise at the right end, nothing inside is lower than the en
 
 *Around a minimum.* Two minima t1 < t3 with a maximum between them are three zeros of log(L / (nu Q)), so that
 D(t1) = (t2 - t1) (t3 - t1) D''(x) / 6 for some x between them. Where D(t1) is larger than the bounds above
-allow, there is no other minimum. Nearly all responses are settled so.
+allow, there is no other minimum. At t1 = 0, where the logarithm may have a value g > 0, g / (t2 - t1) + g / (t3 - t1)
+is added to D(t1). Nearly all responses are settled so.
 
 *Sweep.* For the others, t walks through what is open, in steps over which the bounds above show that F falls, or
 rises, or has one minimum at most, or stays above the lowest minimum known. Each minimum met is polished.
@@ -51,6 +56,8 @@ MAX_STEPS = 4096
 # responses, and of those for which the first is known to fail.
 OF_ALL = (16, 128)
 OF_UNDECIDED = (1, 4)
+# The largest b'' that there is, and the largest -a'' and -Q''; rounded up.
+MOST_B, MOST_A = 0.4214, 0.1925
 # Added where 1 - q may be lost in rounding.
 ROUNDING = 4e-16
 
@@ -180,15 +187,20 @@ def open_range(nodes: Nodes, nu: jax.Array, best: jax.Array) -> tuple[jax.Array,
     return first, jnp.max(jnp.where(opened, nodes.t[1:, None], -jnp.inf), axis=0)
 
 
-def is_alone(shape: Shape, reach: jax.Array) -> jax.Array:
-    """Whether a minimum, with this shape, is the only one within the distance ``reach``."""
+def is_alone(shape: Shape, reach: jax.Array, at_zero: jax.Array) -> jax.Array:
+    """Whether a minimum, with this shape, is the only one within the distance ``reach``; all (c,).
 
-    def largest(x: jax.Array, rate: float) -> jax.Array:
-        """x (1 - x) over that distance: the logit of x changes by ``rate`` at most."""
-        return jnp.minimum(0.25, x * (1 - x) * jnp.exp(rate * reach))
+    ``at_zero``: it lies at t = 0, where the deviance may rise.
+    """
 
-    curvature = 8 * largest(shape.b, 2.0) + largest(shape.a, 1.0) + largest(shape.Q, 1.0)
-    return (reach <= 0) | (6 * shape.D > reach * reach * curvature)
+    def largest(x: jax.Array, factor: float, rate: float, bound: float) -> jax.Array:
+        """factor x (1 - x) over that distance, at most ``bound``: the logit of x changes by ``rate`` at most."""
+        return jnp.minimum(bound, factor * x * (1 - x) * jnp.exp(rate * reach))
+
+    curvature = 2 * largest(shape.b, 4.0, 2.0, MOST_B)
+    curvature += largest(shape.a, 1.0, 1.0, MOST_A) + largest(shape.Q, 1.0, 1.0, MOST_A)
+    lead = jnp.where(at_zero, jnp.maximum(shape.log_ratio, 0.0), 0.0)
+    return (reach <= 0) | (6 * (shape.D * reach + 2 * lead) > reach**3 * curvature)
 
 
 def safe_step(shape: Shape, gap: jax.Array) -> jax.Array:
@@ -312,7 +324,7 @@ def settle(
         # Where Newton's steps missed the valley of the lowest node, walk through all.
         missed = best.deviance > lowest + TOLERANCE
         first, last = jnp.where(missed, grid.t[0], first), jnp.where(missed, grid.t[-1], last)
-        settled = ~missed & is_alone(Shape.of(best, part), jnp.maximum(best.t - first, last - best.t))
+        settled = ~missed & is_alone(Shape.of(best, part), jnp.maximum(best.t - first, last - best.t), best.t == 0)
         return jnp.where(settled, jnp.inf, first), jnp.where(settled, -jnp.inf, last)
 
     nowhere = jnp.full_like(found.t, jnp.inf)

@@ -128,7 +128,7 @@ def first_minimum(problem: Problem, nodes: Nodes) -> tuple[Candidate, jax.Array]
     at = lowest_node(nodes, problem.nu)
     found = problem.evaluate(problem.newton(*newton_start(at, nodes.slope_zero)))
     reach = jnp.maximum(found.t - at.first, at.last - found.t)
-    proved = is_alone(Shape.of(found, problem), reach) & (found.deviance <= at.value + TOLERANCE)
+    proved = is_alone(Shape.of(found, problem), reach, found.t == 0) & (found.deviance <= at.value + TOLERANCE)
     return found, ~proved & jnp.isfinite(found.deviance)
 
 
@@ -139,29 +139,28 @@ def settle_all(problem: Problem, nodes: Nodes, t: jax.Array) -> tuple[Candidate,
 
 def lowest_node(nodes: Nodes, nu: jax.Array) -> _Bracket:
     """Bracket of the lowest grid point; one walk over the grid."""
-    grid, value = nodes.t, nu * jnp.log(nodes.s) + nodes.logdet
-    zero = jnp.zeros_like(value[0])
-    k = jnp.arange(len(grid))
-    before, after = jnp.maximum(k - 1, 0), jnp.minimum(k + 1, len(grid) - 1)
+    t, s, value = nodes.t, nodes.s, nu * jnp.log(nodes.s) + nodes.logdet
+    zero = np.zeros(value.shape[1:], value.dtype)  # numpy's: for JAX's own it would compile a program
 
     def visit(state, at):  # type: ignore[no-untyped-def]
         best, last = state
-        k, low, high, fall, rise = at
-        left, right = nodes.s[low], nodes.s[k]
+        low, here, high, value, value_high, left, right, fall, rise = at
         opened = (right < fall * left) & (left < rise * right)
-        first, end = (
-            jnp.minimum(best.first, jnp.where(opened, grid[low], jnp.inf)),
-            jnp.where(opened, grid[k], best.last),
-        )
-        here = _Bracket(zero + grid[low], zero + grid[k], zero + grid[high], last, value[k], value[high], first, end)
+        first = jnp.minimum(best.first, jnp.where(opened, low, np.inf))
+        end = jnp.where(opened, here, best.last)
+        new = _Bracket(zero + low, zero + here, zero + high, last, value, value_high, first, end)
         best = dataclasses.replace(best, first=first, last=end)
-        best = jax.tree.map(functools.partial(jnp.where, value[k] < best.value), here, best)
-        return (best, value[k]), None
+        return (jax.tree.map(functools.partial(jnp.where, value < best.value), new, best), value), None
 
-    nowhere = (zero + jnp.inf, zero - jnp.inf)
-    start = _Bracket(zero + grid[0], zero + grid[0], zero + grid[1], value[0], value[0], value[1], *nowhere)
-    (best, _), _ = jax.lax.scan(visit, (start, value[0]), (k[1:], before[1:], after[1:], *thresholds(nodes, nu)))
-    return best
+    nowhere = (zero + np.inf, zero - np.inf)
+    start = _Bracket(zero + t[0], zero + t[0], zero + t[1], value[0], value[0], value[1], *nowhere)
+    steps = (t[:-1], t[1:], _then_last(t[2:]), value[1:], _then_last(value[2:]), s[:-1], s[1:])
+    return jax.lax.scan(visit, (start, value[0]), (*steps, *thresholds(nodes, nu)))[0][0]
+
+
+def _then_last(values: jax.Array) -> jax.Array:
+    """The last one twice."""
+    return jnp.concatenate([values, values[-1:]])
 
 
 def newton_start(at: _Bracket, slope_zero: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:

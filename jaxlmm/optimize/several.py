@@ -269,7 +269,7 @@ def _values_compiled(problem: Problem, nodes: jax.Array, stats: Any) -> jax.Arra
 def _eigen(H: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Eigenvalues (k, c) and eigenvectors (k, k, c) of symmetric H (k, k, c), by Jacobi's rotations."""
     k = H.shape[0]
-    V = jnp.zeros_like(H) + jnp.eye(k)[:, :, None]
+    V = jnp.broadcast_to(np.eye(k, dtype=H.dtype)[:, :, None], H.shape)
     if k == 1:
         return H[0], V
     first, second = (jnp.asarray(v) for v in np.triu_indices(k, 1))
@@ -301,7 +301,7 @@ def _direction(state: _State) -> tuple[jax.Array, jax.Array]:
     k = state.theta.shape[0]
     free = state.free
     gradient = state.at.gradient * free
-    hessian = state.at.hessian * free[:, None] * free[None] + jnp.eye(k)[:, :, None] * (1 - free)[:, None]
+    hessian = state.at.hessian * free[:, None] * free[None] + np.eye(k)[:, :, None] * (1 - free)[:, None]
     values, vectors = _eigen(hessian)
     along = (vectors * gradient[:, None]).sum(0)
     size = jnp.abs(values)
@@ -315,7 +315,7 @@ def _direction(state: _State) -> tuple[jax.Array, jax.Array]:
         more = norm2 * (jnp.sqrt(norm2) / state.radius - 1) / jnp.where(change > 0, change, 1.0)
         return jnp.where(jnp.sqrt(norm2) > 1.001 * state.radius, shift + more, shift)
 
-    part = -along / (size + jax.lax.fori_loop(0, 4, shifted, jnp.zeros_like(along[0])))
+    part = -along / (size + jax.lax.fori_loop(0, 4, shifted, np.zeros(along.shape[1:], along.dtype)))
     norm = jnp.sqrt((part * part).sum(0))
     part = part * jnp.minimum(1.0, state.radius / jnp.where(norm > 0, norm, 1.0))
     gain = -(along * part + 0.5 * values * part * part).sum(0)

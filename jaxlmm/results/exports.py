@@ -83,7 +83,8 @@ class Exports:
             Position or name.
         data : DataFrame, or what makes one, optional
             What the model was fitted to, row by row: its columns and index are kept, and stand in for
-            the columns of X and the groups.
+            the columns of X and the groups. With all rows that were given, also those that were dropped since a
+            covariate is missing: these have NaN, as after R's ``na.exclude``.
 
         Returns
         -------

@@ -11,6 +11,7 @@ import numpy as np
 from jaxlmm._types import Status
 from jaxlmm.design.arrays import numeric, response_matrix
 from jaxlmm.design.design import make_design
+from jaxlmm.design.dropped import DroppedRows
 from jaxlmm.design.rows import check_rows
 from jaxlmm.design.terms import make_terms_structure
 from jaxlmm.engine.finish import empty_results
@@ -38,6 +39,7 @@ def make_model(
     weights: Any = None,
     terms: Any = None,
     random: Sequence[Any] | None = None,
+    dropped: DroppedRows | None = None,
 ) -> Model:
     """All the work that depends on X, groups and weights only; parameters and errors as in :func:`jaxlmm.fit`."""
     indexes = check_rows(X=X, groups=groups, weights=weights)
@@ -49,6 +51,8 @@ def make_model(
         design = dataclasses.replace(
             design, random=tuple(dataclasses.replace(g, name=str(group_name)) for g in design.random)
         )
+    if dropped is not None:
+        design = dataclasses.replace(design, dropped=dropped)
     return Model(make_family(design), indexes)
 
 

@@ -115,7 +115,8 @@ class Fit(Exports):
     def __repr__(self) -> str:
         counts = ", ".join(f"{n} {name.lower()}" for name, n in self.status_counts().items() if n)
         return (
-            f"Fit({self.n_responses} responses{self.labels}, {self.n_obs} observations, {self.n_groups} groups, "
+            f"Fit({self.n_responses} responses{self.labels}, {self.n_obs} observations{self._dropped_text}, "
+            f"{self.n_groups} groups, "
             f"terms {list(self.design.names)}, {self.method}; {counts})"
         )
 
@@ -130,6 +131,20 @@ class Fit(Exports):
     def n_obs(self) -> int:
         """Number of observations."""
         return self.design.n_obs
+
+    @property
+    def dropped(self) -> np.ndarray:
+        """Positions, among the rows that were given, of those left out since a covariate or group is missing.
+
+        All arrays of the fit with a row per observation (``fitted``, ``resid``, ``design.X``) have the other rows, as
+        R's ``na.omit``; ``augment(data=...)`` has all, with NaN at these, as ``na.exclude``. What is missing where:
+        ``design.dropped.missing``.
+        """
+        return np.zeros(0, dtype=np.intp) if self.design.dropped is None else self.design.dropped.rows
+
+    @property
+    def _dropped_text(self) -> str:
+        return f" ({len(self.dropped)} rows dropped)" if len(self.dropped) else ""
 
     @property
     def incomplete(self) -> np.ndarray:
@@ -562,7 +577,7 @@ class Fit(Exports):
         return self.Y - self.fitted(random=random)
 
     def predict(self, X_new: Any, groups_new: Any = None) -> np.ndarray:
-        """Predictions for new rows, (n_new, m).
+        """Predictions for new rows, (n_new, m); NaN for rows that miss a covariate.
 
         Parameters
         ----------
@@ -579,7 +594,7 @@ class Fit(Exports):
         if table is not None:
             if groups_new is None:
                 new_random = self.source.random_rows(table, self.design)
-            X_new = self.source.rows(table)
+            X_new = self.source.rows(table, missing=True)
         columns = getattr(X_new, "columns", None)
         if columns is not None and [str(c) for c in columns] != list(self.names):
             raise ValueError(

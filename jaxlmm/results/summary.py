@@ -50,8 +50,7 @@ def summary_text(one: Any, name: str, level: float) -> Text:
     rows = [[term, *(number(c[0, j]) for c in columns)] for j, term in enumerate(one.names)]
     if grouped:
         rows += _random_rows(one)
-    notes = [f"Degrees of freedom: {DF_LABELS[one.df_method]}"]
-    notes += _dropped(one)
+    notes = [f"Degrees of freedom: {DF_LABELS[one.df_method]}", *_dropped(one)]
     if one.status[0] != Status.OK:
         notes.append(Status(one.status[0]).message)
     title = "Mixed Linear Model Results" if grouped else "Linear Model Results"
@@ -59,9 +58,11 @@ def summary_text(one: Any, name: str, level: float) -> Text:
 
 
 def _dropped(fit: Any) -> list[str]:
-    """What is said of columns of a formula that no row determines."""
-    dropped = getattr(fit.source, "dropped", ())
-    return [f"Dropped, since some combination of levels has no row: {', '.join(dropped)}"] if dropped else []
+    """Notes of the rows that are not in the design, and of columns of the formula that no row determines."""
+    rows = [] if fit.design.dropped is None else [f"{fit.design.dropped.note}."]
+    columns = getattr(fit.source, "dropped_columns", ())
+    said = f"Dropped, since some combination of levels has no row: {', '.join(columns)}"
+    return [*rows, said] if columns else rows
 
 
 def _random_rows(one: Any) -> list[list[str]]:

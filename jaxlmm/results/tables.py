@@ -99,23 +99,31 @@ def augment(fit: Any, response: int | str = 0, *, data: Any = None) -> pd.DataFr
     random = one.design.random[0] if one.design.random else None
     data = None if data is None else as_frame(data)
     if data is None:
-        frame = pd.DataFrame(np.array(one.design.X), columns=list(one.names))
+        index = None if one.design.dropped is None else one.design.dropped.kept
+        frame = pd.DataFrame(np.array(one.design.X), columns=list(one.names), index=index)
         if random is not None:
             labels = pd.Series(list(random.levels)).take(random.codes)
             frame[_free(random.name, "group", frame)] = labels.array
     elif not hasattr(data, "columns"):
         raise ValueError(f"data must be the data frame that was fitted, found a {type(data).__name__}.")
-    elif len(data) != one.n_obs:
+    elif len(data) not in (one.n_obs, one.design.n_given):
         raise ValueError(f"data has {len(data)} rows, the fit has {one.n_obs} observations; give the rows fitted.")
     else:
         frame = data.copy()
+    dropped = one.design.dropped
+    everywhere = dropped is not None and len(frame) == dropped.n_given
+
+    def at_rows(values: np.ndarray) -> np.ndarray:
+        return dropped.spread(values[:, 0]) if everywhere else np.array(values[:, 0])
+
     if data is None or name not in frame.columns:
-        frame.insert(0, _free(name, "response", frame), np.array(one.Y[:, 0]))
-    frame[".fitted"] = one.fitted()[:, 0]
-    frame[".resid"] = one.resid()[:, 0]
-    frame[".fixed"] = one.fitted(random=False)[:, 0]
+        frame.insert(0, _free(name, "response", frame), at_rows(one.Y))
+    fixed, fitted = one.fitted(random=False), one.fitted()
+    frame[".fitted"] = at_rows(fitted)
+    frame[".resid"] = at_rows(one.Y - fitted)
+    frame[".fixed"] = at_rows(fixed)
     if random is not None:
-        frame[".group"] = one.fitted()[:, 0] - one.fitted(random=False)[:, 0]
+        frame[".group"] = at_rows(fitted - fixed)
     return frame
 
 

@@ -28,15 +28,18 @@ _functions: list[Any] = []
 _counted = 0
 
 
-def jit(function: Callable[..., R], **options: Any) -> Callable[..., R]:
+def jit(function: Callable[..., R], *, quick: bool = True, **options: Any) -> Callable[..., R]:
     """``jax.jit(function, **options)``, whose programs are forgotten, with those of all such functions, where they
-    become too many; a shape that comes again is then compiled again."""
+    become too many; a shape that comes again is then compiled again.
+
+    ``quick``: a CPU's programs compile in half the time. Most run no slower; one that takes longer to run says False.
+    """
     programs: list[Any] = []
 
     @functools.wraps(function)
     def call(*args: Any, **kwargs: Any) -> R:
         if not programs:  # not before the first call: asking for the options starts JAX's backend
-            programs.append(jax.jit(function, compiler_options=_compiler_options(), **options))
+            programs.append(jax.jit(function, compiler_options=_compiler_options() if quick else {}, **options))
             _functions.append(programs[0])
         _make_room()
         result: R = programs[0](*args, **kwargs)
@@ -47,8 +50,8 @@ def jit(function: Callable[..., R], **options: Any) -> Callable[..., R]:
 
 @functools.cache
 def _compiler_options() -> dict[str, bool]:
-    """Those of XLA on a CPU: with its emitters of fused loops our programs take twice as long to compile and run no
-    faster. Nothing where this XLA has no such option."""
+    """Those of XLA on a CPU: without its emitters of fused loops our programs take half as long to compile. Nothing
+    where this XLA has no such option."""
     options = {"xla_cpu_use_fusion_emitters": False}
     if jax.default_backend() != "cpu":
         return {}

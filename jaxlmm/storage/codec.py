@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from jaxlmm.design.design import Design
+from jaxlmm.design.dropped import DroppedRows
 from jaxlmm.design.random import RandomTerm
 from jaxlmm.design.terms import Factor, Part, Term, TermStructure
 
@@ -22,7 +23,9 @@ __all__ = ["KINDS", "decode", "encode"]
 # Kinds of arrays that a file may hold: numbers, text and times.
 KINDS = "biufcSUmM"
 # The classes that a file may hold: decoding calls nothing else.
-CLASSES: dict[str, type] = {c.__name__: c for c in (Design, RandomTerm, TermStructure, Term, Part, Factor)}
+CLASSES: dict[str, type] = {
+    c.__name__: c for c in (Design, DroppedRows, RandomTerm, TermStructure, Term, Part, Factor)
+}
 SEQUENCES: dict[str, Callable[[Any], Any]] = {"tuple": tuple, "list": list, "frozenset": frozenset}
 # Of decimal numbers: those with more digits take for ever to be compared with others.
 MAX_EXPONENT = 9999

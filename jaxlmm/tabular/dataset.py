@@ -157,6 +157,7 @@ def result_attrs(design: Design, formula: str | None, method: str, df: str, leve
         "level": level,
         "n_obs": design.n_obs,
         "n_groups": design.n_groups,
+        **({} if design.dropped is None else {"n_dropped": len(design.dropped.rows)}),
         "ran_par": list(parameter_labels(design.random)),
         "jaxlmm_version": importlib.metadata.version("jaxlmm"),
     }

@@ -245,7 +245,7 @@ def test_empty_cells(data: Any, formula: str) -> None:
         found = lmm(f"{formula} + (1 | g)", hole)
     assert re.search(r"\[a3\]:b\[b2\]", str(said[0].message)) and said[0].filename == __file__
     assert found.converged.all() and "Dropped, since some combination of levels has no row" in str(found.summary())
-    assert lmm("y ~ a + b + (1 | g)", hole).source.dropped == ()
+    assert lmm("y ~ a + b + (1 | g)", hole).source.dropped_columns == ()
 
 
 def test_what_empty_cells_leave_is_the_fit_of_the_cells_there_are(data: Any) -> None:

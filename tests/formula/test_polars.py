@@ -107,7 +107,7 @@ def test_nulls_are_missing() -> None:
     np.testing.assert_allclose(made.coef[0], rest.coef[0], rtol=1e-10)
     for name in ("x", "cond", "flag", "group"):
         with pytest.raises(ValueError, match=f"column '{name}' has 2 missing values, the first in row 3;"):
-            jaxlmm.lmm("y ~ x + cond + flag + (1 | group)", with_nulls(name, 3, 70))
+            jaxlmm.lmm("y ~ x + cond + flag + (1 | group)", with_nulls(name, 3, 70), na="refuse")
 
 
 def test_matrices_of_polars() -> None:

@@ -92,6 +92,13 @@ def test_bounds_of_the_means(beta: int) -> None:
     second = (1 - 2 * mean) * (size - 3 * (1 + beta) * V) + (1 + beta) * (2 + beta) * third
     assert (first <= size + 1e-12).all() and (first >= -beta * size - 1e-12).all()
     assert (np.abs(second) <= beta**2 * size + 1e-12).all()
+    if beta == 1:
+        assert (second >= -size * (1 + mean) / 2 - 1e-12).all() and second.min() < -0.9 * certificate.MOST_A
+        assert (second >= -certificate.MOST_A).all()
+    else:
+        y = 1 - mean
+        assert (second <= 0.6875 * y + 0.75 * y**2 - 1.25 * y**3 + 1e-12).all()
+        assert (second <= certificate.MOST_B).all() and second.max() > 0.9 * certificate.MOST_B
     # The formulas are those of means over exponentially changing weights.
     h = 1e-4
 
@@ -115,7 +122,7 @@ def test_a_minimum_is_alone_where_it_is_said(kind: str, seed: int) -> None:
         shape, t = Shape.of(found, problem), np.asarray(found.t)
         reach = np.zeros_like(t)
         for r in np.linspace(0.05, 4, 80):
-            reach = np.where(np.asarray(is_alone(shape, r)), np.maximum(reach, r), reach)
+            reach = np.where(np.asarray(is_alone(shape, r, t == 0)), np.maximum(reach, r), reach)
     x = t + np.linspace(-1, 1, 801)[:, None] * reach
     value = deviances(np.maximum(x, 0.0), terms, u2, rest)
     other = (value[1:-1] < value[:-2] - 1e-10) & (value[1:-1] < value[2:] - 1e-10) & (np.abs(x[1:-1] - t) > 0.02)

@@ -8,14 +8,27 @@ pieces are eliminated by a loop, which compiles in a fraction of the time of wri
 
 from __future__ import annotations
 
+import functools
+import operator
+
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-__all__ = ["inverse_factor"]
+__all__ = ["diagonals", "inverse_factor"]
 
 # Up to this many rows the elimination is written out, and up to this many it is a loop.
 WRITTEN = 3
 LOOP = 9
+
+
+def diagonals(M: jax.Array) -> jax.Array:
+    """The diagonals (..., d) of square matrices (..., d, d).
+
+    Here and below, constants are numpy's and slices plain: JAX would compile a program of its own for each other one.
+    """
+    d = M.shape[-1]
+    return M.reshape(*M.shape[:-2], d * d)[..., :: d + 1]
 
 
 def inverse_factor(M: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -35,7 +48,7 @@ def _factor(M: jax.Array) -> tuple[jax.Array, jax.Array]:
     below = M[:, h:, :h] @ jnp.swapaxes(inverse1, 1, 2)
     inverse2, diagonal2 = _factor(M[:, h:, h:] - below @ jnp.swapaxes(below, 1, 2))
     corner = -(inverse2 @ below) @ inverse1
-    top = jnp.concatenate([inverse1, jnp.zeros((len(M), h, d - h), M.dtype)], axis=2)
+    top = jnp.concatenate([inverse1, np.zeros((len(M), h, d - h), M.dtype)], axis=2)
     inverse = jnp.concatenate([top, jnp.concatenate([corner, inverse2], axis=2)], axis=1)
     return inverse, jnp.concatenate([diagonal1, diagonal2], axis=1)
 
@@ -43,7 +56,7 @@ def _factor(M: jax.Array) -> tuple[jax.Array, jax.Array]:
 def _eliminated(M: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Rows of [M, I] less multiples of the rows above them, which leaves the pivots, and L^-1 times their roots."""
     d = M.shape[-1]
-    below = jnp.arange(d)
+    below = np.arange(d)
 
     def step(j: jax.Array, rows: jax.Array) -> jax.Array:
         row = jax.lax.dynamic_index_in_dim(rows, j, 1, keepdims=False)
@@ -52,9 +65,9 @@ def _eliminated(M: jax.Array) -> tuple[jax.Array, jax.Array]:
         factor = jnp.where(below > j, column / pivot, 0.0)
         return rows - factor[:, :, None] * row[:, None, :]
 
-    both = jnp.concatenate([M, jnp.broadcast_to(jnp.eye(d, dtype=M.dtype), M.shape)], axis=2)
+    both = jnp.concatenate([M, jnp.broadcast_to(np.eye(d, dtype=M.dtype), M.shape)], axis=2)
     rows = jax.lax.fori_loop(0, d, step, both)
-    diagonal = jnp.sqrt(jnp.diagonal(rows[:, :, :d], axis1=1, axis2=2))
+    diagonal = jnp.sqrt(diagonals(rows[:, :, :d]))
     return rows[:, :, d:] / diagonal[:, :, None], diagonal
 
 
@@ -63,14 +76,15 @@ def _written_out(M: jax.Array) -> tuple[jax.Array, jax.Array]:
     L: dict[tuple[int, int], jax.Array] = {}
     for j in range(d):
         for i in range(j, d):
-            rest = M[:, i, j] - sum((L[i, k] * L[j, k] for k in range(j)), start=jnp.zeros_like(M[:, 0, 0]))
+            rest = M[:, i, j]
+            for k in range(j):
+                rest = rest - L[i, k] * L[j, k]
             L[i, j] = jnp.sqrt(rest) if i == j else rest / L[j, j]
     inverse: dict[tuple[int, int], jax.Array] = {}
     for j in range(d):
         inverse[j, j] = 1 / L[j, j]
         for i in range(j + 1, d):
-            inner = sum((L[i, k] * inverse[k, j] for k in range(j, i)), start=jnp.zeros_like(M[:, 0, 0]))
-            inverse[i, j] = -inner / L[i, i]
-    zero = jnp.zeros_like(M[:, 0, 0])
+            inverse[i, j] = -functools.reduce(operator.add, (L[i, k] * inverse[k, j] for k in range(j, i))) / L[i, i]
+    zero = np.zeros(len(M), M.dtype)
     rows = [jnp.stack([inverse.get((i, j), zero) for j in range(d)], axis=-1) for i in range(d)]
     return jnp.stack(rows, axis=-2), jnp.stack([L[j, j] for j in range(d)], axis=-1)

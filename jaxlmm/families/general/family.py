@@ -362,14 +362,14 @@ def _covariance(core: AnyCore, phi: jax.Array, L: jax.Array) -> Any:
 def _own_covariance(core: AnyCore, phi: jax.Array, L: jax.Array) -> Any:
     # Second derivatives are left out by the compiler.
     at = _kernel(core).covariance(core, phi, L)
-    return jnp.diagonal(at.value).T, jnp.moveaxis(jnp.diagonal(at.first, axis1=1, axis2=2), 2, 1)
+    return _contrast_by_contrast(at.value), _contrast_by_contrast(at.first)
 
 
 @programs.jit
 def _variances(core: AnyCore, theta: jax.Array, L: jax.Array) -> jax.Array:
     # Derivatives are left out by the compiler.
     at = _kernel(core).covariance(core, phi_from_theta(theta, core.sizes), L)
-    return jnp.diagonal(at.value).T
+    return _contrast_by_contrast(at.value)
 
 
 @functools.partial(programs.jit, static_argnames="reml")
@@ -391,7 +391,12 @@ def _estimates(core: AnyCore, theta: jax.Array, stats: AnyStats) -> Any:
 def _solutions(core: AnyCore, theta: jax.Array, stats: AnyStats, L: jax.Array) -> Any:
     phi, known = phi_from_theta(theta, core.sizes), _kernel(core)
     pwrss, fixef = known.estimates(core, phi, stats)
-    return pwrss, fixef, jnp.diagonal(known.covariance(core, phi, L).value).T
+    return pwrss, fixef, _contrast_by_contrast(known.covariance(core, phi, L).value)
+
+
+def _contrast_by_contrast(values: jax.Array) -> jax.Array:
+    """Diagonals (..., q, c) of values (..., q, q, c)."""
+    return jnp.stack([values[..., j, j, :] for j in range(values.shape[-2])], axis=-2)
 
 
 def block_matrix(

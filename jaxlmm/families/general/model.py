@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxlmm.design.columns import Basis, make_columns
+from jaxlmm.design.columns import Basis
 from jaxlmm.design.design import Design
 from jaxlmm.engine.finish import Found, empty_results, finish
 from jaxlmm.families.base import Curves, Family, Modes, Scaling
@@ -52,8 +52,7 @@ class RandomTerms(Family):
     @classmethod
     def make(cls, design: Design) -> RandomTerms:
         """All the work that depends on the design alone."""
-        root_w = None if design.weights is None else np.sqrt(design.weights)
-        columns = make_columns(design.X, root_w)
+        root_w, columns = design.root_w, design.columns
         Q, R = np.linalg.qr(columns.unit if root_w is None else root_w[:, None] * columns.unit)
         return cls(design, Basis(columns, R), make_general(Q, root_w, design.random))
 

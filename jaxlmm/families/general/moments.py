@@ -25,7 +25,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxlmm.families.base import Covariance, Moments
-from jaxlmm.families.general.dense import inverse_factor
+from jaxlmm.families.general.dense import diagonals, inverse_factor
 from jaxlmm.families.general.layout import Core, packed_pairs
 from jaxlmm.families.parameters import lower_triangle
 
@@ -158,11 +158,11 @@ def singular_cholesky(Phi: Entries, r: int) -> Entries:
     """Lower Cholesky factor of a covariance matrix that may be singular: a pivot of 0 has a column of 0."""
     T: Entries = {}
     for j in range(r):
-        pivot = Phi[j, j] - sum((T[j, k] ** 2 for k in range(j)), start=jnp.zeros_like(Phi[j, j]))
+        pivot = Phi[j, j] - sum((T[j, k] ** 2 for k in range(j)), start=0.0)
         pivot = jnp.where(pivot > 1e-15 * Phi[j, j], pivot, 0.0)
         T[j, j] = jnp.sqrt(pivot)
         for i in range(j + 1, r):
-            rest = Phi[i, j] - sum((T[i, k] * T[j, k] for k in range(j)), start=jnp.zeros_like(pivot))
+            rest = Phi[i, j] - sum((T[i, k] * T[j, k] for k in range(j)), start=0.0)
             T[i, j] = jnp.where(pivot > 0, rest / jnp.where(pivot > 0, T[j, j], 1.0), 0.0)
     return T
 
@@ -177,7 +177,7 @@ def add(parts: Iterable[jax.Array]) -> jax.Array:
 
 def _total(values: jax.Array) -> jax.Array:
     """Sum over the groups, (G, c) -> (c,); a product, which is much faster than a sum over an axis."""
-    return jnp.ones(len(values), values.dtype) @ values
+    return np.ones(len(values), values.dtype) @ values
 
 
 def _blocks(core: Core, phi: jax.Array) -> tuple[Entries, Entries, jax.Array]:
@@ -330,8 +330,8 @@ def factor(core: Core, phi: jax.Array) -> _Factored:
         pairs = list(zip(*lower_triangle(core.sizes[t]), strict=True))
         T.append(singular_cholesky({(int(i), int(j)): phi[core.offsets[t] + k] for k, (i, j) in enumerate(pairs)},
                                    core.sizes[t]))  # fmt: skip
-    unit = jnp.concatenate([jnp.ones(core.q2), jnp.zeros(core.p)]).astype(A.dtype)
-    M = _both_sides(core, T, A, transpose=True) + jnp.diag(unit)
+    unit = np.diag(np.repeat([1.0, 0.0], [core.q2, core.p])).astype(A.dtype)
+    M = _both_sides(core, T, A, transpose=True) + unit
     inverse, log_pivots = inverse_factor(M)
     return _Factored(Phi1, H, logdet1, A, T, inverse, log_pivots)
 
@@ -399,6 +399,14 @@ def _order(core: Core) -> np.ndarray:
     return np.argsort(found)
 
 
+def _in_order(core: Core, values: jax.Array, axis: int) -> jax.Array:
+    """``values`` of those of the eliminated factor followed by the others, in the order of the parameters."""
+    order = _order(core)
+    if np.array_equal(order, np.arange(len(order))):
+        return values
+    return jnp.stack([jax.lax.index_in_dim(values, int(s), axis, keepdims=False) for s in order], axis)
+
+
 def _pwrss_derivatives(core: Core, at: _Factored, solved: _Solved) -> tuple[jax.Array, jax.Array]:
     """s1 (k, c) and s2 (k, k, c): x_s = G_s P y, s1 = -y'P x_s, s2 = 2 x_s'P x_t."""
     w2, z = solved.w[:, : core.q2], [part[:, None] for part in solved.z]
@@ -410,9 +418,8 @@ def _pwrss_derivatives(core: Core, at: _Factored, solved: _Solved) -> tuple[jax.
         part = _levels(core, number, w2)
         s1.append(-jnp.sum(part[:, :, i] * part[:, :, j], axis=1) * (1 if i == j else 2))
         effects.append(_spread(core, number, i, j, w2))
-    order = _order(core)
     s2 = 2 * _quadratic(core, at, _stacked(coords), jnp.stack(effects, axis=2) if effects else w2)
-    return jnp.stack(s1)[order], jnp.moveaxis(s2, 0, -1)[order][:, order]
+    return _in_order(core, jnp.stack(s1), 0), _in_order(core, _in_order(core, jnp.moveaxis(s2, 0, -1), 0), 1)
 
 
 def _complement(core: Core, at: _Factored, reml: bool) -> jax.Array:
@@ -473,7 +480,7 @@ def _by_blocks(core: Core, at: _Factored, reml: bool) -> LogdetDerivatives:
     V1, V2 = F @ lowered, jnp.swapaxes(at.A[:, :e, :q2], 1, 2) @ lowered
     K = _sandwich([[core.R[a, j][:, None] for a in range(r)] for j in range(r)], at.H)
     own = jnp.stack([jnp.stack([_get(K, i, j) for j in range(r)]) for i in range(r)]).transpose(3, 0, 1, 2)
-    B11 = own[:, :, :, :, None] * jnp.eye(G) - (V1 @ jnp.swapaxes(V1, 1, 2)).reshape(-1, r, G, r, G).swapaxes(2, 3)
+    B11 = own[:, :, :, :, None] * np.eye(G) - (V1 @ jnp.swapaxes(V1, 1, 2)).reshape(-1, r, G, r, G).swapaxes(2, 3)
     first = [(s, 0, i, j) for s, i, j in _first_parameters(core)]
     second = [(s, number + 1, i, j) for s, number, i, j in _second_parameters(core)]
     blocks = {(0, 0): B11}
@@ -491,7 +498,7 @@ def _by_blocks(core: Core, at: _Factored, reml: bool) -> LogdetDerivatives:
     l2: dict[tuple[int, int], jax.Array] = {}
     parameters = first + second
     for s, a, i, j in parameters:
-        l1[s] = jnp.trace(blocks[a, a][:, i, j], axis1=1, axis2=2) * (1 if i == j else 2)
+        l1[s] = jnp.sum(diagonals(blocks[a, a][:, i, j]), axis=1) * (1 if i == j else 2)
         for t, b, f, g in parameters:
             if (a, b) in grams:
                 total = add(grams[a, b][:, x, f2, y, g2] for x, y in _orderings(i, j) for f2, g2 in _orderings(f, g))
@@ -545,7 +552,7 @@ def _by_schur(core: Core, at: _Factored, reml: bool) -> LogdetDerivatives:
         U = _scale(core, at.T, jnp.swapaxes(at.inverse[:, :e, :e], 1, 2), transpose=False)  # Lam L^-T
         V = jnp.swapaxes(at.A[:, :e, :q2], 1, 2) @ U
         W = at.A[:, :q2, :q2] - V @ jnp.swapaxes(V, 1, 2)
-        J = jnp.eye(e, q2, dtype=X.dtype) - U @ jnp.swapaxes(V, 1, 2)
+        J = np.eye(e, q2, dtype=X.dtype) - U @ jnp.swapaxes(V, 1, 2)
         NJ = N @ J[:, None]
         for s, number, i, j in second:
             l1[s] = _trace(core, number, i, j, W)
@@ -561,8 +568,8 @@ def _trace(core: Core, number: int, i: int, j: int, W: jax.Array) -> jax.Array:
     start = sum(core.sizes[t] * core.levels[t] for t in core.second[:number])
     t = core.second[number]
     r, levels = core.sizes[t], core.levels[t]
-    at = start + r * jnp.arange(levels)
-    return jnp.sum(W[:, at + i, at + j], axis=1) * (1 if i == j else 2)
+    end = start + r * levels
+    return jnp.sum(diagonals(W[:, start + i : end : r, start + j : end : r]), axis=1) * (1 if i == j else 2)
 
 
 def _trace_product(core: Core, number: int, i: int, j: int, J: jax.Array, NJ: jax.Array) -> jax.Array:
@@ -625,10 +632,10 @@ def covariance(core: Core, phi: jax.Array, L: jax.Array) -> Covariance:
         moved = _spread(core, number, i, j, wB)
         one.append(jnp.swapaxes(wB, 1, 2) @ moved)
         effects.append(moved)
-    order = _order(core)
     both = _quadratic(core, at, _stacked(coords), jnp.concatenate(effects, axis=2) if effects else wB[:, :, :0])
-    both = both.reshape(-1, k, q, k, q)[:, order][:, :, :, order].transpose(1, 3, 2, 4, 0)  # (s, t, m, n)
-    first = jnp.moveaxis(jnp.stack(one)[order], 1, -1)
+    both = _in_order(core, _in_order(core, both.reshape(-1, k, q, k, q), 1), 3)
+    both = both.transpose(1, 3, 2, 4, 0)  # (s, t, m, n)
+    first = jnp.moveaxis(_in_order(core, jnp.stack(one), 0), 1, -1)
     return Covariance(jnp.moveaxis(value, 0, -1), first, -(both + jnp.swapaxes(both, 2, 3)))
 
 

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxlmm.families.base import Covariance, Moments
 from jaxlmm.families.general.dense import inverse_factor
@@ -115,7 +116,7 @@ def simulate(core: StrataCore, phi: jax.Array, key: jax.Array) -> StrataStats:
 
 def _total(x: jax.Array) -> jax.Array:
     """Sum over the first axis; a product, which is much faster than a sum over an axis."""
-    return jnp.ones(len(x), x.dtype) @ x
+    return np.ones(len(x), x.dtype) @ x
 
 
 def _product(A: jax.Array, B: jax.Array) -> jax.Array:

@@ -112,7 +112,8 @@ class BlockFitter:
         arrays: Sequence[Any] = block_arrays(stats, self.width)
         if len(self.devices) > 1:
             arrays = [jax.device_put(a, placement(self.devices, *[None] * (a.ndim - 1), AXIS)) for a in arrays]
-        raw: Raw = _compiled(self.devices if len(self.devices) > 1 else ())(self.constants, *arrays)
+        wide = self.width > BLOCK_WIDTHS[1]
+        raw: Raw = _compiled(self.devices if len(self.devices) > 1 else (), wide)(self.constants, *arrays)
         return raw
 
     def store(self, out: dict[str, np.ndarray], cols: slice, stats: Stats, raw: Raw) -> np.ndarray:
@@ -203,13 +204,16 @@ def _raw(constants: Constants, ols: jax.Array, u: jax.Array, optimum: Optimum, u
 
 
 @functools.cache
-def _compiled(devices: tuple[jax.Device, ...]) -> Callable[..., Raw]:
-    """``first_block`` cut over several devices; for none, on whatever device its constants are."""
+def _compiled(devices: tuple[jax.Device, ...], wide: bool) -> Callable[..., Raw]:
+    """``first_block`` cut over several devices; for none, on whatever device its constants are.
+
+    ``wide``: blocks are many, or full, so that what takes longer to compile and less to run pays.
+    """
     if not devices:
-        return programs.jit(first_block)
+        return programs.jit(first_block, quick=not wide)
     row, rows = PartitionSpec(AXIS), PartitionSpec(None, AXIS)
     options: dict[str, Any] = dict(
         mesh=mesh(devices), in_specs=(PartitionSpec(), rows, rows, row), out_specs=Raw(row, rows, rows, row),  # type: ignore[arg-type]
     )  # fmt: skip
     # The check is for code that talks across devices; jaxopt's loops were not written for it.
-    return programs.jit(jax.shard_map(first_block, check_vma=False, **options))
+    return programs.jit(jax.shard_map(first_block, check_vma=False, **options), quick=not wide)

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 import scipy.sparse
 
-from jaxlmm.design.columns import Columns, make_columns
+from jaxlmm.design.columns import Columns
 from jaxlmm.design.design import Design
 from jaxlmm.design.identifiability import orthonormal_basis
 from jaxlmm.design.within import centred_within
@@ -95,9 +95,8 @@ class Projection:
 def project_design(design: Design) -> Projection:
     """Build the basis B of a design (see the module's docstring)."""
     n, p = design.X.shape
-    root_w = None if design.weights is None else np.sqrt(design.weights)
+    root_w, columns = design.root_w, design.columns
     root = np.ones(n) if root_w is None else root_w
-    columns = make_columns(design.X, root_w)
     sizes: np.ndarray
     if design.random:
         codes, G = design.random[0].codes, len(design.random[0].levels)
