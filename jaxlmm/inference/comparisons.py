@@ -218,7 +218,7 @@ def _position(name: Any, names: tuple[str, ...]) -> int:
     """Position of a mean by its name, or by the number that its level is."""
     text = f"{name:g}" if isinstance(name, float) else shown(name) if isinstance(name, int) else str(name)
     found = [i for i, known in enumerate(names) if known in (text, f"({text})")]
-    if not found and text != name:  # numbers stand behind the name of their variable
+    if not found and isinstance(name, (int, float)):  # numbers stand behind the name of their variable
         found = [
             i for i, known in enumerate(names) if known.endswith(text) and not known[: -len(text)][-1:].isdigit()
         ]
