@@ -78,7 +78,9 @@ def demo(responses: int, plot: Path) -> None:
 @click.option("--sep", help="What separates the columns of TABLE. Default: a comma; in .tsv a tab.")
 @click.option("--decimal", default=".", show_default=True, help="Decimal sign of TABLE's numbers.")
 @click.option(
-    "--adjust", type=click.Choice(["bh", "fdr", "by", "holm", "bonferroni"]), help="Adjust p-values over responses."
+    "--adjust",
+    type=click.Choice(["bh", "fdr", "fdr_bh", "by", "fdr_by", "holm", "bonferroni"], case_sensitive=False),
+    help="Adjust p-values over responses.",
 )
 @click.option(
     "--what", default="tidy", show_default=True, type=click.Choice(["tidy", "glance"]),

@@ -133,9 +133,10 @@ def compare(*fits: Fit, refit: str | None = None, method: str = "chisq", n: int 
     Tests of fixed effects by the likelihood ratio reject too often in small samples, the more so
     the more coefficients they test (Pinheiro & Bates 2000, section 2.4.2).
     """
-    if refit is not None and not (isinstance(refit, str) and refit == "ML"):
+    if refit is not None and not (isinstance(refit, str) and refit.strip().upper() == "ML"):
         raise ValueError(f"refit must be None or 'ML', found {shown(refit)}.")
-    check_option("method", method, ("chisq", "bootstrap"))
+    refit = None if refit is None else "ML"
+    method = check_option("method", method, ("chisq", "bootstrap"))
     if method == "bootstrap" and any(isinstance(fit, Fit) and fit.weights is not None for fit in fits):
         raise ValueError("there is no bootstrap of responses with weights of their own; use method='chisq'.")
     n, seed = check_integer("n", n, 1), check_integer("seed", seed, 0)

@@ -139,6 +139,7 @@ def make_design(
     matrix = np.array(numeric(X, "X"), dtype=np.float64)
     if matrix.ndim != 2:
         hint = "; for one covariate use X[:, None]" if matrix.ndim == 1 else ""
+        hint = "; responses of several dimensions are Y, the second argument" if matrix.ndim > 2 else hint
         raise ValueError(f"X must have 2 dimensions (n_obs, p), found shape {matrix.shape}{hint}.")
     n, p = matrix.shape
     if p == 0:
@@ -207,7 +208,7 @@ def _checked(design: Design) -> Design:
     if design.has_one_intercept:
         if random[0].n_levels < 2:
             raise ValueError("a random intercept needs at least 2 groups.")
-        _check_identifiable(columns.unit, random[0], root_w)
+        _check_identifiable(columns.unit, random[0], root_w, names)
     elif random:
         for term in random:
             _check_not_fixed(columns.unit, term, root_w)
@@ -269,7 +270,9 @@ def _check_rank(unit: np.ndarray, names: tuple[str, ...]) -> None:
     )
 
 
-def _check_identifiable(unit: np.ndarray, grouping: RandomTerm, root_w: np.ndarray | None) -> None:
+def _check_identifiable(
+    unit: np.ndarray, grouping: RandomTerm, root_w: np.ndarray | None, names: Sequence[str]
+) -> None:
     """Refuse designs in which X leaves one of the two variances no degree of freedom.
 
     With pw the rank of X centred within groups, G + pw - p are left between groups and n - G - pw
@@ -281,8 +284,13 @@ def _check_identifiable(unit: np.ndarray, grouping: RandomTerm, root_w: np.ndarr
         return
     pw = orthonormal_basis(centred_within(unit, grouping.codes, G, root_w)[1]).shape[1]
     if G + pw <= p:
+        first = np.unique(grouping.codes, return_index=True)[1]
+        fixed = (unit == unit[first][np.searchsorted(np.unique(grouping.codes), grouping.codes)]).all(axis=0)
+        fixed &= ~(unit == unit[0]).all(axis=0)
+        told = list(dict.fromkeys(name.partition("[")[0] for name, one in zip(names, fixed, strict=True) if one))
+        of = f" by {', '.join(map(repr, told[:4]))}, constant within each '{grouping.name}'," if told else ""
         raise ValueError(
-            f"X fits the means of all {G} groups on its own, so the group variance cannot be estimated; "
+            f"X fits the means of all {G} groups on its own,{of or ''} so the group variance cannot be estimated; "
             "drop the columns that code the groups, or use groups=None."
         )
     if n - G - pw <= 0:

@@ -167,9 +167,12 @@ def _check_within(term: RandomTerm) -> None:
     positions = np.searchsorted(np.unique(term.codes), term.codes)
     for name, column in zip(term.columns[1:], term.Z.T[1:], strict=True):
         if np.all(column == column[first][positions]):
+            column, _, level = name.partition("[")
+            kind = "factor" if level else "covariate"
             raise ValueError(
-                f"random term {term.label}: '{name}' is constant within all levels of '{term.name}', so nothing says "
-                f"how its effect varies between them; drop '{name}' from the random term."
+                f"random term {term.label}: the {kind} '{column}' is constant within all levels of '{term.name}' (it "
+                "has one value for each of them), so nothing says how its effect varies between them; drop "
+                f"'{column}' from the random term, its fixed effect can stay."
             )
 
 

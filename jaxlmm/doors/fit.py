@@ -16,6 +16,7 @@ from jaxlmm.outofcore.place import Place
 from jaxlmm.results.fitting import make_model
 from jaxlmm.results.options import FitOptions
 from jaxlmm.runtime.arguments import check_option, shown
+from jaxlmm.sources.slips import refuse_mne
 from jaxlmm.sources.sources import is_dataarray
 
 __all__ = ["fit", "lmm", "prepare"]
@@ -147,7 +148,11 @@ def fit(
     options = FitOptions(method, df, missing)
     place = Place(out, resume, block, share, overwrite, level, progress)
     if isinstance(X, str):
-        raise ValueError(f"X must be a matrix, found the text {shown(X)}; a formula goes to jaxlmm.lmm.")
+        file = "~" not in X and "." in X
+        todo = "if it is a file, read it first" if file else "a formula goes to jaxlmm.lmm"
+        raise ValueError(f"X must be a matrix, found the text {shown(X)}; {todo}.")
+    refuse_mne("X", X)
+    refuse_mne("Y", Y)
     own, shared = (weights, None) if are_own(weights) else (None, weights)
     opened = open_responses(
         Y, obs_dim=obs_dim, dims=dims, coords=coords, names=response_names, n_obs=_rows_of(X, groups, shared),
@@ -257,9 +262,10 @@ def lmm(
         :func:`jaxlmm.fit` raises.
     """
     options = FitOptions(method, df, missing)
-    check_option("na", na, NA)
+    na = check_option("na", na, NA)
     place = Place(out, resume, block, share, overwrite, level, progress)
     check_given(Y, responses)
+    refuse_mne("Y", Y)
     refuse_beside_by(by, Y=Y, obs=obs, obs_dim=obs_dim, dims=dims, coords=coords, response_names=response_names)
     if by is not None:
         long = long_model(formula, data, by, obs=obs, responses=responses, weights=weights, context=context, na=na)
@@ -363,13 +369,13 @@ def prepare(
     if groups is not None and data is not None:
         raise ValueError("groups and data are both given, but X is a formula, which names its groups; leave one out.")
     na = "drop" if na is None else na
-    check_option("na", na, NA)
+    na = check_option("na", na, NA)
     return _formula_model(X, *_read(groups if data is None else data), None, weights, context, na)
 
 
 def _matrix_model(X: Any, groups: Any, na: str, *, random: Any, weights: Any, **named: Any) -> Model:
     """The model of matrices, without the rows that miss values if ``na`` says so."""
-    check_option("na", na, NA)
+    na = check_option("na", na, NA)
     given = Matrices(X, groups, random, weights)
     if na == "drop":
         rows = check_rows(X=X, groups=groups, weights=weights)

@@ -194,6 +194,9 @@ def fit_responses(model: Model, opened: Responses, options: FitOptions, place: P
         opened.check_length(design.n_given, "X" if formula is None else "data")
     if dropped is not None:
         opened = opened.take(dropped.kept)
+    offset = None if formula is None else formula.offsets()
+    if offset is not None:
+        opened = opened.less(offset)
     if place.out is not None:
         from jaxlmm.outofcore.to_store import Task, fit_to_disk
 

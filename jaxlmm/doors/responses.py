@@ -94,9 +94,33 @@ class Responses:
         hint = "they must have the same rows"
         if len(shape) == 2 and shape[1] == n_obs:
             hint = "it looks transposed, try Y.T"
+        elif n_obs in shape:
+            j = shape.index(n_obs)
+            hint = f"observations must be its first axis, and are axis {j}: give numpy.moveaxis(Y, {j}, 0)"
         elif len(shape) > 2 or is_store(self.values) or self.lazy:
             hint = "observations must be its first axis, and the rows the same"
         raise ValueError(f"Y has {n} rows, {of} has {n_obs}; {hint}.")
+
+    def less(self, offset: np.ndarray) -> Responses:
+        """These responses less an offset of the observations, (n_obs,).
+
+        Raises
+        ------
+        ValueError
+            They are not in memory.
+        """
+        if self.lazy or is_store(self.values) or isinstance(self.values, np.memmap):
+            raise ValueError(
+                "the formula has an offset, and Y is not in memory; subtract the offset from Y, and leave it out of "
+                "the formula: predict then gives values without it."
+            )
+        values = self.values
+        if hasattr(values, "iloc"):
+            return dataclasses.replace(self, values=values.astype(np.float64).sub(offset, axis=0))
+        array = np.asarray(values.data if self.labelled else values, dtype=np.float64)
+        shape = [-1 if j == self.axis else 1 for j in range(array.ndim)]
+        array = array - offset.reshape(shape)
+        return dataclasses.replace(self, values=values.copy(data=array) if self.labelled else array)
 
     def take(self, rows: np.ndarray) -> Responses:
         """The observations at some positions; of what is not in memory nothing is read."""

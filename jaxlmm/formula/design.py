@@ -17,7 +17,7 @@ from jaxlmm.design.design import Design
 from jaxlmm.design.estimable import Estimable
 from jaxlmm.design.random import RandomTerm
 from jaxlmm.design.terms import TermStructure
-from jaxlmm.formula.arithmetic import MATERIALIZER
+from jaxlmm.formula.arithmetic import MATERIALIZER, compute_response
 from jaxlmm.formula.bars import split_formula
 from jaxlmm.formula.bounds import refuse_large, refuse_many_terms
 from jaxlmm.formula.data import (
@@ -75,6 +75,8 @@ class FormulaDesign:
         The columns of the data that Z is made of.
     estimable : Estimable
         Which columns of the formula X has, and what its rows determine.
+    offset : str or None
+        What was subtracted from the responses, an expression of the columns ``offset_variables``.
     dropped_columns : tuple of str
         Names of the columns that X has not, since no row has some combination of levels.
     empty : tuple of str
@@ -96,6 +98,8 @@ class FormulaDesign:
     context_names: tuple[str, ...] = ()
     random_variables: tuple[GridVariable, ...] = ()
     dropped_columns: tuple[str, ...] = ()
+    offset: str | None = None
+    offset_variables: tuple[GridVariable, ...] = ()
     empty: tuple[str, ...] = ()
 
     @property
@@ -125,6 +129,25 @@ class FormulaDesign:
     def values(self, name: str) -> np.ndarray:
         """A variable of the fixed part in the data of the fit, (n_obs,)."""
         return np.asarray(self.frame[name])
+
+    def offsets(self, data: Any = None) -> np.ndarray | None:
+        """The offset of new data, or of the data of the fit, (n,); None without one.
+
+        Raises
+        ------
+        ValueError
+            Missing columns or values, an offset that is no column of numbers.
+        """
+        if self.offset is None:
+            return None
+        frame = (
+            self.frame if data is None else self._new_columns(as_frame(data), self.offset_variables, "offset uses")
+        )
+        with formula_errors(self.formula):
+            try:
+                return np.asarray(compute_response(self.offset, frame.reset_index(drop=True), self.context))
+            except ValueError as error:
+                raise ValueError(f"the offset '{self.offset}' {error}") from error
 
     def all_rows(self, data: Any) -> np.ndarray:
         """As :meth:`rows`, with the columns that were not fitted."""
@@ -271,6 +294,7 @@ class ReadFormula:
     responses: tuple[tuple[str, str], ...] | None
     terms: Any
     bars: tuple[ReadBar, ...]
+    offset: str | None = None
 
     @property
     def group_columns(self) -> tuple[str, ...]:
@@ -280,7 +304,8 @@ class ReadFormula:
     def used(self, frame: Any, context: Mapping[str, Any], formula: str) -> list[str]:
         """The columns of the data that X and Z are made of."""
         fixed = used_columns(self.terms, frame, context, formula)
-        return list(dict.fromkeys([*fixed, *bar_columns(self.bars, frame, context, formula)]))
+        offset = [] if self.offset is None else expression_columns(self.offset, frame, context, formula)
+        return list(dict.fromkeys([*fixed, *bar_columns(self.bars, frame, context, formula), *offset]))
 
 
 def read_formula(formula: str, frame: Any, context: Mapping[str, Any]) -> ReadFormula:
@@ -289,7 +314,7 @@ def read_formula(formula: str, frame: Any, context: Mapping[str, Any]) -> ReadFo
     terms = _terms(sides.fixed, formula)
     if not list(terms):
         raise ValueError(f"formula '{formula}' has no fixed effect; write 1 for an intercept, or a covariate.")
-    return ReadFormula(sides.responses, terms, bars)
+    return ReadFormula(sides.responses, terms, bars, sides.offset)
 
 
 def _sides(formula: str, frame: Any, context: Mapping[str, Any]) -> tuple[Sides, tuple[ReadBar, ...]]:
@@ -339,6 +364,7 @@ def refuse_untrusted(
     text -= {str(name) for name in frame.columns if frame[name].dtype.kind in "mMb"}
     text |= {k for k, v in context.items() if k not in given and not isinstance(v, (float, np.ndarray, np.generic))}
     left = [made for _, made in sides.responses or ()] if responses else []
+    left += [] if sides.offset is None else [sides.offset]
     slopes = [expression for one in bars if one.rhs is not None for expression in _expressions(one.rhs)]
     for expression in [*_expressions(rhs), *slopes, *left]:
         if responses:  # typed: a name that is misspelt is the likelier fault
@@ -357,9 +383,10 @@ def apply_formula(formula: str, read: ReadFormula, frame: Any, context: Mapping[
     rhs, slopes = read.terms, [one.rhs for one in read.bars if one.rhs is not None]
     used = used_columns(rhs, frame, context, formula)
     inside = bar_columns(read.bars, frame, context, formula)
+    added = [] if read.offset is None else expression_columns(read.offset, frame, context, formula)
     sides = [rhs, *slopes]
     plain = {f.expr for side in sides for term in side for f in term.factors if evaluation(f) == "lookup"}
-    columns = {name: fit_column(frame[name], name, name in plain) for name in dict.fromkeys([*used, *inside])}
+    columns = {name: fit_column(frame[name], name, name in plain) for name in dict.fromkeys([*used, *inside, *added])}
     made = pd.DataFrame(columns, index=frame.index).reset_index(drop=True)
     with formula_errors(formula):
         matrix = rhs.get_model_matrix(
@@ -395,6 +422,8 @@ def apply_formula(formula: str, read: ReadFormula, frame: Any, context: Mapping[
         context_names=tuple(sorted((named & set(context)) - set(columns))),
         random_variables=tuple(grid_variable(made[name], name in categories) for name in inside),
         estimable=estimable,
+        offset=read.offset,
+        offset_variables=tuple(grid_variable(made[name], name in categories) for name in added),
         dropped_columns=tuple(names[j] for j in lost),
         empty=tuple(dict.fromkeys(cell for cells in empty.values() for cell in cells)) if lost else (),
     )

@@ -61,10 +61,13 @@ class Sides:
         Names and expressions of the responses; None if the formula names none.
     fixed : str
         The right side, for formulaic.
+    offset : str or None
+        What is subtracted from the responses: the sum of R's offset(...) on the right side.
     """
 
     responses: tuple[tuple[str, str], ...] | None
     fixed: str
+    offset: str | None = None
 
 
 def read_sides(formula: str, fixed: str, columns: Collection[str] = (), given: Collection[str] = ()) -> Sides:
@@ -99,8 +102,9 @@ def read_sides(formula: str, fixed: str, columns: Collection[str] = (), given: C
     if at and not right.strip():
         _refuse(formula, "has nothing right of '~'; write 1 for an intercept alone")
     right = _translated(right, formula, columns, given)
+    right, offset = _without_offsets(right, formula) if "offset" not in given else (right, None)
     _check_right(right, formula, columns)
-    return Sides(_responses(left, formula, columns, given) if left.strip() else None, right)
+    return Sides(_responses(left, formula, columns, given) if left.strip() else None, right, offset)
 
 
 def check_operators(root: Any, formula: str) -> None:
@@ -146,12 +150,26 @@ def _check_right(right: str, formula: str, columns: Collection[str]) -> None:
         others = [name for name in columns if not re.search(rf"(?<![\w.]){re.escape(name)}(?![\w.])", formula)]
         names = " + ".join(name if name.isidentifier() else f"`{name}`" for name in others[:8]) or "x + z"
         _refuse(formula, f"has '.', R's all other columns; write the terms, such as {names}")
-    if re.search(r"(?<![\w.])offset\s*\(", bare):
-        _refuse(
-            formula,
-            "has an offset, which is not a term here; subtract it from the response, as in 'y - x ~ ...', "
-            "or from the values of responses=",
-        )
+
+
+def _without_offsets(right: str, formula: str) -> tuple[str, str | None]:
+    """A right side without its terms offset(...), and their sum."""
+    found, kept, last = [], [], 0
+    bare, brackets = outside_quotes(right), brackets_and_bars(right)[0]
+    for match in re.finditer(r"(?<![\w.])offset\s*\(", bare):
+        own = next(b for b in brackets if b.start == match.end() - 1)
+        before, after = bare[: match.start()].rstrip(), bare[own.end + 1 :].lstrip()
+        inside = any(b.start < match.start() and own.end < b.end for b in brackets)
+        if inside or before[-1:] not in ("", "+") or after[:1] not in ("", "+", "-"):
+            term = right[match.start() : own.end + 1]
+            _refuse(formula, f"has '{term}' within a term; write '+ {term}', or subtract it from the response")
+        kept.append(right[last : match.start()].rstrip().removesuffix("+"))
+        found.append(f"({right[own.start + 1 : own.end].strip()})")
+        last = own.end + 1
+    if not found:
+        return right, None
+    rest = " ".join([*kept, right[last:]]).strip().removeprefix("+").strip()
+    return rest or "1", " + ".join(found)
 
 
 def _translated(text: str, formula: str, columns: Collection[str], given: Collection[str]) -> str:

@@ -426,6 +426,8 @@ def _notes(source: RowSource, wanted: Specs, at: Any, weights: Any, var: str | N
         if v.name not in facing and len(np.atleast_1d(np.array(given.get(v.name, v.levels), dtype=object))) > 1
     ]
     notes = []
+    if source.offset is not None and var is None:
+        notes.append(f"Of the response less its offset {source.offset}")
     if over:
         kind = f"weights {weights!r}" if isinstance(weights, str) else "weights as given"
         notes.append(f"Averaged over {', '.join(over)}" + ("" if weights == "equal" else f", {kind}"))

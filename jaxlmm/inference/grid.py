@@ -60,6 +60,10 @@ class RowSource(Protocol):
     def values(self, name: str) -> np.ndarray:
         """A variable in the data of the fit, (n_obs,)."""
 
+    @property
+    def offset(self) -> str | None:
+        """What was subtracted from the responses, as text."""
+
 
 @dataclass(frozen=True, eq=False)
 class Grid:

@@ -134,14 +134,15 @@ def t_table(
     return Table(title, axes, columns, headings, notes, per)
 
 
-def check_df_method(df_method: str, fit_method: str) -> None:
-    """ValueError for an unknown method, and for Kenward-Roger after ML."""
-    check_option("df", df_method, DF_METHODS)
+def check_df_method(df_method: str, fit_method: str) -> str:
+    """The method in its one spelling; ValueError for an unknown one, and for Kenward-Roger after ML."""
+    df_method = check_option("df", df_method, DF_METHODS)
     if df_method == "kenward-roger" and fit_method != "REML":
         raise ValueError(
             f"df='kenward-roger' needs a REML fit, found method={fit_method!r}; fit with method='REML', "
             "or use df='satterthwaite'."
         )
+    return df_method
 
 
 def t_test(est: Estimates, L: np.ndarray, rhs: np.ndarray, df_method: str) -> TTest:

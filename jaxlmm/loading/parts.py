@@ -198,7 +198,9 @@ def _check_design(design: Any, method: Any, df: Any) -> None:
     """That these are what a fit is made of."""
     if not (isinstance(method, str) and isinstance(df, str)):
         raise ValueError("method or df is no text")
-    FitOptions(method, df)
+    options = FitOptions(method, df)
+    if (options.method, options.df) != (method, df):
+        raise ValueError("method or df is not as it is stored")
     if not isinstance(design, Design):
         raise ValueError(f"its design is one {type(design).__name__}")
     whole = isinstance(design.X, np.ndarray) and design.X.ndim == 2 and design.X.dtype == np.float64

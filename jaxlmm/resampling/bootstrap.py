@@ -117,7 +117,7 @@ class Bootstrap:
             the acceleration is that of the jackknife over independent blocks, a fit without each of them.
         """
         check_level(level)
-        check_option("method", method, INTERVALS)
+        method = check_option("method", method, INTERVALS)
         values, estimate = self.replicates(what)
         tails = np.array([0.5 - level / 2, 0.5 + level / 2])
         if method == "bca":
@@ -195,7 +195,7 @@ def _replicate(like: Bootstrap, found: dict[str, np.ndarray]) -> Bootstrap:
 def bootstrap(fit: Any, n: int, kind: str, seed: int, progress: bool | None) -> Bootstrap:
     """See :meth:`jaxlmm.Fit.bootstrap`."""
     n, seed = check_integer("n", n, 1), check_integer("seed", seed, 0)
-    check_option("kind", kind, KINDS)
+    kind = check_option("kind", kind, KINDS)
     if fit.weights is not None:
         raise ValueError(
             "there is no bootstrap of responses with weights of their own; use conf_int or profile, or fit each with "

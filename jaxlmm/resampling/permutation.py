@@ -127,9 +127,9 @@ def permutation_test(
     statistic of each draw is that of a fit by the method of ``fit``: variances are estimated again.
     """
     n, seed = check_integer("n", n, 1), check_integer("seed", seed, 0)
-    check_option("statistic", statistic, STATISTICS)
-    check_option("tail", tail, TAILS)
-    check_option("mass", mass, ("sum", "size"))
+    statistic = check_option("statistic", statistic, STATISTICS)
+    tail = check_option("tail", tail, TAILS)
+    mass = check_option("mass", mass, ("sum", "size"))
     if fit.weights is not None:
         raise ValueError(
             "responses with weights of their own are not permuted together, since their rows are not exchangeable; "

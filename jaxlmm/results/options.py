@@ -12,7 +12,7 @@ __all__ = ["FitOptions"]
 
 @dataclass(frozen=True)
 class FitOptions:
-    """Options of :func:`jaxlmm.fit` that say how a response is fitted and tested.
+    """Options of :func:`jaxlmm.fit` that say how a response is fitted and tested; case does not matter.
 
     Attributes
     ----------
@@ -31,6 +31,6 @@ class FitOptions:
     missing: str = "drop"
 
     def __post_init__(self) -> None:
-        check_option("method", self.method, ("REML", "ML"))
-        check_option("missing", self.missing, ("drop", "refuse"))
-        check_df_method(self.df, self.method)
+        object.__setattr__(self, "method", check_option("method", self.method, ("REML", "ML")))
+        object.__setattr__(self, "missing", check_option("missing", self.missing, ("drop", "refuse")))
+        object.__setattr__(self, "df", check_df_method(self.df, self.method))

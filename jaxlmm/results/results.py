@@ -309,8 +309,7 @@ class Fit(Exports):
 
     def with_df(self, df: str) -> Fit:
         """The same fits with another way to find degrees of freedom; see ``jaxlmm.fit``."""
-        hypotheses.check_df_method(df, self.method)
-        return dataclasses.replace(self, df_method=df)
+        return dataclasses.replace(self, df_method=hypotheses.check_df_method(df, self.method))
 
     @functools.cached_property
     def _se_df(self) -> tuple[np.ndarray, np.ndarray]:
@@ -608,6 +607,9 @@ class Fit(Exports):
                 f"{', '.join(self.names)}; found {X.shape}."
             )
         values = self._fixed_part(X)
+        offset = None if table is None else self.source.offsets(table)
+        if offset is not None:
+            values += offset[:, None]
         if groups_new is not None:
             new_random = self._new_labels(groups_new, len(X))
         if new_random:  # else the modes, which need Y, are not asked for

@@ -20,10 +20,16 @@ def check_concrete(value: Any, what: str) -> None:
         )
 
 
-def check_option(name: str, value: Any, allowed: Sequence[str]) -> None:
-    """ValueError unless ``value`` is one of the words ``allowed``."""
-    if not isinstance(value, str) or value not in allowed:
-        raise ValueError(f"{name} must be one of {', '.join(map(repr, allowed))}, found {shown(value)}.")
+def check_option(name: str, value: Any, allowed: Sequence[str]) -> str:
+    """The one of the words ``allowed`` that ``value`` is, in any case, with "_" or " " for "-"; else ValueError."""
+    for word in allowed:
+        if isinstance(value, str) and _plain(value) == _plain(word):
+            return word
+    raise ValueError(f"{name} must be one of {', '.join(map(repr, allowed))}, found {shown(value)}.")
+
+
+def _plain(word: str) -> str:
+    return word.strip().casefold().replace("_", "-").replace(" ", "-")
 
 
 def check_integer(name: str, value: Any, least: int, most: int | None = None, why: str = "") -> int:

@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 
 from jaxlmm.sources.levels import in_level_order
+from jaxlmm.sources.slips import instead_of_table
 
 __all__ = ["as_frame", "is_table", "plain_column"]
 
@@ -85,8 +86,7 @@ def _as_frame(data: Any) -> Any:
     for method in ("collect", "compute"):
         if hasattr(data, method) and hasattr(type(data), "columns"):
             raise ValueError(f"data is a {type(data).__name__}, which holds no values yet; give data.{method}().")
-    hint = "; give its table, .obs" if hasattr(data, "obs") and hasattr(data, "var_names") else ""
-    raise ValueError(f"data must be a data frame with named columns, found {type(data).__name__}{hint}.")
+    raise ValueError(f"data must be a data frame with named columns, found {instead_of_table(data)}.")
 
 
 def plain_column(column: Any) -> Any:

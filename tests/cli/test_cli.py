@@ -132,7 +132,7 @@ def test_progress_bar_only_when_asked_for(tmp_path: Path) -> None:
         (["--formula", "distance ~ agee + (1 | Subject)"], "did you mean 'age'"),
         (
             ["--formula", "distance ~ age + (Sex | Subject)"],
-            "'Sex[T.Male]' is constant within all levels of 'Subject'",
+            "the factor 'Sex' is constant within all levels of 'Subject'",
         ),
         (["--formula", "distance ~ age + (agee | Subject)"], "did you mean 'age'"),
         (["--formula", "distance ~ age + (1 | Subject) + (1 | Sec)"], "did you mean 'Sex'"),

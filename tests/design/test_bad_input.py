@@ -355,7 +355,7 @@ ERRORS: dict[str, tuple[Callable[[], Any], tuple[str, ...]]] = {
         lambda: fit(X, pd.DataFrame(Y), pd.Series(LABELS, index=REVERSED)),
         ("Y and groups have different indexes", "align them"),
     ),
-    "method-unknown": (lambda: fit(X, Y, CODES, method="reml"), ("method must be one of 'REML', 'ML'", "'reml'")),
+    "method-unknown": (lambda: fit(X, Y, CODES, method="rml"), ("method must be one of 'REML', 'ML'", "'rml'")),
     "df-unknown": (lambda: fit(X, Y, CODES, df="exact"), ("df must be one of", "'residual', 'normal'", "'exact'")),
     "df-kenward-roger-ML": (
         lambda: fit(X, Y, CODES, method="ML", df="kenward-roger"),

@@ -175,7 +175,7 @@ def test_type_three(data: Any, case: dict[str, Any]) -> None:
 REFUSED: dict[str, list[str]] = {
     "formula-power": ["y ~ x + x^2", "y ~ x**2", "y ~ x*x", "y ~ a:a", "y ~ x + (x^2 | g)", "y ~ a + (1 + x*x | g)"],
     "formula-number": ["y ~ x / 2", "y ~ 2 * x", "y ~ x - 5", "y ~ 2:x"],
-    "formula-offset": ["y ~ a + offset(x)", "y - offset(x) ~ a"],
+    "formula-offset": ["y ~ a:offset(x)", "y - offset(x) ~ a", "y ~ a + (x + offset(z))", "y ~ a - offset(x)"],
     "formula-dot": ["y ~ .", "y ~ . - x", "y ~ .^2"],
     "formula-in": ["y ~ x %in% a"],
     "formula-percent": ["y ~ I(k %% 2)", "y %/% 2 ~ x", "y ~ I(a %in% c('a1'))"],
@@ -313,6 +313,41 @@ def test_means_and_contrasts_in_one_formula(data: Any, specs: str, method: str) 
     np.testing.assert_array_equal(both.contrasts.pvalue, means.contrast(method).pvalue)
     assert "Estimated marginal means" in str(both) and "Contrasts, P adjusted by" in str(both)
     assert both._repr_html_().startswith("<pre>")
+
+
+@pytest.mark.parametrize("formula, same", [
+    ("y ~ a + offset(x) + (1 | g)", "y - x ~ a + (1 | g)"),
+    ("y ~ offset(2 * x + log(z)) + a", "y - 2 * x - log(z) ~ a"),
+    ("log(pre) ~ offset(x) + offset(z)", "log(pre) - x - z ~ 1"),
+])  # fmt: skip
+def test_an_offset_is_subtracted_and_predictions_have_it_again(data: Any, formula: str, same: str) -> None:
+    found, expected = lmm(formula, data), lmm(same, data)
+    assert found.names == expected.names
+    np.testing.assert_allclose(found.coef, expected.coef, rtol=1e-7, atol=1e-9)
+    offset = expected.source.response  # not kept
+    assert offset is None
+    less = {"y ~ a + offset(x) + (1 | g)": data["x"], "log(pre) ~ offset(x) + offset(z)": data["x"] + data["z"]}
+    added = less.get(formula, 2 * data["x"] + np.log(data["z"])).to_numpy()
+    np.testing.assert_allclose(found.predict(data)[:, 0], expected.predict(data)[:, 0] + added, rtol=1e-7)
+    with pytest.raises(ValueError, match="offset uses 'x', which is no column of the data"):
+        found.predict(data.drop(columns="x"))
+
+
+def test_an_offset_of_responses_of_every_kind(data: Any, tmp_path: Path) -> None:
+    formula, rows = "a + offset(x) + (1 | g)", data.assign(x=data["x"].where(data["x"] < 2))
+    left = rows["x"].notna().to_numpy()
+    expected = lmm("y - x ~ a + (1 | g)", data[left])
+    by_name = lmm(formula, rows, responses=["y"])
+    by_array = lmm(formula, rows, data[["y", "pre"]].to_numpy())
+    for found in (by_name, by_array):
+        np.testing.assert_allclose(found.coef[0], expected.coef[0], rtol=1e-7)
+    by_array.save(tmp_path / "fit.npz")
+    again = jaxlmm.load(tmp_path / "fit.npz")
+    np.testing.assert_allclose(again.predict(data), by_array.predict(data))
+    assert "Of the response less its offset" in str(by_array.emmeans("a"))
+    with pytest.raises(ValueError, match="Y is not in memory; subtract the offset from Y"):
+        np.save(tmp_path / "y.npy", data[["y"]].to_numpy())
+        lmm("a + offset(x)", data, tmp_path / "y.npy")
 
 
 def test_one_name_for_false_discovery(data: Any) -> None:

@@ -98,7 +98,7 @@ def test_context_managers_change_nothing(expected: dict[str, np.ndarray]) -> Non
 def test_settings_hold_again_after_an_error() -> None:
     before = dict(jax.config.values)
     with pytest.raises(ValueError, match="method"):
-        jaxlmm.fit(X, Y, CODES, method="reml")
+        jaxlmm.fit(X, Y, CODES, method="rml")
     with jax.numpy_rank_promotion("raise"):
         fit = jaxlmm.fit(X, Y, CODES)
         with pytest.raises(ValueError, match="rank"):

@@ -1,0 +1,47 @@
+"""What is given in the place of a table or an array by a slip, and the call that was meant."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from jaxlmm.runtime.arguments import shown
+
+__all__ = ["instead_of_table", "refuse_mne"]
+
+READERS = {".parquet": "read_parquet", ".xlsx": "read_excel", ".feather": "read_feather"}
+EPOCHS = (
+    "write Y = jaxlmm.mne_io.epochs_to_dataarray(epochs), then jaxlmm.lmm(formula, Y=Y): the formula names columns "
+    "of epochs.metadata"
+)
+EVOKEDS = "write Y = numpy.stack([one.data for one in evokeds]), with a row of the table for each of them"
+
+
+def instead_of_table(data: Any) -> str:
+    """What was given for a table, and what to do."""
+    kind = type(data).__name__
+    if hasattr(data, "obs") and hasattr(data, "var_names"):
+        return f"{kind}; give its table, .obs"
+    if isinstance(data, (str, os.PathLike)):
+        text = str(os.fspath(data))
+        if "~" in text:
+            return f"the formula {shown(text)}; the formula comes first, as in jaxlmm.lmm(formula, data)"
+        how = READERS.get(os.path.splitext(text)[1].lower(), "read_csv")
+        return f"the text {shown(text)}; if it is a file, read it first: data = pandas.{how}({shown(text)})"
+    if _is_mne(data):
+        return f"MNE's {kind}; {EPOCHS}"
+    if hasattr(data, "shape"):
+        return f"{kind} of shape {tuple(data.shape)}; an array of responses is Y, as in jaxlmm.lmm(formula, data, Y)"
+    return kind
+
+
+def refuse_mne(what: str, given: Any) -> None:
+    """ValueError for MNE's Epochs, or a list of its Evokeds, in the place of an array."""
+    if _is_mne(given):
+        raise ValueError(f"{what} is MNE's {type(given).__name__}; {EPOCHS}.")
+    if isinstance(given, (list, tuple)) and given and _is_mne(given[0]):
+        raise ValueError(f"{what} is a list of MNE's {type(given[0]).__name__}; {EVOKEDS}.")
+
+
+def _is_mne(given: Any) -> bool:
+    return hasattr(given, "ch_names") and hasattr(given, "info") and type(given).__module__.partition(".")[0] == "mne"
