@@ -40,7 +40,7 @@ def table() -> dict[str, list[str]]:
     rows = [
         line.strip().strip("|").split("|")
         for line in TABLE.read_text().splitlines()
-        if re.match(r"\| `(?!formula-|term-|long-|na-)", line)
+        if re.match(r"\| `(?!formula-|term-|long-|na-|means-|trends-|contrast-|joint-|anova-|slip-)", line)
     ]
     ids = [cells[0].strip().strip("`") for cells in rows]
     assert len(ids) == len(set(ids)), "an id stands twice in the table"
