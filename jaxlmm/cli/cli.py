@@ -75,7 +75,11 @@ def demo(responses: int, plot: Path) -> None:
     "--incomplete", default="drop", show_default=True, type=click.Choice(["drop", "refuse"]),
     help="Rows that miss a covariate or a group.",
 )  # fmt: skip
-@click.option("--sep", help="What separates the columns of TABLE. Default: a comma; in .tsv a tab.")
+@click.option(
+    "--sep",
+    help="What separates the columns of TABLE, or tab, space (any white space), semicolon, pipe. Default: a comma; "
+    "in .tsv a tab; in .txt and .dat white space.",
+)
 @click.option("--decimal", default=".", show_default=True, help="Decimal sign of TABLE's numbers.")
 @click.option(
     "--adjust", type=click.Choice(["bh", "fdr", "by", "holm", "bonferroni"]), help="Adjust p-values over responses."
@@ -92,7 +96,7 @@ def demo(responses: int, plot: Path) -> None:
 def fit(**options: Any) -> None:
     """Fit a formula to columns of TABLE, or to an array beside it, and write a table.
 
-    TABLE is .csv or .tsv, also compressed (.gz, .bz2, .xz, .zip, .zst), or .parquet. Text files have no types:
+    TABLE is .csv, .tsv, .txt or .dat, also compressed (.gz, .bz2, .xz, .zip, .zst), or .parquet. Text has no types:
     columns of numbers are covariates and columns of text, dates too, are factors with sorted levels; write C(block)
     for a factor of numbers. Parquet keeps categories in their order.
 

@@ -44,6 +44,18 @@ __all__ = ["PLOTS", "fit_file", "plot_file"]
 CHUNK = 8192
 WRITERS = {".csv": "to_csv", ".parquet": "to_parquet"}
 STORE = ".zarr"
+TEXT = (".csv", ".tsv", ".txt", ".dat")
+# Separators by their names, as a shell passes them on more easily; and those that a file may turn out to have.
+SEPARATORS = {
+    "tab": "\t",
+    "\\t": "\t",
+    "space": r"\s+",
+    "whitespace": r"\s+",
+    "comma": ",",
+    "semicolon": ";",
+    "pipe": "|",
+}
+LIKELY = {"\t": "tab", ";": ";", ",": ",", "|": "|"}
 COMPRESSED = (".gz", ".bz2", ".xz", ".zip", ".zst")
 # What other software writes for a missing number; in a column of text it may be a level.
 MISSING_CODES = {"NA", "N/A", "n/a", "#N/A", "NaN", "nan", "NULL", "null", "None", "<NA>", ".", "-", "?"}
@@ -203,18 +215,34 @@ def _read(
     words = {word for text in used for word in re.findall(r"[^\W\d][\w.]*|(?<=`)[^`]+(?=`)", text)}
     if path.suffix == ".parquet":
         return _read_parquet(path, words)
-    if suffix not in (".csv", ".tsv"):
-        raise ValueError(f"'{path}' must end in .csv, .tsv (or these and {', '.join(COMPRESSED)}), or .parquet.")
-    sep = sep or ("\t" if suffix == ".tsv" else ",")
-    data = pd.read_csv(path, sep=sep, decimal=decimal, keep_default_na=False, na_values=["", *na], low_memory=False)
-    if data.shape[1] == 1 and (other := next((s for s in ";\t," if s != sep and s in data.columns[0]), None)):
+    if suffix not in TEXT:
         raise ValueError(
-            f"'{path}' has one column, {data.columns[0]!r}; add --sep {other!r} if that separates columns."
+            f"'{path}' must end in {', '.join(TEXT)} (or these and {', '.join(COMPRESSED)}), or .parquet."
         )
+    given = {".tsv": "\t", ".csv": ","}.get(suffix, r"\s+") if sep is None else SEPARATORS.get(sep, sep)
+    if not given or "\n" in given:
+        raise ValueError(f"--sep is {sep!r}; give what stands between the columns, or tab, space, semicolon, pipe.")
+    # More than one character is a pattern, which the engine in Python reads; the one in C reads any white space.
+    plain = len(given) == 1 or given == r"\s+"
+    options: dict[str, Any] = {"low_memory": False} if plain else {"engine": "python"}
+    pattern = given if plain else re.escape(given)
+    data = pd.read_csv(path, sep=pattern, decimal=decimal, keep_default_na=False, na_values=["", *na], **options)
+    _refuse_other_separator(path, data, given)
     for name in data.columns:
         if name in words or (responses is not None and fnmatch.fnmatchcase(name, responses)):
             _refuse_hidden_numbers(data[name], name)
     return data
+
+
+def _refuse_other_separator(path: Path, data: pd.DataFrame, given: str) -> None:
+    """ValueError for a file whose first line another separator would take apart into more columns."""
+    first = " ".join(map(str, data.columns)) if given == r"\s+" else str(data.columns[0])
+    if data.shape[1] > 1 and given != r"\s+":
+        return
+    for other, name in LIKELY.items():
+        if other != given and first.count(other) >= data.shape[1]:
+            columns = "one column" if data.shape[1] == 1 else f"{data.shape[1]} columns"
+            raise ValueError(f"'{path}' has {columns}, {first!r}; add --sep '{name}' if that separates columns.")
 
 
 def _read_parquet(path: Path, words: Collection[str]) -> pd.DataFrame:
