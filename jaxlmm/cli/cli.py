@@ -108,17 +108,31 @@ def fit(**options: Any) -> None:
 
 
 @main.command()
-@click.argument("fit", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.argument("fit", type=click.Path(exists=True, path_type=Path))
 @click.option(
     "--kind", required=True,
-    type=click.Choice(["forest", "volcano", "pvalues", "icc", "caterpillar", "residuals", "qq"]),
+    type=click.Choice(["forest", "volcano", "map", "pvalues", "icc", "caterpillar", "residuals", "qq"]),
 )  # fmt: skip
-@click.option("--term", help="Fixed effect, for volcano and pvalues.")
+@click.option("--term", help="Fixed effect, for volcano, map and pvalues.")
+@click.option(
+    "--value", default="statistic", show_default=True, help="What a map shows.",
+    type=click.Choice(["statistic", "coef", "se", "zscore", "neglog10p", "pvalue", "pvalue_adjusted"]),
+)  # fmt: skip
+@click.option("--at", multiple=True, metavar="NAME=LABEL", help="For a map: a label of a third dimension.")
+@click.option(
+    "--adjust", default="bh", show_default=True, type=click.Choice(["bh", "fdr", "by", "holm", "bonferroni", "none"]),
+    help="How p-values are adjusted for what volcano and map show as significant.",
+)  # fmt: skip
+@click.option("--alpha", default=0.05, show_default=True, type=click.FloatRange(0, 1, True, True), help="Its level.")
 @click.option("--response", multiple=True, help="Name of a response; several for forest. Default: the first.")
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="Picture: .png, .pdf, .svg.")
 @click.option("--overwrite", is_flag=True, help="Replace the picture if there is one.")
 def plot(**options: Any) -> None:
-    """Draw a FIT that 'jaxlmm fit --save' or Fit.save(..., include_Y=True) wrote."""
+    """Draw what 'jaxlmm fit' wrote.
+
+    FIT is the table of effects (.csv or .parquet: forest, volcano, map, pvalues), the results in .zarr, or the fit
+    itself, by --save or Fit.save(..., include_Y=True), of which every kind is drawn.
+    """
     _run("plot_file", **options)
 
 
@@ -126,9 +140,9 @@ def _run(name: str, **options: Any) -> None:
     """Call a function of ``run``; what it refuses becomes one line."""
     matplotlib.use("Agg")
     try:
-        from jaxlmm.cli import run  # needs pandas and formulaic
+        from jaxlmm.cli import drawing, run  # need pandas and formulaic
 
-        report = getattr(run, name)(**options)
+        report = getattr(drawing if name == "plot_file" else run, name)(**options)
     except (ValueError, OSError, ImportError) as error:
         raise click.ClickException(" ".join(str(error).split())) from None
     click.echo(report)

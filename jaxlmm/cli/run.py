@@ -1,4 +1,4 @@
-"""From files to files: what the command line's ``fit`` and ``plot`` do."""
+"""From files to files: what the command line's ``fit`` does."""
 
 from __future__ import annotations
 
@@ -12,14 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import tqdm
-from matplotlib.axes import Axes
 
 try:
     import pandas as pd
 except ImportError as error:
     raise ImportError('this command needs pandas and formulaic: pip install "jaxlmm[formula]"') from error
 
-from jaxlmm import plots
 from jaxlmm._types import Status
 from jaxlmm.design.dropped import DroppedRows
 from jaxlmm.doors.fit import lmm, prepare
@@ -29,7 +27,6 @@ from jaxlmm.doors.responses import Responses
 from jaxlmm.formula.design import refuse_untrusted
 from jaxlmm.formula.guard import UntrustedFormula
 from jaxlmm.inference.multiplicity import adjust_pvalues
-from jaxlmm.loading.load import load
 from jaxlmm.outofcore.place import Place
 from jaxlmm.results.options import FitOptions
 from jaxlmm.results.tables import glance, tidy
@@ -38,7 +35,7 @@ from jaxlmm.sources.opening import open_path
 from jaxlmm.sources.sources import open_source
 from jaxlmm.sources.table import as_frame
 
-__all__ = ["PLOTS", "fit_file", "plot_file"]
+__all__ = ["fit_file"]
 
 # Responses fitted and tabled between two steps of the progress bar.
 CHUNK = 8192
@@ -87,7 +84,7 @@ def fit_file(
 ) -> str:
     """Read, fit, write; returns one line that says what was done.
 
-    With ``save`` the fit goes into a file too, with its data, for :func:`plot_file`. An ``out``
+    With ``save`` the fit goes into a file too, with its data, for ``jaxlmm plot``. An ``out``
     that ends in ``.zarr`` is written block by block, see :func:`jaxlmm.fit`. With ``by`` the table is long, and
     the results have a column for each of these names. A formula
     that does more than compute with the columns is refused unless ``trust_formula``.
@@ -324,45 +321,3 @@ def _outcome(total: int, counts: dict[str, int], out: Path, dropped: DroppedRows
     note = dropped if isinstance(dropped, str) else "" if dropped is None else dropped.note
     outcome = ", ".join(f"{n} {name.lower()}" for name, n in counts.items() if n)
     return f"{total} responses ({outcome}){note and '; ' + note} -> {out}"
-
-
-# Kinds of pictures: the function, and which of term and response it takes.
-PLOTS: dict[str, tuple[Callable[..., Axes], tuple[str, ...]]] = {
-    "forest": (plots.forest, ("responses",)),
-    "volcano": (plots.volcano, ("term",)),
-    "pvalues": (plots.pvalue_histogram, ("term",)),
-    "icc": (plots.icc_distribution, ()),
-    "caterpillar": (plots.caterpillar, ("response",)),
-    "residuals": (plots.residual_plot, ("response",)),
-    "qq": (plots.qq_plot, ("response",)),
-}
-
-
-def plot_file(
-    *, fit: Path, kind: str, term: str | None, response: tuple[str, ...], out: Path, overwrite: bool
-) -> str:
-    """Draw a saved fit; returns one line that says what was done."""
-    if out.exists() and not overwrite:
-        raise ValueError(f"'{out}' exists; add --overwrite, or choose another name.")
-    draw, takes = PLOTS[kind]
-    found = load(fit)
-    options: dict[str, Any] = {}
-    if "term" in takes:
-        if term is None:
-            raise ValueError(f"--kind {kind} needs --term, one of {', '.join(found.names)}.")
-        options["term"] = term
-    elif term is not None:
-        raise ValueError(f"--kind {kind} takes no --term.")
-    if "responses" in takes:
-        options["responses"] = list(response) or [found.response_names[0]]
-    elif "response" in takes:
-        if len(response) > 1:
-            raise ValueError(f"--kind {kind} takes one --response, found {len(response)}.")
-        options["response"] = response[0] if response else 0
-    elif response:
-        raise ValueError(f"--kind {kind} takes no --response.")
-    axes = draw(found, **options)
-    figure = axes.get_figure(root=True)
-    assert figure is not None  # it was drawn just now
-    figure.savefig(out, dpi=150, bbox_inches="tight")
-    return f"{kind} -> {out}"
