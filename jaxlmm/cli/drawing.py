@@ -35,6 +35,8 @@ PLOTS: dict[str, tuple[Callable[..., Axes] | None, tuple[str, ...]]] = {
     "residuals": (plots.residual_plot, ("response",)),
     "qq": (plots.qq_plot, ("response",)),
 }
+# Adjustments as pictures call them.
+NAMES = {"bh": "BH-adjusted", "fdr": "BH-adjusted", "by": "BY-adjusted", "none": "unadjusted"}
 # Those that a table of effects is enough for.
 OF_TABLES = ("forest", "volcano", "map", "pvalues")
 NEEDED = ("effect", "term", "estimate", "std.error", "statistic", "df", "p.value")
@@ -220,7 +222,7 @@ def _map(found: Any, term: str, value: str, at: Sequence[str], adjust: str, alph
     y, x = (found.labels._coord(found.labels.dims[k], found.shape[k]).values for k in rest)
     return plots.stat_map(
         values[key], x=np.asarray(x), y=np.asarray(y), mask=p[key] <= alpha, x_label=dims[rest[1]],
-        y_label=dims[rest[0]], value_label=f"{value} of {term}", mask_label=f"{adjust}-adjusted p ≤ {alpha:g}",
+        y_label=dims[rest[0]], value_label=f"{value} of {term}", mask_label=f"{NAMES.get(adjust, f'{adjust.title()}-adjusted')} p ≤ {alpha:g}",
     )  # fmt: skip
 
 
