@@ -220,9 +220,10 @@ def _map(found: Any, term: str, value: str, at: Sequence[str], adjust: str, alph
         )
     key = tuple(where.get(dim, slice(None)) for dim in dims)
     y, x = (found.labels._coord(found.labels.dims[k], found.shape[k]).values for k in rest)
+    called = NAMES.get(adjust, f"{adjust.title()}-adjusted")
     return plots.stat_map(
         values[key], x=np.asarray(x), y=np.asarray(y), mask=p[key] <= alpha, x_label=dims[rest[1]],
-        y_label=dims[rest[0]], value_label=f"{value} of {term}", mask_label=f"{NAMES.get(adjust, f'{adjust.title()}-adjusted')} p ≤ {alpha:g}",
+        y_label=dims[rest[0]], value_label=f"{value} of {term}", mask_label=f"{called} p ≤ {alpha:g}",
     )  # fmt: skip
 
 
