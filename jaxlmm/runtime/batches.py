@@ -15,7 +15,7 @@ __all__ = ["in_batches", "narrower", "on_gpu", "padded", "take", "width_for", "w
 
 # A batch is padded up to one of these widths: on a CPU what stays in the cache of one core, on a GPU, where a
 # step takes as long for one response as for thousands, what fills it.
-CPU_WIDTHS, CPU_BYTES = (16, 128, 2048), 20 * 2**20
+CPU_WIDTHS, CPU_BYTES = (16, 128, 1024), 20 * 2**20
 GPU_WIDTHS, GPU_BYTES = (16, 256, 4096, 32768), 4 * 2**30
 
 
