@@ -8,6 +8,7 @@ from typing import Any
 
 from jaxlmm.design.dropped import Matrices, complete_matrices, taken
 from jaxlmm.design.rows import RowLabels, check_rows
+from jaxlmm.doors.annotated import annotated_responses, is_annotated
 from jaxlmm.doors.long import long_model, refuse_beside_by
 from jaxlmm.doors.model import Model, check_given, fit_responses
 from jaxlmm.doors.responses import Responses, are_own, open_responses
@@ -95,9 +96,10 @@ def fit(
         What a group is, for tables. Default: the name of ``groups`` if it has one, else "group".
     terms : mapping of str to sequence of str or int, optional
         Columns of X that make a term, for ``Fit.anova``: ``{"dose": ["dose_b", "dose_c"]}``.
-    obs_dim : hashable, optional
+    obs_dim : hashable or tuple of hashable, optional
         Dimension of the observations, of a DataArray. Default: that of the coordinates that
-        ``groups`` or ``weights`` name, or the only one of length n_obs.
+        ``groups`` or ``weights`` name, or the only one of length n_obs. Several, ``("subject", "condition")``: their
+        combinations, the last varying fastest, with the coordinates along each.
     dims, coords : optional
         Names and labels of the axes of responses, if Y is no DataArray. Default: the names that a
         store has; of more than one axis ``dim_1``, ``dim_2``, ...
@@ -169,6 +171,7 @@ def lmm(
     responses: str | Sequence[str] | None = None,
     by: str | Sequence[str] | None = None,
     obs: str | Sequence[str] | None = None,
+    layer: str | None = None,
     method: str = "REML",
     df: str = "satterthwaite",
     weights: Any = None,
@@ -202,14 +205,16 @@ def lmm(
         categories, those of text sorted as R does in a language's locale ("control" before
         "Treatment"). Names that are not Python's are quoted with backticks or ``Q("a name")``.
         Within calls stands Python, with ``^`` as R's power and arithmetic in doubles.
-    data : pandas DataFrame, or what makes one, optional
-        The variables, one row per observation, in Y's order. May be left out if Y is a DataArray:
+    data : pandas DataFrame, or what makes one, or AnnData, optional
+        The variables, one row per observation, in Y's order. An AnnData brings the responses too: ``obs`` is the
+        table, X or ``layer`` the responses, and the names of its variables are their labels; a sparse X is made
+        dense block by block. May be left out if Y is a DataArray:
         then the variables are Y's coordinates along the observations; those with pandas'
         categories, or with the attribute ``categories``, are factors with their levels in that order.
     Y : responses, (n_obs,), (n_obs, m) or (n_obs, dims...), optional
         Responses that are not columns of ``data``, of any kind that :func:`jaxlmm.fit` takes.
     responses : str or list of str, optional
-        Columns of ``data``, by name or by pattern, ``"elec_*"``.
+        Columns of ``data``, by name or by pattern, ``"elec_*"``; of an AnnData its variables.
     by : str or list of str, optional
         Of a long table, a row per observation and response: the columns whose combinations are the responses,
         ``by=["electrode", "time"]``. They are the dimensions of the result, with the values found as labels: numbers
@@ -220,13 +225,15 @@ def lmm(
         covariates and groups of the formula, where these leave no doubt. That is so if no combination has two rows
         with the same of them, and one combination has all; or if all combinations hold the same rows in the same
         order. Anything else is an error that asks for ``obs``.
+    layer : str, optional
+        Of an AnnData, in the place of X.
     weights : str, array-like (n_obs,) or of the shape of Y, or function, optional
         As in :func:`jaxlmm.fit`, or the name of a column.
     context : mapping, optional
         Functions and values that the formula uses, beside numpy as ``np``, formulaic's own and some of R's.
-    obs_dim : hashable, optional
+    obs_dim : hashable or tuple of hashable, optional
         Dimension of the observations, of a DataArray. Default: the only one of the length of ``data``;
-        without ``data``, that of the coordinates that the formula names.
+        without ``data``, that of the coordinates that the formula names. Several as in :func:`jaxlmm.fit`.
     na : {"drop", "refuse"}
         What a missing value of a covariate, of a column that the random terms group by, or of weights that all
         responses share means: the row is dropped, of all responses, as lme4 does, and counted in ``Fit.dropped``, the
@@ -257,6 +264,11 @@ def lmm(
     if by is not None:
         long = long_model(formula, data, by, obs=obs, responses=responses, weights=weights, context=context, na=na)
         return fit_responses(*long, options, place)
+    if is_annotated(data) and Y is None:
+        annotated = annotated_responses(data, layer, responses)
+        return _annotated(formula, data.obs, annotated, weights, context, na, options, place)
+    if layer is not None:
+        raise ValueError(f"layer is {shown(layer)}, but data is no AnnData; give Y=, or responses=.")
     if is_dataarray(data):
         raise ValueError("data is a DataArray; if it holds the responses, and the variables as coordinates, give Y=.")
     frame, rows = _read(data)
@@ -272,6 +284,27 @@ def lmm(
     columns = model.columns(responses, given=opened is not None)
     if opened is None:
         opened = Responses(columns, names=response_names)
+    return fit_responses(model, model.weighted(opened, own), options, place)
+
+
+def _annotated(
+    formula: str,
+    table: Any,
+    opened: Responses,
+    weights: Any,
+    context: Any,
+    na: str,
+    options: FitOptions,
+    place: Place,
+) -> Any:
+    """A fit of the responses of an AnnData."""
+    own, shared = (weights, None) if are_own(weights) else (None, weights)
+    model = _formula_model(formula, *_read(table), opened, shared, context, na)
+    if model.formula is not None and model.formula.response is not None:
+        raise ValueError(
+            f"formula '{formula}' names a response, but those of an AnnData are X or a layer; leave it out, or give "
+            "data.obs for a column of it."
+        )
     return fit_responses(model, model.weighted(opened, own), options, place)
 
 

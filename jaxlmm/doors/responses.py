@@ -49,6 +49,8 @@ class Responses:
         Of each response's own observations: with the axes of ``values``, and the same order of rows and labels.
     kept : ndarray of int or None
         The observations that are taken, of responses that are read when asked for. None: all.
+    stacked : tuple of (tuple, tuple), or None
+        Where the observations were several dimensions: these, and all dimensions as they were given.
     """
 
     values: Any
@@ -57,6 +59,7 @@ class Responses:
     names: Sequence[str] | None = None
     weights: Responses | None = None
     kept: np.ndarray | None = None
+    stacked: tuple[tuple[Hashable, ...], tuple[Hashable, ...]] | None = None
 
     @property
     def labelled(self) -> bool:
@@ -101,7 +104,9 @@ class Responses:
         if is_lazy(self.values) and not self.lazy:
             return dataclasses.replace(self, kept=rows, weights=weights)
         values = self.values
-        if self.labelled:
+        if isinstance(values, LazyMatrix):
+            values = LazyMatrix.make(KeptRows(values.source, rows))
+        elif self.labelled:
             values = values.isel({self.obs_dim: rows})
         elif self.lazy or hasattr(values, "shape"):
             values = taken(values, rows)
@@ -136,14 +141,15 @@ class Responses:
         from jaxlmm.labelled.responses import axis_labels
 
         values, labels, names = self.values, self.labels, self.names
+        made = values.source if isinstance(values, LazyMatrix) else None
         plain = type(values) in (np.ndarray, np.memmap) and values.ndim > 1
-        if not (plain or self.labelled or self.lazy or is_store(values)):
+        if not (plain or self.labelled or self.lazy or is_store(values) or made is not None):
             if labels is not None:
                 values = numeric(values, "Y")
             else:
                 values, names = response_matrix(values, n_obs, names)
                 values = np.asarray(values) if isinstance(values, DeviceMatrix) else values
-        source = open_source(values, self.obs_dim)
+        source = open_source(values, self.obs_dim) if made is None else made
         if self.kept is not None:
             source = KeptRows(source, self.kept)
         if self.weights is not None:
@@ -189,6 +195,8 @@ def open_responses(
         raise ValueError(
             f"obs_dim is {shown(obs_dim)}, but Y is no DataArray: its first axis holds the observations."
         )
+    if all(hasattr(Y, part) for part in ("obs", "var_names", "layers")):
+        raise ValueError("Y is an AnnData; call jaxlmm.lmm(formula, adata), or give Y=adata.X.")
     if hasattr(Y, "data_vars"):
         raise ValueError("Y is an xarray Dataset; give one of its variables, Y['name'], or Y.to_dataarray().")
     if not hasattr(Y, "iloc") and (isinstance(Y, Mapping) or hasattr(Y, "columns")):
@@ -225,11 +233,15 @@ def open_responses(
 def _open_labelled(
     Y: Any, obs_dim: Any, dims: Any, coords: Any, names: Any, n_obs: int | None, of: str, named: Collection[str]
 ) -> Responses:
-    from jaxlmm.labelled.responses import array_labels, find_obs_dim
+    from jaxlmm.labelled.responses import array_labels, find_obs_dim, stack_observations
 
     for name, given in (("dims", dims), ("coords", coords), ("response_names", names)):
         if given is not None:
             raise ValueError(f"{name} is given, but Y is a DataArray, which has its own labels; leave it out.")
+    if isinstance(obs_dim, (tuple, list)) and not (isinstance(obs_dim, tuple) and obs_dim in Y.dims):
+        stacked = (tuple(obs_dim), Y.dims)
+        Y, obs_dim = stack_observations(Y, obs_dim)
+        return Responses(Y, obs_dim, array_labels(Y, obs_dim), stacked=stacked)
     obs_dim = find_obs_dim(Y, obs_dim, n_obs, of, named)
     return Responses(Y, obs_dim, array_labels(Y, obs_dim))
 
@@ -281,6 +293,8 @@ def with_weights(opened: Responses, weights: Any) -> Responses:
 
 
 def _open_weights(opened: Responses, weights: Any) -> Responses:
+    if opened.stacked is not None:
+        return _open_stacked_weights(opened, weights)
     if opened.labelled and not is_dataarray(weights):
         import xarray as xr
 
@@ -291,6 +305,27 @@ def _open_weights(opened: Responses, weights: Any) -> Responses:
     if is_dataarray(weights) and not opened.labelled:
         weights = weights.data
     return open_responses(weights, obs_dim=opened.obs_dim if is_dataarray(weights) else None)
+
+
+def _open_stacked_weights(opened: Responses, weights: Any) -> Responses:
+    """Weights with the dimensions of Y as these were given, whose observations are combined like Y's."""
+    import xarray as xr
+
+    from jaxlmm.labelled.responses import stack_observations
+
+    assert opened.stacked is not None
+    dims, whole = opened.stacked
+    if not is_dataarray(weights):
+        values = weights if is_dask(weights) else numeric(weights, "weights")
+        if values.ndim != len(whole):
+            raise ValueError(f"weights has shape {values.shape}; give the dimensions of the responses, {whole}.")
+        weights = xr.DataArray(values, dims=whole).assign_coords(
+            {dim: opened.values[dim].to_index().unique() for dim in dims if dim in opened.values.coords}
+        )
+    if set(weights.dims) != set(whole):
+        raise ValueError(f"weights has the dimensions {weights.dims}; give those of the responses, {whole}.")
+    made, dim = stack_observations(weights, dims)
+    return Responses(made if dim == opened.obs_dim else made.rename({dim: opened.obs_dim}), opened.obs_dim)
 
 
 def _aligned(Y: Any, weights: Any) -> Any:

@@ -16,7 +16,13 @@ from jaxlmm.sources.maps import in_memory
 from jaxlmm.tabular.dataset import RESERVED
 from jaxlmm.tabular.labels import Labels
 
-__all__ = ["array_labels", "axis_labels", "check_order", "coordinate_values", "find_obs_dim", "obs_first"]
+__all__ = [
+    "array_labels", "axis_labels", "check_order", "coordinate_values", "find_obs_dim", "obs_first",
+    "stack_observations",
+]  # fmt: skip
+
+# The dimension of observations that lie along several.
+STACKED = "obs"
 
 
 def find_obs_dim(
@@ -47,6 +53,12 @@ def find_obs_dim(
     along = {Y[name].dims[0] for name in named if name in Y.coords and Y[name].ndim == 1}
     if len(along) == 1:
         return along.pop()
+    if len(along) > 1:
+        several = ", ".join(repr(dim) for dim in Y.dims if dim in along)
+        raise ValueError(
+            f"the names in the formula are coordinates along {several}; if the observations are their combinations, "
+            f"say obs_dim=({several}), else which dimension holds them."
+        )
     found = [dim for dim in Y.dims if n_obs is None or Y.sizes[dim] == n_obs]
     if len(found) == 1:
         return found[0]
@@ -59,6 +71,49 @@ def find_obs_dim(
         f"Y has {len(found)} dimensions{which}; say which holds the observations, obs_dim=...; the dimensions of Y "
         f"are {lengths}."
     )
+
+
+def stack_observations(Y: xr.DataArray, dims: Sequence[Hashable]) -> tuple[xr.DataArray, Hashable]:
+    """Y with the combinations of several dimensions as observations, the last of them varying fastest.
+
+    Coordinates along any of them, or several, become coordinates along the observations, and so do their labels. Y is
+    copied, but for a dask array, which stays one.
+
+    Returns
+    -------
+    Y : DataArray
+    dim : hashable
+        The new dimension.
+
+    Raises
+    ------
+    ValueError
+        No such dimension, one twice; a store that is larger than what is read at once.
+    """
+    dims = tuple(dims)
+    lengths = ", ".join(f"{dim!r} ({size})" for dim, size in Y.sizes.items()) or "none"
+    unknown = [dim for dim in dims if dim not in Y.dims]
+    if unknown or not dims:
+        named = f"names {unknown[0]!r}, which is no dimension" if unknown else "names no dimension"
+        raise ValueError(f"obs_dim {named} of Y; these are {lengths}.")
+    if len(set(dims)) < len(dims):
+        raise ValueError(f"obs_dim names a dimension twice: {shown(dims)}; leave one out.")
+    if len(dims) == 1:
+        return Y, dims[0]
+    if Y.chunks is None and lazy_matrix(Y, dims[0]) is not None:
+        raise ValueError(
+            f"Y is a store of {Y.nbytes / 2**30:.2g} GB, which would be read whole to make observations of several "
+            "dimensions; open it with dask, xarray.open_zarr(path, chunks={}), or rearrange it before."
+        )
+    multi = [dim for dim in dims if isinstance(Y.indexes.get(dim), pd.MultiIndex)]
+    new: Hashable = STACKED
+    while new in Y.dims or new in Y.coords:
+        new = f"{new}_"
+    stacked = Y.reset_index(multi).stack({new: dims}) if multi else Y.stack({new: dims})
+    for name in Y.coords:
+        if name in stacked.coords:
+            stacked[name].attrs.update(Y[name].attrs)
+    return stacked, new
 
 
 def array_labels(Y: xr.DataArray, obs_dim: Hashable) -> Labels:
@@ -144,6 +199,8 @@ def check_order(frame: pd.DataFrame, rows: RowLabels | None, Y: xr.DataArray, di
     """Refuse a table that says, by its index or a column of labels, that its rows are in another order than Y's."""
     labels = row_labels(Y, dim)
     check_rows(data=rows, Y=labels)
+    if labels is not None and labels.index.nlevels > 1:
+        _check_levels(frame, labels.index)
     by_index = rows is not None and not isinstance(rows.index, pd.RangeIndex)
     if (
         labels is None
@@ -156,6 +213,21 @@ def check_order(frame: pd.DataFrame, rows: RowLabels | None, Y: xr.DataArray, di
         raise ValueError(
             f"column {dim!r} of data holds the labels of Y in another order; give "
             f"data.set_index({dim!r}).loc[Y.indexes[{dim!r}]], or rename the column if rows match by position."
+        )
+
+
+def _check_levels(frame: pd.DataFrame, index: pd.MultiIndex) -> None:
+    """Refuse a table whose columns say that its rows are the combinations of several dimensions in another order."""
+    names = list(index.names)
+    if not set(names) <= set(frame.columns):
+        return
+    found = pd.MultiIndex.from_frame(frame[names])
+    if found.is_unique and not found.equals(index) and found.isin(index).all():
+        listed = ", ".join(map(repr, names))
+        raise ValueError(
+            f"the columns {listed} of data hold the labels of Y's observations in another order, which vary the last "
+            f"fastest; give data.sort_values([{listed}]) if Y's labels are sorted, or leave data out and make "
+            "coordinates of Y of its columns."
         )
 
 

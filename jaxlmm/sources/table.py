@@ -85,7 +85,8 @@ def _as_frame(data: Any) -> Any:
     for method in ("collect", "compute"):
         if hasattr(data, method) and hasattr(type(data), "columns"):
             raise ValueError(f"data is a {type(data).__name__}, which holds no values yet; give data.{method}().")
-    raise ValueError(f"data must be a data frame with named columns, found {type(data).__name__}.")
+    hint = "; give its table, .obs" if hasattr(data, "obs") and hasattr(data, "var_names") else ""
+    raise ValueError(f"data must be a data frame with named columns, found {type(data).__name__}{hint}.")
 
 
 def plain_column(column: Any) -> Any:
