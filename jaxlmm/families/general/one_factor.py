@@ -54,7 +54,7 @@ class _Factored:
 
 @dataclass(frozen=True)
 class _Solved:
-    """Of responses at given phi: pwrss ``s`` (c,), change ``u`` of the coefficients (p, c), Z'V^-1 r ``z`` (G, c)."""
+    """Of responses at given phi: pwrss ``s`` (c,), ``u`` by which coefficients rise (p, c), Z'V^-1 r ``z`` (G, c)."""
 
     s: jax.Array
     u: jax.Array
@@ -136,7 +136,7 @@ def _solve(core: Core, at: _Factored, stats: Stats) -> _Solved:
     residual = [x - y for x, y in zip(b, groups(core, core.C @ u), strict=True)]
     Hr = times(at.H, residual)
     z = [add(core.R[a, j][:, None] * Hr[a] for a in range(core.r1)) for j in range(core.r1)]
-    return _Solved(s, -u, z)
+    return _Solved(s, u, z)
 
 
 def _pwrss_derivatives(core: Core, at: _Factored, solved: _Solved) -> tuple[jax.Array, jax.Array]:
