@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["Factor", "Part", "Term", "TermStructure", "make_terms_structure", "type3_contrasts"]
+__all__ = ["Factor", "Part", "Term", "TermStructure", "containing", "make_terms_structure", "type3_contrasts"]
 
 # Columns by these names, in any case, are the intercept: not tested unless a user's term names them.
 INTERCEPT_NAMES = {"(intercept)", "intercept", "const", "constant"}
@@ -93,6 +93,18 @@ class TermStructure:
     def n_columns(self) -> int:
         """Number of columns of X."""
         return sum(len(term.columns) for term in self.terms)
+
+    def keep(self, kept: Sequence[int]) -> TermStructure:
+        """Of the columns ``kept`` alone; the coding of a term that loses columns is not known any more."""
+        place = {j: i for i, j in enumerate(kept)}
+        made = []
+        for term in self.terms:
+            whole = all(j in place for j in term.columns)
+            parts = tuple(Part(tuple(place[j] for j in part.columns), part.codings) for part in term.parts if whole)
+            columns = tuple(place[j] for j in term.columns if j in place)
+            if columns:
+                made.append(Term(term.name, columns, term.factors, parts, term.tested))
+        return TermStructure(tuple(made), self.factors)
 
 
 def make_terms_structure(terms: Any, names: Sequence[str], constant: Sequence[int] = ()) -> TermStructure:
@@ -167,18 +179,25 @@ def type3_contrasts(structure: TermStructure, names: Sequence[str]) -> dict[str,
     for term in structure.terms:
         if not term.tested or not term.columns:
             continue
-        own = set(term.factors)
-        containing = [s for s in structure.terms if own < set(s.factors) and not set(s.factors) - own & covariates]
-        if term.parts and all(s.parts for s in containing):
-            out[term.name] = _hypothesis(term, containing, structure, covariates)
-        elif containing:
+        outer = containing(term, structure)
+        if term.parts and all(s.parts for s in outer):
+            out[term.name] = _hypothesis(term, outer, structure, covariates)
+        elif outer:
             raise ValueError(
-                f"term '{term.name}' is part of '{containing[0].name}', and the coding of one of them is not "
-                "known, so there is no type III test; test your own contrasts with ftest."
+                f"term '{term.name}' is part of '{outer[0].name}', of which some combination of levels has no row or "
+                "whose coding is not known, so there is no type III test; use joint_tests(), anova(type=2), or test "
+                "your own contrasts with ftest."
             )
         else:
             out[term.name] = identity[list(term.columns)]
     return out
+
+
+def containing(term: Term, structure: TermStructure) -> list[Term]:
+    """The terms that contain a term: its factors and more, with the same covariates."""
+    covariates = {factor.name for factor in structure.factors if factor.levels is None}
+    own = set(term.factors)
+    return [s for s in structure.terms if own < set(s.factors) and not (set(s.factors) - own) & covariates]
 
 
 def _hypothesis(term: Term, containing: list[Term], structure: TermStructure, covariates: set[str]) -> np.ndarray:

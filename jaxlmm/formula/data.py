@@ -21,7 +21,7 @@ from jaxlmm.design.terms import Factor, Part, Term, TermStructure
 from jaxlmm.formula.arithmetic import MATERIALIZER
 from jaxlmm.formula.functions import FUNCTIONS
 from jaxlmm.formula.text import expression_names, near_misses, one_line
-from jaxlmm.inference.emmeans import GridVariable
+from jaxlmm.inference.grid import GridVariable
 from jaxlmm.sources.levels import in_level_order
 from jaxlmm.sources.table import plain_column
 

@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 
 from jaxlmm.design.design import Design
+from jaxlmm.design.estimable import Estimable
 from jaxlmm.design.random import RandomTerm
 from jaxlmm.design.terms import TermStructure
 from jaxlmm.formula.arithmetic import MATERIALIZER
@@ -31,12 +32,12 @@ from jaxlmm.formula.data import (
     term_structure,
     used_columns,
 )
-from jaxlmm.formula.estimable import refuse_inestimable
+from jaxlmm.formula.estimable import empty_cells, refuse_splines, without_rows
 from jaxlmm.formula.guard import refuse_unknown
 from jaxlmm.formula.random import FormulaTerm, ReadBar, apply_bars, bar_columns, read_bars
 from jaxlmm.formula.reading import Sides, check_operators, read_sides
 from jaxlmm.formula.text import category_column, expression_names
-from jaxlmm.inference.emmeans import GridVariable
+from jaxlmm.inference.grid import GridVariable
 from jaxlmm.sources.table import as_frame, is_table
 
 __all__ = ["FormulaDesign", "ReadFormula", "apply_formula", "read_formula", "refuse_untrusted", "restore_formula"]
@@ -72,6 +73,12 @@ class FormulaDesign:
         What of it X is made with.
     random_variables : tuple of GridVariable
         The columns of the data that Z is made of.
+    estimable : Estimable
+        Which columns of the formula X has, and what its rows determine.
+    dropped_columns : tuple of str
+        Names of the columns that X has not, since no row has some combination of levels.
+    empty : tuple of str
+        These combinations, as a[z]:b[v].
     """
 
     formula: str
@@ -85,8 +92,11 @@ class FormulaDesign:
     variables: tuple[GridVariable, ...]
     frame: Any = field(repr=False)
     context: Mapping[str, Any] = field(repr=False)
+    estimable: Estimable
     context_names: tuple[str, ...] = ()
     random_variables: tuple[GridVariable, ...] = ()
+    dropped_columns: tuple[str, ...] = ()
+    empty: tuple[str, ...] = ()
 
     @property
     def group_columns(self) -> tuple[str, ...]:
@@ -103,8 +113,27 @@ class FormulaDesign:
         """``data`` as the data frame that :meth:`rows` reads; None if it is no table, but a matrix."""
         return as_frame(data) if is_table(data) else None
 
+    @functools.cached_property
+    def term_variables(self) -> tuple[frozenset[str], ...]:
+        """The columns of the data that each term of the fixed part is made of."""
+        found = []
+        for term in self.spec.formula:
+            used = used_columns([term], self.frame, self.context, self.formula)
+            found.append(frozenset(used))
+        return tuple(found)
+
+    def values(self, name: str) -> np.ndarray:
+        """A variable of the fixed part in the data of the fit, (n_obs,)."""
+        return np.asarray(self.frame[name])
+
+    def all_rows(self, data: Any) -> np.ndarray:
+        """As :meth:`rows`, with the columns that were not fitted."""
+        return self._made_rows(as_frame(data))
+
     def rows(self, data: Any, *, missing: bool = False) -> np.ndarray:
         """Rows of X for new data, (n, p): same levels, codings and transforms.
+
+        NaN in a row that the data of the fit do not determine, of a combination of levels that they have not.
 
         Parameters
         ----------
@@ -119,17 +148,20 @@ class FormulaDesign:
             Missing columns or values, unknown levels, and formulas that compute with whole
             columns, such as ``x - x.mean()``, which say nothing about new rows.
         """
+        frame = as_frame(data)
+        whole = self._complete(frame, self.variables, "the model needs") if missing else np.ones(len(frame), bool)
+        found = np.full((len(frame), len(self.names)), np.nan)
+        if whole.any() or not len(frame):
+            found[whole] = self.estimable.weights(self._made_rows(frame[whole]))
+        return found
+
+    def _made_rows(self, frame: Any) -> np.ndarray:
         if not self._by_row:
             raise ValueError(
                 f"formula '{self.formula}' computes with whole columns of the data, so it cannot be applied to new "
                 "rows; use center(x), scale(x) and the like, or compute the column beforehand."
             )
-        frame = as_frame(data)
-        whole = self._complete(frame, self.variables, "the model needs") if missing else np.ones(len(frame), bool)
-        found = np.full((len(frame), len(self.names)), np.nan)
-        if whole.any() or not len(frame):
-            found[whole] = self._rows(self._new_columns(frame[whole], self.variables, "the model needs"))
-        return found
+        return self._rows(self._new_columns(frame, self.variables, "the model needs"))
 
     @staticmethod
     def _complete(frame: Any, variables: Any, what: str) -> np.ndarray:
@@ -187,7 +219,7 @@ class FormulaDesign:
                 alone = [self._rows(self.frame.iloc[[i]]) for i in (0, -1)]
             except ValueError:
                 return False
-        return np.allclose(np.concatenate(alone), self.X[[0, -1]], rtol=1e-8, atol=0)
+        return np.allclose(np.concatenate(alone)[:, self.estimable.kept], self.X[[0, -1]], rtol=1e-8, atol=0)
 
 
 def _at_rows(codes: np.ndarray, Z: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -338,18 +370,23 @@ def apply_formula(formula: str, read: ReadFormula, frame: Any, context: Mapping[
         levels = getattr(state.get("contrasts"), "levels", (0, 1))
         if len(levels) < 2:
             raise ValueError(f"factor '{expr}' has the single level {levels[0]!r}; a factor needs at least 2.")
-    refuse_inestimable(formula, rhs, spec, np.asarray(matrix), made, context)
+    refuse_splines(formula, rhs)
+    X, names = np.asarray(matrix, dtype=np.float64), tuple(spec.column_names)
+    empty = empty_cells(rhs, spec, X, made, context)
+    lost = without_rows(X, spec, empty) if empty else []
+    estimable = Estimable.without(X, lost) if lost else Estimable.whole(X.shape[1])
+    structure = term_structure(spec, made, context)
     random = apply_bars(read.bars, made, context, formula)
     specs = [spec, *(term.spec for term in random if term.spec is not None)]
     categories = {category_column(expr) for one in specs for expr in one.encoder_state}
     named = set[str]().union(*(set().union(*expression_names(e)) for side in sides for e in _expressions(side)))
     return FormulaDesign(
         formula=formula,
-        X=np.asarray(matrix, dtype=np.float64),
-        names=tuple(spec.column_names),
+        X=np.ascontiguousarray(X[:, estimable.kept]) if lost else X,
+        names=tuple(names[j] for j in estimable.kept),
         random=random,
         labels=None,
-        structure=term_structure(spec, made, context),
+        structure=structure.keep(estimable.kept.tolist()) if lost else structure,
         spec=spec,
         response=None,
         variables=tuple(grid_variable(made[name], name in categories) for name in used),
@@ -357,4 +394,7 @@ def apply_formula(formula: str, read: ReadFormula, frame: Any, context: Mapping[
         context=context,
         context_names=tuple(sorted((named & set(context)) - set(columns))),
         random_variables=tuple(grid_variable(made[name], name in categories) for name in inside),
+        estimable=estimable,
+        dropped_columns=tuple(names[j] for j in lost),
+        empty=tuple(dict.fromkeys(cell for cells in empty.values() for cell in cells)) if lost else (),
     )

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
+import warnings
 from collections.abc import Collection, Mapping
 from typing import Any
 
@@ -35,6 +36,8 @@ from jaxlmm.formula.text import match_columns
 from jaxlmm.runtime.arguments import name_list
 from jaxlmm.sources.table import as_frame, plain_column
 
+# The most empty cells, and columns, that a message names.
+SHOWN = 4
 # A column alone.
 PLAIN = re.compile(r"`[^`]+`")
 
@@ -76,8 +79,24 @@ def prepare_formula(
     if response is not None and dropped is not None:
         response = _at_all_rows(response, whole, dropped)
     made = apply_formula(formula, read, frame, context)
+    if made.dropped_columns:
+        warnings.warn(_said(made), stacklevel=4)
     labels = frame[list(read.group_columns)] if read.group_columns else None
     return dataclasses.replace(made, labels=labels, response=response)
+
+
+def _said(made: FormulaDesign) -> str:
+    """What is said of columns that were dropped."""
+    cells = " and ".join(made.empty[:SHOWN])
+    cells += f" (and {len(made.empty) - SHOWN} more)" if len(made.empty) > SHOWN else ""
+    lost = made.dropped_columns
+    columns = ", ".join(map(repr, lost[:SHOWN])) + ", ..." * (len(lost) > SHOWN)
+    return (
+        f"formula '{made.formula}': no row has {cells}, so {columns} {'is' if len(lost) == 1 else 'are'} "
+        "dropped, as lmer does. Which column that is decides what the other coefficients of the interaction mean, "
+        "and marginal means that the data do not determine are NaN; for a model of full rank drop or merge a level, "
+        "or leave the interaction out."
+    )
 
 
 def _at_all_rows(response: Any, frame: Any, dropped: DroppedRows) -> Any:

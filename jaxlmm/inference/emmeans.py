@@ -1,97 +1,76 @@
-"""Estimated marginal means and all their pairwise differences.
+"""Estimated marginal means, trends of a covariate, and contrasts of either.
 
-The reference grid has a row for every combination of the levels of all factors, observed or not,
-with covariates at their mean over all rows of the data (the same for all responses, whatever they
-miss). A marginal mean is the average, with equal weights, of the model's
-predictions over the rows that share the levels asked for (Searle, Speed & Milliken 1980, Am Stat
-34:216-221). As R's emmeans, a covariate with only two values keeps both, like a factor.
+A marginal mean is the average of the model's predictions over the rows of the reference grid that share the levels
+asked for; a trend is the average of their derivatives in a covariate. Both are linear functions of the coefficients,
+as contrasts of them are: for all responses at once they are matrix products.
 """
 
 from __future__ import annotations
 
-import collections
 import functools
-import itertools
 import numbers
-import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
+from jaxlmm.design.estimable import Estimable
 from jaxlmm.inference import hypotheses
+from jaxlmm.inference.adjustments import FamilyOfTests, adjusted_halfwidth, adjusted_pvalues, correlations, suitable
+from jaxlmm.inference.averaging import average
+from jaxlmm.inference.comparisons import Comparison, comparison
 from jaxlmm.inference.estimates import Estimates
+from jaxlmm.inference.grid import RowSource, reference_grid
 from jaxlmm.inference.hypotheses import TTest, t_table
-from jaxlmm.inference.multiplicity import adjust_pvalues, adjustment
+from jaxlmm.inference.specs import OVERALL, Specs, names_of, read_specs
 from jaxlmm.inference.tabular import Table, Tabular
-from jaxlmm.inference.tukey import range_tail
-from jaxlmm.runtime.arguments import name_list, shown
+from jaxlmm.runtime.arguments import shown
+from jaxlmm.runtime.text import Text
 
-__all__ = ["ADJUSTMENTS", "EMMeans", "GridVariable", "Pairs", "RowSource", "emmeans", "marginal_means"]
+__all__ = ["Contrasts", "EMMeans", "MeansAndContrasts", "emmeans", "marginal_means"]
 
-# A name in backticks, or as Q('a name').
-QUOTED = re.compile(r"^(?:`([^`]+)`|Q\((['\"])(.+)\2\))$")
-ADJUSTMENTS = ("tukey", "holm", "bonferroni", "sidak", "bh", "by", "none")
-LARGEST_GRID = 1_000_000
-LARGEST = float(np.finfo(np.float64).max)
-
-
-@dataclass(frozen=True, eq=False)
-class GridVariable:
-    """A variable of the data, and the values that it has in the reference grid.
-
-    ``levels`` are those of a factor, both values of a covariate that has two, or its mean.
-    """
-
-    name: str
-    levels: tuple[Any, ...]
-    factor: bool
-
-
-class RowSource(Protocol):
-    """What turns values of the variables into rows of X, as the fit's own formula did."""
-
-    @property
-    def variables(self) -> tuple[GridVariable, ...]:
-        """The variables that X is made of."""
-
-    def rows(self, columns: Mapping[str, Any]) -> np.ndarray:
-        """Rows of X, (n, p), for n values of each variable."""
+NOT_ESTIMABLE = "NaN: the data do not determine it, since some combination of levels has no row"
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class Pairs(Tabular):
-    """Differences of all pairs of marginal means for m responses; arrays (m, c) for c pairs.
+class Contrasts(Tabular):
+    """Contrasts of marginal means, or of trends, for m responses; arrays (m, c) for c contrasts.
 
     Attributes
     ----------
     labels : tuple of str
         "A - B": the first mean less the second.
     by : tuple of dict
-        The levels of the ``by`` variables at which the pair is compared; empty dicts without.
+        The levels of the ``by`` variables at which the contrast is made; empty dicts without.
     adjust : str
         The adjustment of ``pvalue``.
     test : TTest
         The t tests, with p-values not adjusted.
-    families : tuple of (start, stop, n_means)
-        The pairs that are adjusted together, and how many means they compare.
+    families : tuple of (start, stop, n_means, rank)
+        The contrasts that are adjusted together, how many means they compare, and how many are independent.
+    axes : dict of str to sequence
+        What tells the contrasts apart: all combinations, the last varying fastest.
     """
 
     labels: tuple[str, ...]
     by: tuple[dict[str, Any], ...]
     adjust: str
     test: TTest
-    families: tuple[tuple[int, int, int], ...]
+    families: tuple[tuple[int, int, int, int], ...]
+    axes: dict[str, Sequence[Any]]
+    covariance: Callable[[slice], np.ndarray]
+    notes: tuple[str, ...] = ()
+    per: str | None = None
 
     @property
     def L(self) -> np.ndarray:
-        """Weights of the fixed effects, (c, p)."""
+        """Weights of the fixed effects, (c, p); NaN for a contrast that the data do not determine."""
         return self.test.L
 
     @property
     def estimate(self) -> np.ndarray:
-        """The differences."""
+        """The contrasts."""
         return self.test.estimate
 
     @property
@@ -101,7 +80,7 @@ class Pairs(Tabular):
 
     @property
     def df(self) -> np.ndarray:
-        """Degrees of freedom of each difference."""
+        """Degrees of freedom of each contrast."""
         return self.test.df
 
     @property
@@ -111,35 +90,45 @@ class Pairs(Tabular):
 
     @functools.cached_property
     def pvalue(self) -> np.ndarray:
-        """Two-sided p-values, adjusted for the pairs of one response at one level of ``by``."""
-        out = np.array(self.test.pvalue)
-        for start, stop, n_means in self.families:
-            cols = slice(start, stop)
-            out[:, cols] = self._adjusted(out[:, cols], cols, n_means)
+        """Two-sided p-values, adjusted for the contrasts of one response at one level of ``by``."""
+        raw = self.test.pvalue
+        out = np.array(raw)
+        for where, tests in self._families(raw):
+            out[:, where] = adjusted_pvalues(self.adjust, tests)
         return out
 
-    def _table(self, level: float) -> Table:
-        names = tuple(self.by[0])
-        axes: dict[str, Any] = {name: list(dict.fromkeys(at[name] for at in self.by)) for name in reversed(names)}
-        each = len(self.labels) // len(self.families)
-        title = "Pairwise differences" + ("" if self.adjust == "none" else f", P adjusted by {self.adjust}")
-        return t_table(title, axes | {"contrast": self.labels[:each]}, self.test, self.pvalue, None)
+    def conf_int(self, level: float = 0.95) -> np.ndarray:
+        """Lower and upper limit of each contrast, (m, c, 2): simultaneous at one level of ``by``, by ``adjust``.
 
-    def _adjusted(self, p: np.ndarray, cols: slice, n_means: int) -> np.ndarray:
-        if self.adjust == "tukey":
-            # With two means the range is the difference: its test is the t test.
-            if n_means == 2:
-                return p
-            return range_tail(np.sqrt(2) * np.abs(self.statistic[:, cols]), n_means, self.df[:, cols])
-        if self.adjust == "sidak":
-            with np.errstate(divide="ignore"):
-                return np.asarray(-np.expm1(p.shape[1] * np.log1p(-p)))
-        return np.asarray(adjust_pvalues(p, self.adjust, axis=1))
+        Methods that reject step by step have no intervals of their own; theirs are Bonferroni's, as emmeans'.
+        """
+        half = np.full(self.se.shape, np.nan)
+        for where, tests in self._families(self.test.pvalue):
+            half[:, where] = adjusted_halfwidth(self.adjust, tests, level)
+        half *= self.se
+        return np.stack([self.estimate - half, self.estimate + half], axis=-1)
+
+    def _families(self, pvalue: np.ndarray) -> list[tuple[slice, FamilyOfTests]]:
+        out = []
+        for start, stop, n_means, rank in self.families:
+            at = slice(start, stop)
+            there = functools.partial(self._correlations, at)
+            out.append(
+                (at, FamilyOfTests(self.statistic[:, at], self.df[:, at], pvalue[:, at], n_means, rank, there))
+            )
+        return out
+
+    def _correlations(self, at: slice) -> np.ndarray:
+        return correlations(self.covariance(at))
+
+    def _table(self, level: float) -> Table:
+        title = "Contrasts" + ("" if self.adjust == "none" else f", P adjusted by {self.adjust}")
+        return t_table(title, self.axes, self.test, self.pvalue, None, notes=self.notes, per=self.per)
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class EMMeans(Tabular):
-    """Estimated marginal means of m responses; arrays (m, k) for k means.
+    """Estimated marginal means of m responses, or trends; arrays (m, k) for k means.
 
     The means are on the scale of the response as it was fitted.
 
@@ -149,25 +138,35 @@ class EMMeans(Tabular):
         Levels of the variables, those of ``specs`` and of ``by``.
     specs, by : tuple of str
         The first of ``specs`` varies fastest, and all of them faster than those of ``by``.
-    L : ndarray, (k, p)
-        Weights of the fixed effects.
+    full : ndarray, (k, p_all)
+        Weights of all columns of X, also of those that were not fitted since the data do not determine them.
+    trend : str or None
+        The covariate whose slopes these are.
     """
 
     labels: tuple[dict[str, Any], ...]
     specs: tuple[str, ...]
     by: tuple[str, ...]
-    L: np.ndarray
+    full: np.ndarray
+    estimable: Estimable
     estimates: Estimates
     df_method: str
+    notes: tuple[str, ...] = ()
+    trend: str | None = None
+
+    @functools.cached_property
+    def L(self) -> np.ndarray:
+        """Weights of the fixed effects, (k, p); NaN for a mean that the data do not determine."""
+        return self.estimable.weights(self.full)
 
     @functools.cached_property
     def _test(self) -> TTest:
-        return hypotheses.t_test(self.estimates, self.L, np.zeros(len(self.L)), self.df_method)
+        return _tested(self.estimates, self.L, self.df_method)
 
     @property
     def names(self) -> tuple[str, ...]:
         """One text a mean: its levels of ``specs``."""
-        return tuple(" ".join(_text(name, label[name]) for name in self.specs) for label in self.labels)
+        return tuple(_name(label, self.specs) for label in self.labels)
 
     @property
     def estimate(self) -> np.ndarray:
@@ -190,165 +189,287 @@ class EMMeans(Tabular):
 
     def _table(self, level: float) -> Table:
         # The first of specs varies fastest, and those of by slowest.
-        names = (self.specs + self.by)[::-1]
-        axes = {name: list(dict.fromkeys(label[name] for label in self.labels)) for name in names}
-        return t_table("Estimated marginal means", axes, self, None, self.conf_int(level))
+        axes = _axes(self.labels, (self.specs + self.by)[::-1]) or {OVERALL: ["overall"]}
+        title = f"Slopes of {self.trend}" if self.trend else "Estimated marginal means"
+        notes = self.notes if np.isfinite(self.L).all() else (*self.notes, NOT_ESTIMABLE)
+        return t_table(title, axes, self, None, self.conf_int(level), notes=notes, per=self.trend)
 
-    def pairs(self, adjust: str = "tukey") -> Pairs:
-        """Compare every mean with every later one, within each level of ``by``.
+    def pairs(self, adjust: str | None = "tukey", *, by: Any = None, reverse: bool = False) -> Contrasts:
+        """Compare every mean with every later one, within each level of ``by``; see :meth:`contrast`.
 
         Parameters
         ----------
-        adjust : {"tukey", "holm", "bonferroni", "sidak", "bh", "by", "none"}
-            Adjustment of the p-values for the pairs of one response at one level of ``by``:
-            Tukey's studentized range with each difference's own degrees of freedom (Tukey-Kramer;
-            as emmeans), those of :func:`jaxlmm.adjust_pvalues`, by any of their names, or Sidak's.
-            Not for the number of responses.
+        adjust : str
+            Adjustment of the p-values for the pairs of one response at one level of ``by``, not for the number of
+            responses. "tukey": the studentized range with each difference's own degrees of freedom (Tukey-Kramer).
+        by : str or sequence of str, optional
+            Variables in the place of those that the means were divided by; ``[]`` for none.
+        reverse : bool
+            The second less the first.
         """
-        adjust = adjustment(adjust, ADJUSTMENTS, "adjust")
-        alike: dict[tuple[Any, ...], list[int]] = {}
+        found = self.contrast("pairwise", adjust=adjust, by=by, reverse=reverse)
+        if not found.labels:
+            names = ", ".join(self.specs) or "the overall mean"
+            raise ValueError(f"{names} has a single marginal mean, so there is nothing to compare.")
+        return found
+
+    def test(self, adjust: str = "none") -> Contrasts:
+        """t tests that each mean, or trend, is 0, as R's ``test(emmeans(...))``."""
+        return self.contrast("identity", adjust=adjust)
+
+    def contrast(
+        self,
+        method: Any = "eff",
+        *,
+        adjust: str | None = None,
+        by: Any = None,
+        ref: Any = None,
+        reverse: bool = False,
+        interaction: bool = False,
+    ) -> Contrasts:
+        """Contrasts of the means within each level of ``by``, as R's ``contrast``.
+
+        Parameters
+        ----------
+        method : str; dict of weights by the names of contrasts; or array-like, (k,) or (q, k)
+            - "pairwise", "revpairwise": all differences;
+            - "trt.vs.ctrl": from the mean ``ref``, by default the first; "trt.vs.ctrlk": from the last;
+            - "eff", "del.eff": from the mean of all, or of all others;
+            - "consec", "mean_chg": of neighbours; of all later means from all earlier ones;
+            - "poly": orthogonal polynomials of the positions, in integers;
+            - "identity": the means themselves.
+
+            Weights are for the k means at one level of ``by``, or a dict from names of means:
+            ``{"b vs rest": {"b": 1, "a": -0.5, "c": -0.5}}``.
+        adjust : str, optional
+            Adjustment of the p-values for the contrasts of one response at one level of ``by``: "tukey" (of pairs
+            alone), "dunnettx" (emmeans' approximation), "mvt" (of the largest of the correlated t, to 1 percent),
+            "scheffe", "sidak", "bonferroni", "holm", "bh" ("fdr"), "by", "none". Default: emmeans' for the method:
+            tukey for pairs, dunnettx from a control, mvt for "consec" and "mean_chg", fdr for effects, else none.
+        by : str or sequence of str, optional
+            Variables in the place of those that the means were divided by; ``[]`` for none.
+        ref : str or sequence of str, optional
+            What "trt.vs.ctrl" compares with: the name of a mean, or of several, which are averaged.
+        reverse : bool
+            Turn the differences round.
+        interaction : bool
+            Contrasts of contrasts: the method for each variable, and all products of them; adjusted by "none" unless
+            ``adjust`` says otherwise.
+
+        Raises
+        ------
+        ValueError
+            An unknown method, mean, variable or adjustment, weights of another length.
+        """
+        own = self.by if by is None else names_of(by, "by")
+        known = self.specs + self.by
+        for name in own:
+            if name not in known:
+                raise ValueError(f"by names {name!r}; the means are those of {', '.join(known) or 'everything'}.")
+        outer = tuple(name for name in known if name in own)
+        inner = tuple(name for name in known if name not in own)
+        groups: dict[tuple[Any, ...], list[int]] = {}
         for i, label in enumerate(self.labels):
-            alike.setdefault(tuple(label[name] for name in self.by), []).append(i)
-        pairs: list[tuple[int, int]] = []
-        families = []
-        for rows in alike.values():
-            start = len(pairs)
-            pairs += itertools.combinations(rows, 2)
-            families.append((start, len(pairs), len(rows)))
-        if not pairs:
-            raise ValueError(f"{', '.join(self.specs)} has a single marginal mean, so there is nothing to compare.")
-        first, second = (list(side) for side in zip(*pairs, strict=True))
-        L, names = self.L[first] - self.L[second], self.names
-        return Pairs(
-            tuple(f"{names[i]} - {names[j]}" for i, j in pairs),
-            tuple({name: self.labels[i][name] for name in self.by} for i in first),
-            adjust,
-            hypotheses.t_test(self.estimates, L, np.zeros(len(L)), self.df_method),
-            tuple(families),
+            groups.setdefault(tuple(label[name] for name in outer), []).append(i)
+        first = next(iter(groups.values()))
+        made, axes = self._comparison(method, [self.labels[i] for i in first], inner, ref, reverse, interaction)
+        default = "none" if interaction else made.adjust
+        word, note = suitable(default if adjust is None else adjust, made.pairs, len(made.names))
+        q, rank = len(made.names), int(np.linalg.matrix_rank(made.weights)) if made.names else 0
+        full = np.concatenate([made.weights @ np.nan_to_num(self.full[rows]) for rows in groups.values()])
+        lost = np.concatenate(
+            [(made.weights != 0) @ np.isnan(self.full[rows]).any(axis=1) for rows in groups.values()]
+        )
+        full[lost.astype(bool)] = np.nan
+        L = self.estimable.weights(full)
+        notes = [*self.notes, *([note] if note else []), *([] if np.isfinite(L).all() else [NOT_ESTIMABLE])]
+        return Contrasts(
+            made.names * len(groups),
+            tuple(dict(zip(outer, levels, strict=True)) for levels in groups for _ in range(q)),
+            word,
+            _tested(self.estimates, L, self.df_method),
+            tuple((j * q, (j + 1) * q, len(first), rank) for j in range(len(groups))),
+            _axes(self.labels, outer[::-1]) | axes,
+            lambda at: _covariance(self.estimates, L[at], self.df_method),
+            tuple(notes),
+            self.trend,
             responses=self.responses,
         )
 
+    def _comparison(
+        self,
+        method: Any,
+        labels: list[dict[str, Any]],
+        inner: tuple[str, ...],
+        ref: Any,
+        reverse: bool,
+        products: bool,
+    ) -> tuple[Comparison, dict[str, Sequence[Any]]]:
+        """The weights for the means of one level of by, and the axes of the contrasts."""
+        if not products:
+            made = comparison(method, [_bracketed(_name(label, inner)) for label in labels], ref=ref, reverse=reverse)
+            return made, {"contrast": made.names}
+        if not isinstance(method, str):
+            raise ValueError(f"interaction=True takes the name of a method for each variable, found {shown(method)}.")
+        names: list[str] = [""]
+        weights = np.ones((1, 1))
+        axes: dict[str, Sequence[Any]] = {}
+        for name in inner:
+            levels = list(dict.fromkeys(label[name] for label in labels))
+            one = comparison(method, [_bracketed(_text(name, level)) for level in levels], ref=ref, reverse=reverse)
+            weights = np.kron(one.weights, weights)
+            names = [f"{old}, {new}" if old else new for new in one.names for old in names]
+            axes = {f"{name}_{method}": one.names, **axes}
+        return Comparison(tuple(names), weights, "none"), axes
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class MeansAndContrasts:
+    """What R's ``emmeans(fit, pairwise ~ a)`` gives: ``emmeans`` and ``contrasts``."""
+
+    emmeans: EMMeans
+    contrasts: Contrasts
+
+    def __repr__(self) -> str:
+        return str(self.summary())
+
+    def _repr_html_(self) -> str:
+        return self.summary()._repr_html_()
+
+    def summary(self, response: int | str | None = None, *, level: float = 0.95) -> Text:
+        """Both tables; see :meth:`Tabular.summary`."""
+        both = [part.summary(response, level=level) for part in (self.emmeans, self.contrasts)]
+        return Text("\n\n".join(both))
+
 
 def emmeans(
-    source: RowSource, estimates: Estimates, df_method: str, specs: Any, by: Any = None, at: Any = None
-) -> EMMeans:
-    """Marginal means of fits; ``specs``, ``by``, ``at`` and errors as in :func:`marginal_means`."""
-    labels, L = marginal_means(source, specs, by, at)
-    return EMMeans(labels, _names(specs, "specs"), _names(by, "by"), L, estimates, df_method)
+    source: RowSource,
+    estimates: Estimates,
+    df_method: str,
+    specs: Any,
+    by: Any = None,
+    at: Any = None,
+    weights: Any = "equal",
+    *,
+    var: str | None = None,
+    responses: Any = None,
+) -> EMMeans | MeansAndContrasts:
+    """Marginal means of fits, or with ``var`` trends; other arguments and errors as in :func:`marginal_means`."""
+    wanted = read_specs(specs, by, [v.name for v in source.variables])
+    labels, L = _means(source, wanted, at, weights, var)
+    notes = _notes(source, wanted, at, weights, var)
+    made = EMMeans(
+        labels, wanted.specs, wanted.by, L, source.estimable, estimates, df_method, notes, var, responses=responses
+    )
+    if wanted.method is None:
+        return made
+    return MeansAndContrasts(made, made.contrast(wanted.method))
 
 
 def marginal_means(
-    source: RowSource, specs: Any, by: Any = None, at: Any = None
+    source: RowSource,
+    specs: Any,
+    by: Any = None,
+    at: Any = None,
+    weights: Any = "equal",
+    *,
+    var: str | None = None,
 ) -> tuple[tuple[dict[str, Any], ...], np.ndarray]:
-    """The weights of the fixed effects that give marginal means.
+    """The weights of the columns of X that give marginal means.
 
     Parameters
     ----------
     source : RowSource
     specs : str or sequence of str
-        The variables at whose levels means are wanted.
+        The variables at whose levels means are wanted, or R's formula.
     by : str or sequence of str, optional
-        More such variables, within whose levels pairs will be compared.
+        More such variables, within whose levels means will be compared.
     at : mapping of str to value or values, optional
         Covariates: values in place of the mean. Factors: the levels to keep. Averages over a
         variable not in ``specs`` or ``by`` are over these values.
+    weights : str or sequence of float
+        See :func:`jaxlmm.inference.averaging.average`.
+    var : str, optional
+        The covariate whose slopes are wanted, in place of means.
 
     Returns
     -------
     labels : tuple of dict
         Levels of ``specs`` and ``by``.
-    L : ndarray, (k, p)
+    L : ndarray, (k, p_all)
 
     Raises
     ------
     ValueError
         Unknown variables or levels, no variable, one in both ``specs`` and ``by``, a huge grid.
     """
-    variables = {v.name: v for v in source.variables}
-    known = ", ".join(variables) or "(none)"
-    wanted, outer = _names(specs, "specs"), _names(by, "by")
-    if not wanted:
-        raise ValueError(f"specs names no variable; give one or more of {known}.")
-    if len(set(wanted + outer)) < len(wanted + outer):
-        raise ValueError(f"specs and by must name different variables, found {', '.join(wanted + outer)}.")
-    if at is not None and not isinstance(at, Mapping):
-        raise ValueError(f"at must be a dict of values by the names of variables, found {shown(at)}.")
-    given = {} if at is None else dict(at)
-    for what, names in (("specs", wanted), ("by", outer), ("at", tuple(given))):
-        unknown = [name for name in names if name not in variables]
-        if unknown and "~" in unknown[0]:
-            raise ValueError(_specs_instead(unknown[0], list(variables)))
-        if unknown:
-            raise ValueError(f"{what} names {unknown[0]!r}; the variables of the model are {known}.")
-    levels = {name: _levels(v, given[name]) if name in given else v.levels for name, v in variables.items()}
-    size = int(np.prod([len(values) for values in levels.values()], dtype=float))
-    if size > LARGEST_GRID:
-        raise ValueError(f"the reference grid has {size} rows; keep fewer levels of some factors with at=.")
-    # Slowest first, and the averaged variables slowest of all: each block of k rows is one set of means.
-    averaged = [name for name in levels if name not in wanted + outer]
-    order = averaged + list(outer[::-1] + wanted[::-1])
-    cells = list(itertools.product(*(levels[name] for name in order)))
-    rows = source.rows({name: [cell[i] for cell in cells] for i, name in enumerate(order)})
-    k = int(np.prod([len(levels[name]) for name in wanted + outer]))
-    L = rows.reshape(-1, k, rows.shape[1]).mean(axis=0)
-    labels = tuple({name: cell[order.index(name)] for name in wanted + outer} for cell in cells[:k])
-    return labels, L
+    wanted = read_specs(specs, by, [v.name for v in source.variables])
+    return _means(source, wanted, at, weights, var)
 
 
-def _specs_instead(text: str, known: list[str]) -> str:
-    """What to write for R's "pairwise ~ a * b | g"."""
-    left, _, right = text.partition("~")
-    inner, _, outer = right.partition("|")
-    specs = [name for name in known if re.search(rf"(?<![\w.]){re.escape(name)}(?![\w.])", inner)] or known[:1]
-    by = [name for name in known if re.search(rf"(?<![\w.]){re.escape(name)}(?![\w.])", outer)]
-    given = repr(specs[0] if len(specs) == 1 else specs) + (f", by={(by[0] if len(by) == 1 else by)!r}" if by else "")
-    pairs = ".pairs()" if left.strip() in ("pairwise", "revpairwise") else ""
-    return f"specs is R's formula {text!r}; write emmeans({given}){pairs}."
+def _means(
+    source: RowSource, wanted: Specs, at: Any, weights: Any, var: str | None
+) -> tuple[tuple[dict[str, Any], ...], np.ndarray]:
+    grid = reference_grid(source, at)
+    if var is not None:
+        grid = grid.slopes(source, var)
+    return average(grid, (*wanted.specs, *wanted.by), weights)
 
 
-def _levels(variable: GridVariable, values: Any) -> tuple[Any, ...]:
-    """Values of ``at``, checked."""
-    single = isinstance(values, (str, bytes)) or not hasattr(values, "__iter__")
-    listed = (values,) if single else tuple(values)
-    if not listed:
-        raise ValueError(f"at gives no value for '{variable.name}'.")
-    if variable.factor:
-        unknown = [v for v in listed if not _is_level(v, variable.levels)]
-        if unknown:
-            known = ", ".join(map(repr, variable.levels))
-            raise ValueError(f"at gives {shown(unknown[0])} for '{variable.name}', whose levels are {known}.")
-        return _once(variable.name, listed)
-    if not all(isinstance(v, numbers.Real) and _is_finite(v) for v in listed):
-        raise ValueError(f"at gives {shown(values)} for the covariate '{variable.name}'; give finite numbers.")
-    numbers_ = tuple(v if isinstance(v, (int, float)) and abs(v) < 2**53 else float(v) for v in listed)
-    return _once(variable.name, numbers_)
+def _notes(source: RowSource, wanted: Specs, at: Any, weights: Any, var: str | None) -> tuple[str, ...]:
+    """What emmeans says of averages: over which variables, and that they interact with those asked for."""
+    given = dict(at or {})
+    facing = {*wanted.specs, *wanted.by, *([var] if var else [])}
+    over = [
+        v.name
+        for v in source.variables
+        if v.name not in facing and len(np.atleast_1d(np.array(given.get(v.name, v.levels), dtype=object))) > 1
+    ]
+    notes = []
+    if over:
+        kind = f"weights {weights!r}" if isinstance(weights, str) else "weights as given"
+        notes.append(f"Averaged over {', '.join(over)}" + ("" if weights == "equal" else f", {kind}"))
+    if facing and any(facing < term for term in source.term_variables):
+        notes.append("The variables interact with others: averages over these may mislead")
+    return tuple(notes)
 
 
-def _once(name: str, values: tuple[Any, ...]) -> tuple[Any, ...]:
-    """Values of ``at``, if no two are equal."""
-    if len(set(values)) < len(values):
-        counts = collections.Counter(values)
-        twice = next(v for v in values if counts[v] > 1)
-        raise ValueError(f"at gives {shown(twice)} for '{name}' twice; give each value once.")
-    return values
+def _tested(estimates: Estimates, L: np.ndarray, df_method: str) -> TTest:
+    """t tests of the rows of L that hold no NaN; NaN for the others."""
+    good = np.isfinite(L).all(axis=1)
+    found = hypotheses.t_test(estimates, L[good], np.zeros(int(good.sum())), df_method)
+    if good.all():
+        return found
+    m, q = len(estimates), len(L)
+
+    def spread(values: np.ndarray) -> np.ndarray:
+        out = np.full((m, q), np.nan)
+        out[:, good] = values
+        return out
+
+    return TTest(L, np.zeros(q), spread(found.estimate), spread(found.se), spread(found.df))
 
 
-def _is_finite(value: Any) -> bool:
-    return bool(abs(value) <= LARGEST)  # also of integers that float64 cannot hold
+def _covariance(estimates: Estimates, L: np.ndarray, df_method: str) -> np.ndarray:
+    """Covariances (m, q, q) of contrasts; those with NaN weights have variance 0."""
+    return hypotheses.contrast_vcov(estimates, np.nan_to_num(L), df_method)
 
 
-def _is_level(value: Any, levels: tuple[Any, ...]) -> bool:
-    try:
-        return value in levels
-    except (TypeError, ValueError):  # an array: equal to a level in some places only
-        return False
+def _axes(labels: Sequence[Mapping[str, Any]], names: Sequence[str]) -> dict[str, Sequence[Any]]:
+    return {name: list(dict.fromkeys(label[name] for label in labels)) for name in names}
 
 
-def _names(names: Any, what: str) -> tuple[str, ...]:
-    """Names of variables; in backticks or as Q('a name') too, as in a formula."""
-    return tuple(QUOTED.sub(lambda m: m[1] or m[3], name) for name in name_list(names, what))
+def _name(label: Mapping[str, Any], names: Sequence[str]) -> str:
+    return " ".join(_text(name, label[name]) for name in names) or "overall"
+
+
+def _bracketed(name: str) -> str:
+    """A name as part of "a - b"."""
+    return f"({name})" if "-" in name else name
 
 
 def _text(name: str, level: Any) -> str:
     """A level as part of a label; a number alone would not say what it is."""
-    return f"{name}{level:g}" if isinstance(level, numbers.Real) and not isinstance(level, bool) else str(level)
+    if isinstance(level, numbers.Real) and not isinstance(level, (bool, np.bool_)):
+        return f"{name}{level:g}"
+    return str(level)

@@ -43,6 +43,7 @@ __all__ = [
     "adjusted_vcov",
     "check_df_method",
     "contrast_se_df",
+    "contrast_vcov",
     "covariance_se",
     "f_test",
     "t_table",
@@ -113,16 +114,24 @@ class FTest(Tabular):
 
 
 def t_table(
-    title: str, axes: Mapping[str, Any], test: Any, pvalue: np.ndarray | None, limits: np.ndarray | None
+    title: str,
+    axes: Mapping[str, Any],
+    test: Any,
+    pvalue: np.ndarray | None,
+    limits: np.ndarray | None,
+    *,
+    notes: tuple[str, ...] = (),
+    per: str | None = None,
 ) -> Table:
-    """The table of t tests, of which p-values and intervals (m, q, 2) may be left out."""
+    """The table of t tests, of which p-values and intervals (m, q, 2) may be left out; ``per`` as in ``Table``."""
     columns = {"estimate": test.estimate, "se": test.se, "df": test.df}
     if pvalue is not None:
         columns |= {"statistic": test.statistic, "pvalue": pvalue}
     if limits is not None:
         columns |= {"conf_low": limits[..., 0], "conf_high": limits[..., 1]}
     letter = "z" if np.isposinf(test.df).any() else "t"
-    return Table(title, axes, columns, {"statistic": letter, "pvalue": f"P>|{letter}|"})
+    headings = {"statistic": letter, "pvalue": f"P>|{letter}|"}
+    return Table(title, axes, columns, headings, notes, per)
 
 
 def check_df_method(df_method: str, fit_method: str) -> None:
@@ -158,7 +167,12 @@ def contrast_se_df(est: Estimates, L: np.ndarray, df_method: str) -> tuple[np.nd
 
 def adjusted_vcov(est: Estimates, df_method: str) -> np.ndarray:
     """Covariance matrices of the coefficients, (m, p, p), adjusted for Kenward-Roger."""
-    curves = contrast_curves(est, np.eye(est.coef.shape[1]), joint=True)
+    return contrast_vcov(est, np.eye(est.coef.shape[1]), df_method)
+
+
+def contrast_vcov(est: Estimates, L: np.ndarray, df_method: str) -> np.ndarray:
+    """Covariance matrices of the contrasts L (q, p), (m, q, q), adjusted for Kenward-Roger."""
+    curves = contrast_curves(est, L, joint=True)
     relative = curves.value
     if df_method == "kenward-roger" and est.has_random:
         relative = _adjusted(curves, _pieces(est, df_method).inverse)
@@ -168,11 +182,14 @@ def adjusted_vcov(est: Estimates, df_method: str) -> np.ndarray:
 def f_test(est: Estimates, L: np.ndarray, rhs: np.ndarray, df_method: str) -> FTest:
     """Test all rows of ``L`` (q, p) at once: L coef = rhs.
 
-    ``L`` has full row rank. Sources: lmerTest's ``contestMD`` and pbkrtest's ``KRmodcomp``.
+    ``L`` has full row rank; (m, q, p) are contrasts of each response's own. Sources: lmerTest's ``contestMD`` and
+    pbkrtest's ``KRmodcomp``.
     """
-    curves, P = orthonormal_curves(est, L)
-    delta = _forward(P, est.product(L) - rhs)
-    q = len(L)
+    own = L.ndim == 3
+    curves, P = _own_curves(est, L) if own else orthonormal_curves(est, L)
+    values = np.einsum("mqp,mp->mq", L, est.coef) if own else est.product(L)
+    delta = _forward(P, values - rhs)
+    q = len(rhs)
     good = np.isfinite(delta).all(axis=1) & est.fitted
     stat, df_den = np.full(len(delta), np.nan), np.full(len(delta), np.nan)
     part = curves.rows(good)
@@ -188,6 +205,21 @@ def f_test(est: Estimates, L: np.ndarray, rhs: np.ndarray, df_method: str) -> FT
         stat[good] = np.sum(scaled * inner, axis=1) / q
         df_den[good] = np.inf if df_method == "normal" else est.df_resid[good]
     return FTest(L, rhs, stat, q, df_den)
+
+
+def _own_curves(est: Estimates, L: np.ndarray) -> tuple[Curves, np.ndarray]:
+    """As ``orthonormal_curves``, of contrasts L (m, q, p) that differ from response to response."""
+    whole, P = orthonormal_curves(est, np.eye(L.shape[2]))
+    inside = np.nan_to_num(L @ P)
+    Q, R = np.linalg.qr(np.swapaxes(inside, 1, 2))
+    turn = np.swapaxes(Q, 1, 2)
+
+    def turned(values: np.ndarray, axes: int) -> np.ndarray:
+        shape = (len(Q), *[1] * axes)
+        return np.asarray(turn.reshape(*shape, *turn.shape[1:]) @ values @ Q.reshape(*shape, *Q.shape[1:]))
+
+    curves = Curves(turned(whole.value, 0), turned(whole.first, 1), lambda: turned(whole.second, 2))
+    return curves, np.swapaxes(R, 1, 2)
 
 
 def covariance_se(est: Estimates) -> tuple[np.ndarray, np.ndarray]:

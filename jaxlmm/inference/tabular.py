@@ -7,6 +7,7 @@ of :meth:`jaxlmm.Fit.to_dataset`.
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -68,6 +69,8 @@ class Table:
     headings : mapping of str to str
         Where they differ from those of ``COLUMNS``.
     notes : tuple of str
+    per : str, optional
+        A covariate, in whose units, beside the responses', estimates are slopes.
     """
 
     title: str
@@ -75,6 +78,7 @@ class Table:
     columns: Mapping[str, np.ndarray]
     headings: Mapping[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    per: str | None = None
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -205,7 +209,8 @@ class Tabular:
             shared = values.ndim == 1 and table.axes
             dims, shape = ((), ()) if shared else (labels.dims, labels.shape)
             cube = np.array(values.T, order="C").reshape(*table.shape, *shape)
-            made[name] = variable(cube, text, power, labels.units, *table.axes, *dims)
+            units = labels.units if table.per is None or labels.units is None else f"{labels.units} / {table.per}"
+            made[name] = variable(cube, text, power, units, *table.axes, *dims)
         coords = {name: xr.Variable((name,), _plain(values)) for name, values in table.axes.items()}
         return xr.Dataset(made, coords=labels.to_coords(), attrs={"title": table.title}).assign_coords(coords)
 
@@ -219,7 +224,7 @@ class Tabular:
             labels = Labels.of_matrix(len(whole[0]))
         taken = {*map(str, labels.dims), *map(str, labels.coords), *table.columns, *(c[2] for c in COLUMNS.values())}
         axes = {_free(name, taken): values for name, values in table.axes.items()}
-        return Table(table.title, axes, table.columns, table.headings, table.notes), labels
+        return dataclasses.replace(table, axes=axes), labels
 
 
 def _free(name: str, taken: set[str]) -> str:

@@ -30,15 +30,15 @@ FEW = 8
 CHUNK = 2_000_000
 
 
-def range_tail(q: np.ndarray, k: int, df: np.ndarray) -> np.ndarray:
+def range_tail(q: np.ndarray, k: float, df: np.ndarray) -> np.ndarray:
     """P(Q > q) for the studentized range Q of k means.
 
     Parameters
     ----------
     q : ndarray
         Not negative; NaN gives NaN.
-    k : int
-        Number of means, at least 2.
+    k : float
+        Number of means, at least 2; Dunnett's distribution is approximated with numbers that are not whole.
     df : ndarray, of the shape of ``q``
         Degrees of freedom; infinity for a known standard deviation.
     """
@@ -59,12 +59,12 @@ def range_tail(q: np.ndarray, k: int, df: np.ndarray) -> np.ndarray:
     return flat.reshape(q.shape)
 
 
-def _z_nodes(k: int) -> np.ndarray:
+def _z_nodes(k: float) -> np.ndarray:
     """Nodes that resolve Phi(z)^(k-1), for z less its middle."""
     return np.linspace(-Z_MAX, Z_MAX, 57 if k <= FEW else 113)
 
 
-def _tail_known_sd(w: np.ndarray, k: int) -> np.ndarray:
+def _tail_known_sd(w: np.ndarray, k: float) -> np.ndarray:
     """G(w)."""
     half, z = w[..., None] / 2, _z_nodes(k)
     above, below = scipy.special.ndtr(z + half), scipy.special.ndtr(z - half)
@@ -74,7 +74,7 @@ def _tail_known_sd(w: np.ndarray, k: int) -> np.ndarray:
     return np.asarray(np.minimum(k * (z[1] - z[0]) * np.sum(density * above ** (k - 1) * share, axis=-1), 1.0))
 
 
-def _limits(q: np.ndarray, k: int, df: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _limits(q: np.ndarray, k: float, df: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Where the integrand in u = log s is not negligible, and the step that resolves it.
 
     It behaves as exp(-df/2 (e^y - 1 - y)), y = 2 (u - u0), with u0 between 0 and the value for
@@ -86,7 +86,7 @@ def _limits(q: np.ndarray, k: int, df: np.ndarray) -> tuple[np.ndarray, np.ndarr
     return -0.5 * np.log1p(q * q / (2 * df)) - left / 2, right / 2, step
 
 
-def _tail(q: np.ndarray, k: int, df: np.ndarray) -> np.ndarray:
+def _tail(q: np.ndarray, k: float, df: np.ndarray) -> np.ndarray:
     low, high, step = _limits(q, k, df)
     n = int(np.max(np.ceil((high - low) / step))) + 1
     u = low[:, None] + (high - low)[:, None] * np.linspace(0, 1, n)

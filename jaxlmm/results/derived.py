@@ -8,15 +8,19 @@ from typing import Any
 import numpy as np
 
 from jaxlmm.design.random import parameter_labels
+from jaxlmm.design.sequential import type12_contrasts
+from jaxlmm.design.terms import TermStructure, type3_contrasts
 from jaxlmm.families.base import Modes, Provider
+from jaxlmm.families.patterns import missing_mask, patterns
 from jaxlmm.inference import effects
+from jaxlmm.inference.anova import Anova, anova
 from jaxlmm.inference.estimates import Estimates
 from jaxlmm.inference.intervals import Profile, profile_intervals
 from jaxlmm.sources.weighted import WeightedMatrix
 
 __all__ = [
-    "fit_estimates", "fit_modes", "fit_profile", "fixed_variance", "group_sizes", "mean_weight", "random_part",
-    "random_variance",
+    "fit_anova", "fit_estimates", "fit_modes", "fit_profile", "fixed_variance", "group_sizes", "mean_weight",
+    "random_part", "random_variance",
 ]  # fmt: skip
 
 # Responses whose weights are looked at together.
@@ -36,6 +40,28 @@ def fit_estimates(fit: Any) -> Estimates:
         tuple(parts), family.basis.columns, fit.names, family.sizes, fit.coef, fit.theta, phi, fit.sigma2,
         fit.hessian, fit.n_used, reml,
     )  # fmt: skip
+
+
+def fit_anova(fit: Any, structure: TermStructure, kind: int) -> Anova:
+    """Table of type ``kind`` of a ``Fit`` whose columns of X make these terms.
+
+    Types 1 and 2 ask what a column adds to others, of the rows that a response has.
+    """
+    if kind == 3:
+        return anova(fit.estimates, type3_contrasts(structure, fit.names), fit.df_method, kind)
+    X, where = fit.design.X, np.flatnonzero(fit.incomplete)
+    shared = type12_contrasts(structure, X, kind)
+    found = anova(fit.estimates, shared, fit.df_method, kind)
+    if not len(where):
+        return found
+    own = {name: np.broadcast_to(L, (len(where), *L.shape)).copy() for name, L in shared.items()}
+    for rows, columns in patterns(missing_mask(fit.Y, where)):
+        for name, L in type12_contrasts(structure, X[rows], kind).items():
+            own[name][columns] = L
+    part = anova(fit.select(where).estimates, own, fit.df_method, kind)
+    for name in ("statistic", "df_den", "pvalue"):
+        getattr(found, name)[where] = getattr(part, name)
+    return found
 
 
 def fit_modes(fit: Any) -> tuple[Modes, ...]:

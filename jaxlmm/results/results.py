@@ -17,18 +17,20 @@ from jaxlmm.design.contrasts import contrast_matrix, contrast_text
 from jaxlmm.design.design import Design
 from jaxlmm.design.groups import group_codes
 from jaxlmm.design.random import term_keys
-from jaxlmm.design.terms import make_terms_structure, type3_contrasts
+from jaxlmm.design.terms import make_terms_structure
 from jaxlmm.families.base import Modes, covariances
 from jaxlmm.families.parameters import lower_triangle
 from jaxlmm.families.registry import Model
 from jaxlmm.inference import distributions, hypotheses
-from jaxlmm.inference.anova import Anova, anova
-from jaxlmm.inference.emmeans import EMMeans, emmeans
+from jaxlmm.inference.anova import Anova, table_type
+from jaxlmm.inference.emmeans import EMMeans, MeansAndContrasts, emmeans
 from jaxlmm.inference.estimates import Estimates, observed_inverse
 from jaxlmm.inference.hypotheses import FTest, TTest
 from jaxlmm.inference.intervals import Profile
+from jaxlmm.inference.joint import JointTests, joint_tests
 from jaxlmm.resampling.bootstrap import Bootstrap, bootstrap
 from jaxlmm.results.derived import (
+    fit_anova,
     fit_estimates,
     fit_modes,
     fit_profile,
@@ -416,51 +418,129 @@ class Fit(Exports):
         found = hypotheses.f_test(self.estimates, matrix, rhs, self.df_method)
         return dataclasses.replace(found, responses=self.labels)
 
-    def anova(self) -> Anova:
-        """Type III F tests of the terms, by this fit's ``df_method``.
+    def anova(self, type: int | str = 3) -> Anova:
+        """F tests of the terms, type III unless ``type`` says otherwise, by this fit's ``df_method``.
 
-        They are those of lmerTest's ``anova`` for formulas whose terms come with the terms they contain and the
-        intercept (``a*b``, ``a*x``). Where lmerTest's answer depends on how the model is written, they are those of
-        emmeans' ``joint_tests``: for nested terms (``a/b``, ``a + a:b``, ``x + a:x``, ``a*b - a``) lmerTest tests at
-        the other factor's reference level, here means and slopes are averaged over it; without an intercept
+        Parameters
+        ----------
+        type : {3, 2, 1}, or "III", "II", "I"
+            lmerTest's. III: each term's means averaged over what contains it. II: each term beside all terms that do
+            not contain it. I: each beside those before it, so the order of the terms matters. II and I are about the
+            columns of X, with or without empty cells.
+
+        Notes
+        -----
+        Type III tests are those of lmerTest's ``anova`` for formulas whose terms come with the terms they contain and
+        the intercept (``a*b``, ``a*x``). Where lmerTest's answer depends on how the model is written, they are those
+        of emmeans' ``joint_tests``: for nested terms (``a/b``, ``a + a:b``, ``x + a:x``, ``a*b - a``) lmerTest tests
+        at the other factor's reference level, here means and slopes are averaged over it; without an intercept
         (``0 + a``, ``a*b - 1``) lmerTest tests that all means are zero, here that they are equal. Covariates count
-        from zero, as in lmerTest.
+        from zero, as in lmerTest; at their mean in :meth:`joint_tests`.
 
         Terms are those of the formula, or of ``terms=`` in ``jaxlmm.fit``; without either each
         column of X but a constant one is a term.
+
+        Raises
+        ------
+        ValueError
+            Another ``type``; type III where some combination of levels has no row.
         """
+        kind = table_type(type)
         X, structure = self.design.X, self.design.terms
         if structure is None:
             structure = make_terms_structure(None, self.names, np.flatnonzero((X == X[0]).all(axis=0)).tolist())
-        found = anova(self.estimates, type3_contrasts(structure, self.names), self.df_method)
-        return dataclasses.replace(found, responses=self.labels)
+        return dataclasses.replace(fit_anova(self, structure, kind), responses=self.labels)
 
-    def emmeans(self, specs: Any, by: Any = None, at: Any = None) -> EMMeans:
-        """Estimated marginal means, as R's ``emmeans``; ``.pairs()`` of the result compares them.
+    def emmeans(
+        self, specs: Any, by: Any = None, at: Any = None, *, weights: Any = "equal"
+    ) -> EMMeans | MeansAndContrasts:
+        """Estimated marginal means, as R's ``emmeans``.
+
+        ``.pairs()`` and ``.contrast(method)`` of the result compare them.
 
         Parameters
         ----------
         specs : str or sequence of str
-            The variables of the formula at whose levels means are wanted. Averages over other factors
-            have equal weights; covariates stand at their means.
+            The variables of the formula at whose levels means are wanted; covariates not among them stand at their
+            means. R's formulas are read as R reads them: ``"~ a | b"``, ``"a * b"``, ``"~ 1"`` for the overall mean;
+            ``"pairwise ~ a"`` gives both, ``.emmeans`` and ``.contrasts``.
         by : str or sequence of str, optional
-            More such variables, within whose levels pairs are compared.
+            More such variables, within whose levels means are compared.
         at : mapping of str to value or values, optional
             Covariates: values in place of the mean. Factors: the levels to keep. Averages over a
             variable not in ``specs`` or ``by`` are over these values.
+        weights : {"equal", "proportional", "outer", "cells", "flat"}, or sequence of float
+            Of the levels of the other factors in an average, as emmeans': alike; as often as observed in the whole
+            data; as the product of each factor's own frequencies; as often as observed in the cell; alike for what is
+            observed in the cell. Frequencies are numbers of rows, the same for all responses, whatever they miss and
+            whatever their weights, as emmeans has it of an lme4 fit. Numbers: one for each combination of their
+            levels, the first factor varying fastest.
 
         Raises
         ------
         ValueError
             Unknown variables or levels, no variable, one in both ``specs`` and ``by``, a huge grid.
         """
+        return self._means("emmeans", specs, by, at, weights)
+
+    def emtrends(
+        self, specs: Any, var: str, by: Any = None, at: Any = None, *, weights: Any = "equal"
+    ) -> EMMeans | MeansAndContrasts:
+        """Slopes of the covariate ``var`` at levels of other variables, as R's ``emtrends``.
+
+        Parameters
+        ----------
+        specs, by, at, weights
+            As in :meth:`emmeans`. ``at`` may name ``var``: where the slope of a curve is taken.
+        var : str
+            A covariate of the formula. Slopes are derivatives (central differences): of ``log(x)`` and the like they
+            are those in x itself.
+
+        Raises
+        ------
+        ValueError
+            As :meth:`emmeans`; a factor as ``var``.
+        """
+        return self._means("emtrends", specs, by, at, weights, var)
+
+    def joint_tests(self, by: Any = None, at: Any = None) -> JointTests:
+        """F tests of the marginal means of every term, as R's ``joint_tests`` (emmeans).
+
+        Of a factor that its means are equal, of an interaction that its contrasts of contrasts are 0; of a covariate
+        that its mean slope is 0, all averaged with equal weights over what is not in the term. A covariate stands at
+        its mean, where type III tests of :meth:`anova` count it from zero.
+
+        Parameters
+        ----------
+        by : str or sequence of str, optional
+            Variables at each of whose levels the others are tested.
+        at : mapping, optional
+            As in :meth:`emmeans`.
+
+        Returns
+        -------
+        JointTests
+            Denominators are emmeans': the smallest of the degrees of freedom of orthonormal contrasts, where
+            :meth:`anova` has lmerTest's.
+        """
+        found = joint_tests(self._variables("joint_tests"), self.estimates, self.df_method, by, at)
+        return dataclasses.replace(found, responses=self.labels)
+
+    def _variables(self, what: str) -> Any:
         if self.source is None:
             raise ValueError(
-                "emmeans needs the variables behind X: fit with jaxlmm.lmm(formula, data). With X alone, "
+                f"{what} needs the variables behind X: fit with jaxlmm.lmm(formula, data). With X alone, "
                 "write the means as contrasts and use test(L)."
             )
-        found = emmeans(self.source, self.estimates, self.df_method, specs, by, at)
-        return dataclasses.replace(found, responses=self.labels)
+        return self.source
+
+    def _means(self, what: str, specs: Any, by: Any, at: Any, weights: Any, var: str | None = None) -> Any:
+        source = self._variables(what)
+        if what == "emtrends" and var is None:
+            raise ValueError("emtrends needs var, the covariate whose slopes are wanted.")
+        return emmeans(
+            source, self.estimates, self.df_method, specs, by, at, weights, var=var, responses=self.labels,
+        )  # fmt: skip
 
     # -- random effects, fitted values, predictions -------------------------------------------
 

@@ -58,8 +58,11 @@ def summary_text(one: Any, name: str, level: float) -> Text:
 
 
 def _dropped(fit: Any) -> list[str]:
-    """A note of the rows that are not in the design."""
-    return [] if fit.design.dropped is None else [f"{fit.design.dropped.note}."]
+    """Notes of the rows that are not in the design, and of columns of the formula that no row determines."""
+    rows = [] if fit.design.dropped is None else [f"{fit.design.dropped.note}."]
+    columns = getattr(fit.source, "dropped_columns", ())
+    said = f"Dropped, since some combination of levels has no row: {', '.join(columns)}"
+    return [*rows, said] if columns else rows
 
 
 def _random_rows(one: Any) -> list[list[str]]:

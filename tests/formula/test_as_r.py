@@ -214,8 +214,8 @@ def test_the_table_and_the_tests_have_the_same_ids() -> None:
     }
 
 
-def quoted(key: str) -> str:
-    found = re.search(r"ValueError: `([^`]+)`", " ".join(rows()[key]))
+def quoted(key: str, kind: str = "ValueError") -> str:
+    found = re.search(rf"{kind}: `([^`]+)`", " ".join(rows()[key]))
     assert found, key
     return found[1].replace("\\|", "|")
 
@@ -241,16 +241,43 @@ def test_columns_in_the_index(data: Any) -> None:
 )
 def test_empty_cells(data: Any, formula: str) -> None:
     hole = data[~((data["a"] == "a3") & (data["b"] == "b2"))]
-    with pytest.raises(ValueError, match=re.escape(quoted("formula-empty-cells"))) as error:
-        lmm(f"{formula} + (1 | g)", hole)
-    assert re.search(r"\[a3\]:b\[b2\]", str(error.value))
-    assert lmm("y ~ a + b + (1 | g)", hole).converged.all()
+    with pytest.warns(UserWarning, match=re.escape(quoted("formula-empty-cells", "UserWarning"))) as said:
+        found = lmm(f"{formula} + (1 | g)", hole)
+    assert re.search(r"\[a3\]:b\[b2\]", str(said[0].message)) and said[0].filename == __file__
+    assert found.converged.all() and "Dropped, since some combination of levels has no row" in str(found.summary())
+    assert lmm("y ~ a + b + (1 | g)", hole).source.dropped_columns == ()
+
+
+def test_what_empty_cells_leave_is_the_fit_of_the_cells_there_are(data: Any) -> None:
+    hole = data[~((data["a"] == "a3") & (data["b"] == "b2"))]
+    with pytest.warns(UserWarning, match="no row has"):
+        found = lmm("y ~ a * b + (1 | g)", hole)
+    assert found.names == ("Intercept", "a[T.a2]", "a[T.a3]", "b[T.b2]", "a[T.a2]:b[T.b2]")
+    cells = lmm("y ~ 0 + cell + (1 | g)", hole.assign(cell=hole["a"] + hole["b"]))
+    np.testing.assert_allclose(found.sigma2, cells.sigma2, rtol=1e-6)
+    new = pd.DataFrame({"a": ["a3", "a3", "a2"], "b": ["b2", "b1", "b2"], "g": [hole["g"].iloc[0]] * 3})
+    predicted = found.predict(new)[:, 0]
+    assert np.isnan(predicted).tolist() == [True, False, False]  # no row says anything of the first
+    expected = cells.predict(new[1:].assign(cell=["a3b1", "a2b2"]))[:, 0]
+    np.testing.assert_allclose(predicted[1:], expected, rtol=1e-6)
+    with pytest.raises(ValueError, match=r"there is no type III test; use joint_tests\(\), anova\(type=2\)"):
+        found.anova()
+
+
+def test_factors_within_factors_have_means_over_their_own_levels(data: Any) -> None:
+    """The reference grid has no cell of one factor's levels within those of the other that they are not of."""
+    inner = data.assign(c=data["b"].astype(str) + np.where(data["k"] > 1, "x", "y"))
+    with pytest.warns(UserWarning, match="no row has"):
+        found = lmm("y ~ b / c + (1 | g)", inner)
+    cells = lmm("y ~ 0 + c + (1 | g)", inner).emmeans("c").estimate
+    np.testing.assert_allclose(found.emmeans("c").estimate, cells, rtol=1e-6)
+    np.testing.assert_allclose(found.emmeans("b").estimate[0], cells.reshape(2, 2).mean(axis=1), rtol=1e-6)
 
 
 def test_empty_cells_of_three_factors_are_counted(data: Any) -> None:
     data = data.assign(c=np.repeat(["c1", "c2"], 30), d=np.tile(["d1", "d2"], 30))
     hole = data[(data["a"] == "a1") | (data["c"] == "c1")]
-    with pytest.raises(ValueError, match=r"no row has a\[a2\]:c\[c2\] and a\[a3\]:c\[c2\], so a:c cannot"):
+    with pytest.warns(UserWarning, match=r"no row has a\[a2\]:c\[c2\] and a\[a3\]:c\[c2\], so 'a\[T.a2\]:c"):
         lmm("y ~ a * c", hole)
 
 
@@ -266,15 +293,26 @@ def test_the_users_own_functions_come_first(data: Any) -> None:
     np.testing.assert_allclose(made.X[:, 1:], np.column_stack([data["x"] - 2, -data["z"]]))
 
 
-@pytest.mark.parametrize("specs, instead", [
-    ("pairwise ~ a", "emmeans('a').pairs()"),
-    ("~ a", "emmeans('a')."),
-    ("pairwise ~ a | b", "emmeans('a', by='b').pairs()"),
-    ("pairwise ~ a * b", "emmeans(['a', 'b']).pairs()"),
+@pytest.mark.parametrize("specs, names, by", [
+    ("~ a", ["a"], []), ("a | b", ["a"], ["b"]), ("~a|b", ["a"], ["b"]), ("~ a * b", ["a", "b"], []),
+    ("a:b", ["a", "b"], []), ("~ `a` + b", ["a", "b"], []), ("~ 1", [], []), ("1 | b", [], ["b"]),
 ])  # fmt: skip
-def test_formulas_of_emmeans(data: Any, specs: str, instead: str) -> None:
-    with pytest.raises(ValueError, match=re.escape(instead)):
-        lmm("y ~ a * b + (1 | g)", data).emmeans(specs)
+def test_formulas_of_emmeans(data: Any, specs: str, names: list[str], by: list[str]) -> None:
+    fit = lmm("y ~ a * b + (1 | g)", data)
+    found, expected = fit.emmeans(specs), fit.emmeans(names or "1", by=by)
+    assert (found.specs, found.by) == (tuple(names), tuple(by))
+    np.testing.assert_array_equal(found.estimate, expected.estimate)
+
+
+@pytest.mark.parametrize("specs, method", [("pairwise ~ a | b", "pairwise"), ("trt.vs.ctrl ~ a", "trt.vs.ctrl")])
+def test_means_and_contrasts_in_one_formula(data: Any, specs: str, method: str) -> None:
+    fit = lmm("y ~ a * b + (1 | g)", data)
+    both = fit.emmeans(specs)
+    means = fit.emmeans(specs.split("~")[1].strip())
+    np.testing.assert_array_equal(both.emmeans.estimate, means.estimate)
+    np.testing.assert_array_equal(both.contrasts.pvalue, means.contrast(method).pvalue)
+    assert "Estimated marginal means" in str(both) and "Contrasts, P adjusted by" in str(both)
+    assert both._repr_html_().startswith("<pre>")
 
 
 def test_one_name_for_false_discovery(data: Any) -> None:

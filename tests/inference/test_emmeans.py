@@ -9,11 +9,13 @@ import numpy as np
 import pandas as pd
 import pytest
 import scipy.stats
+import xarray as xr
 
-import jaxlmm.inference.emmeans as emmeans_module
 from jaxlmm import lmm
 from jaxlmm.formula.formula import prepare_formula
-from jaxlmm.inference.emmeans import EMMeans, GridVariable, emmeans, marginal_means
+from jaxlmm.inference.adjustments import ADJUSTMENTS
+from jaxlmm.inference.emmeans import EMMeans, emmeans, marginal_means
+from jaxlmm.inference.grid import GridVariable
 from jaxlmm.inference.hypotheses import DF_METHODS
 from jaxlmm.inference.tukey import range_tail
 
@@ -291,7 +293,7 @@ def test_range_tail_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_responses_without_a_fit_have_nan() -> None:
     data = crossed().assign(y1=np.nan)
     found = means("a + b + (1 | g)", data, "a", "y?")
-    for adjust in emmeans_module.ADJUSTMENTS:
+    for adjust in ADJUSTMENTS:
         p = found.pairs(adjust).pvalue
         assert np.isnan(p).all(axis=1).tolist() == [False, True, False], adjust
         assert np.isfinite(p[[0, 2]]).all(), adjust
@@ -335,12 +337,87 @@ def test_refusals(options: dict[str, Any], message: str) -> None:
 
 def test_wrong_pairs() -> None:
     found = means("y0 ~ a + x + (1 | g)", crossed(), "a")
-    with pytest.raises(ValueError, match=r"adjust must be one of 'tukey', 'holm'.* found 'scheffe'"):
-        found.pairs("scheffe")
+    with pytest.raises(ValueError, match=r"adjust must be one of 'tukey', 'dunnettx'.* found 'turkey'"):
+        found.pairs("turkey")
     with pytest.raises(ValueError, match="x has a single marginal mean, so there is nothing to compare"):
         means("y0 ~ a + x + (1 | g)", crossed(), "x").pairs()
     with pytest.raises(ValueError, match="nothing to compare"):
         means("y0 ~ a + x + (1 | g)", crossed(), "x", by="a").pairs()
+
+
+# -- contrasts ------------------------------------------------------------------------------------
+
+
+def test_the_same_contrast_in_many_words() -> None:
+    found = means("y0 ~ a + x + (1 | g)", crossed(), "a")
+    expected = found.contrast("trt.vs.ctrl", ref="q", adjust="none")
+    assert expected.labels == ("p - q", "r - q")
+    for other in (
+        found.contrast("trt_vs_ctrl", ref=["q"], adjust="NONE"),
+        found.contrast({"p - q": {"p": 1, "q": -1}, "r - q": [0, -1, 1]}),
+        found.contrast(np.array([[1, -1, 0], [0, -1, 1]])),
+        found.contrast(pd.DataFrame([[1, -1, 0], [0, -1, 1]], index=["p - q", "r - q"])),
+    ):
+        np.testing.assert_allclose(other.estimate, expected.estimate)
+        np.testing.assert_allclose(other.pvalue, expected.pvalue)
+    turned = found.contrast("trt.vs.ctrl", ref="q", reverse=True)
+    assert turned.labels == ("q - p", "q - r")
+    np.testing.assert_allclose(turned.estimate, -expected.estimate)
+    averaged = found.contrast("trt.vs.ctrl", ref=["p", "q"])
+    assert averaged.labels == ("r - avg(p,q)",)
+    np.testing.assert_allclose(averaged.L[0], found.L[2] - found.L[:2].mean(axis=0))
+    of_all = found.test().estimate
+    np.testing.assert_array_equal(of_all, found.estimate)
+
+
+def test_contrasts_of_contrasts() -> None:
+    data = crossed()
+    data = data[data["a"] != "r"]
+    fit = lmm("y0 ~ a * b + x + (1 | g)", data)
+    found = fit.emmeans(["a", "b"]).contrast("pairwise", interaction=True)
+    assert list(found.axes) == ["b_pairwise", "a_pairwise"] and found.labels == ("p - q, u - v",)
+    expected = fit.test({"a[T.q]:b[T.v]": 1})
+    np.testing.assert_allclose(found.estimate, expected.estimate)
+    np.testing.assert_allclose(found.pvalue, expected.pvalue, rtol=1e-6)
+    assert list(found.tidy()["a_pairwise"]) == ["p - q"]
+
+
+def test_names_with_a_minus_stand_in_brackets() -> None:
+    data = crossed().replace({"a": {"p": "pre-test"}})
+    found = means("y0 ~ a + (1 | g)", data, "a")
+    assert found.pairs().labels[0] == "(pre-test) - q"
+    np.testing.assert_array_equal(
+        found.contrast("trt.vs.ctrl", ref="pre-test").estimate, found.contrast("trt.vs.ctrl").estimate
+    )
+
+
+def test_tukey_of_what_are_no_pairs_is_sidak_and_says_so() -> None:
+    found = means("y0 ~ a + (1 | g)", crossed(), "a").contrast("eff", adjust="tukey")
+    assert found.adjust == "sidak" and "tukey is for one set of pairwise differences" in str(found)
+
+
+def test_weights_as_numbers() -> None:
+    data = crossed()
+    fit = lmm("y0 ~ a + b + half + (1 | g)", data)
+    by_number = fit.emmeans("a", weights=[0, 1, 0, 0]).estimate  # v at half = 0
+    np.testing.assert_allclose(by_number, fit.emmeans("a", at={"b": "v", "half": 0}).estimate)
+    np.testing.assert_allclose(fit.emmeans("a", weights="PROP").L, fit.emmeans("a", weights="proportional").L)
+
+
+def test_what_averages_are_over_is_said() -> None:
+    found = means("y0 ~ a * b + x + (1 | g)", crossed(1).query("a != 'r'"), "a")
+    assert "Averaged over b\n" in str(found) and "The variables interact with others" in str(found)
+    assert "Averaged" not in str(means("y0 ~ a + x + (1 | g)", crossed(), "a"))
+
+
+def test_slopes_have_units_of_both() -> None:
+    Y = xr.DataArray(crossed()[["y0", "y1"]].to_numpy(), dims=("obs", "channel"), attrs={"units": "uV"})
+    fit = lmm("a * x + (1 | g)", crossed(), Y, obs_dim="obs")
+    trends = fit.emtrends("a", "x")
+    assert trends.to_dataset()["estimate"].attrs["units"] == "uV / x"
+    assert trends.pairs().to_dataset()["estimate"].attrs["units"] == "uV / x"
+    assert "Slopes of x" in str(trends)
+    np.testing.assert_allclose(trends.estimate[0, 0], fit.coef[0, fit.names.index("x")], rtol=1e-9)
 
 
 def test_a_model_without_variables() -> None:

@@ -28,6 +28,13 @@ RESULTS: dict[str, Callable[[Any], Tabular]] = {
     "emmeans by": lambda fit: fit.emmeans("cond", by="sex"),
     "pairs": lambda fit: fit.emmeans("cond").pairs(),
     "pairs by": lambda fit: fit.emmeans("cond", by="sex").pairs(),
+    "contrast": lambda fit: fit.emmeans("cond * sex").contrast("consec", by="sex"),
+    "products": lambda fit: fit.emmeans("cond * sex").contrast("pairwise", interaction=True),
+    "overall": lambda fit: fit.emmeans("1"),
+    "emtrends": lambda fit: fit.emtrends("cond", "x"),
+    "joint": lambda fit: fit.joint_tests(),
+    "joint by": lambda fit: fit.joint_tests(by="sex"),
+    "anova II": lambda fit: fit.anova(type=2),
     "test": lambda fit: fit.test([{"x": 1}, {"cond[T.b]": 1, "cond[T.c]": -0.5}], rhs=[0, 0.5]),
     "ftest": lambda fit: fit.ftest([{"x": 1}, {"cond[T.b]": 1}]),
     "profile": lambda fit: fit.profile(),
@@ -74,7 +81,7 @@ def test_a_dataset_has_the_labels_of_the_responses_in_every_result(name: str, fi
     for coord in ("channel", "time", "region"):
         xr.testing.assert_identical(data[coord].variable, Y[coord].variable)
     assert all(variable.attrs["long_name"] for variable in data.values())
-    units = {k for k, variable in data.items() if variable.attrs.get("units") == "uV"}
+    units = {k for k, variable in data.items() if variable.attrs.get("units") in ("uV", "uV / x")}
     assert units == {"estimate", "se", "conf_low", "conf_high"} & set(data)
     assert data.isel(channel=2, time=3)[own[0].name].isnull().all()
 
