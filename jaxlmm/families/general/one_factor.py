@@ -7,13 +7,11 @@ matrices as small as that, written out over arrays (p, p, c), take a fraction of
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeGuard
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from jaxlmm.families.base import Moments
 from jaxlmm.families.general.dense import last_apply, last_inverse_factor, last_product
@@ -95,13 +93,10 @@ def own_covariance(core: Core, phi: jax.Array, L: jax.Array) -> tuple[jax.Array,
     lowered = _lowered(at, L)
     Y = last_product(jnp.swapaxes(at.inverse, 0, 1), lowered)  # A^-1 L', (p, q, c)
     CY = groups(core, (core.C @ Y.reshape(core.p, -1)).reshape(len(core.C), q, -1))
-    HCY = times({pair: entry[:, None] for pair, entry in at.H.items()}, CY)
+    HCY = times(_spread(at.H), CY)
     zB = [add(core.R[a, j][:, None, None] * HCY[a] for a in range(core.r1)) for j in range(core.r1)]
-    first = {
-        s: total((zB[i] * zB[j]).reshape(core.G, -1)).reshape(q, -1) * (1 if i == j else 2)
-        for s, i, j in first_parameters(core)
-    }
-    return jnp.sum(lowered * lowered, axis=0), jnp.stack([first[s] for s in range(core.n_phi)])
+    first = [zB[i] * zB[j] * (1 if i == j else 2) for i, j in _parameters(core)]
+    return jnp.sum(lowered * lowered, axis=0), _totals(jnp.stack(first, axis=1))
 
 
 def _lowered(at: _Factored, L: jax.Array) -> jax.Array:
@@ -117,12 +112,10 @@ def _factor(core: Core, phi: jax.Array) -> _Factored:
 
 
 def _schur(core: Core, S: Entries) -> jax.Array:
-    """sum_g C_g' S_g C_g (p, p, c) for symmetric S_g."""
+    """sum_g C_g' S_g C_g (p, p, ...) for symmetric S_g of entries (G, ...)."""
     stacked = jnp.concatenate([S[pair] for pair in packed_pairs(core.r1)])
-    rows, columns = np.tril_indices(core.p)
-    lower = core.pairs[0][:, rows * core.p + columns].T @ stacked
-    at = {pair: n for n, pair in enumerate(zip(rows.tolist(), columns.tolist(), strict=True))}
-    return jnp.stack([jnp.stack([lower[at[max(i, j), min(i, j)]] for j in range(core.p)]) for i in range(core.p)])
+    found = core.pairs[0].T @ stacked.reshape(len(stacked), -1)
+    return found.reshape(core.p, core.p, *stacked.shape[1:])
 
 
 def _solve(core: Core, at: _Factored, stats: Stats) -> _Solved:
@@ -141,26 +134,30 @@ def _solve(core: Core, at: _Factored, stats: Stats) -> _Solved:
 
 def _pwrss_derivatives(core: Core, at: _Factored, solved: _Solved) -> tuple[jax.Array, jax.Array]:
     """s1 (k, c) and s2 (k, k, c): x_s = G_s P y, s1 = -y'P x_s, s2 = 2 x_s'P x_t."""
-    k, z = core.n_phi, [part[:, None] for part in solved.z]
-    s1: dict[int, jax.Array] = {}
-    F: dict[int, list[jax.Array]] = {}
-    for s, i, j in first_parameters(core):
-        s1[s] = -total(solved.z[i] * solved.z[j]) * (1 if i == j else 2)
-        F[s] = [part[:, 0] for part in exchanged(core, z, i, j)]
-    HF = {s: times(at.H, F[s]) for s in F}
-    lowered = [last_apply(at.inverse, core.C.T @ jnp.concatenate(HF[s])) for s in range(k)]
-
-    def both(s: int, t: int) -> jax.Array:
-        inner = total(add(x * y for x, y in zip(F[s], HF[t], strict=True)))
-        return 2 * (inner - jnp.sum(lowered[s] * lowered[t], axis=0))
-
-    return jnp.stack([s1[s] for s in range(k)]), _symmetric(both, k)
+    z, parameters = [part[:, None] for part in solved.z], _parameters(core)
+    squares = [solved.z[i] * solved.z[j] * (-1 if i == j else -2) for i, j in parameters]
+    parts = [exchanged(core, z, i, j) for i, j in parameters]
+    F = [jnp.concatenate([part[a] for part in parts], axis=1) for a in range(core.r1)]  # (G, k, c)
+    HF = times(_spread(at.H), F)
+    inner = _totals(add(x[:, :, None] * y[:, None] for x, y in zip(F, HF, strict=True)))
+    onto = (core.C.T @ jnp.concatenate(HF).reshape(len(core.C), -1)).reshape(core.p, len(parameters), -1)
+    lowered = last_product(at.inverse, onto)
+    return _totals(jnp.stack(squares, axis=1)), 2 * (inner - jnp.sum(lowered[:, :, None] * lowered[:, None], axis=0))
 
 
-def _symmetric(element: Callable[[int, int], jax.Array], k: int) -> jax.Array:
-    """(k, k, c) of elements (c,)."""
-    lower = {(s, t): element(s, t) for s in range(k) for t in range(s + 1)}
-    return jnp.stack([jnp.stack([lower[max(s, t), min(s, t)] for t in range(k)]) for s in range(k)])
+def _parameters(core: Core) -> list[tuple[int, int]]:
+    """Row and column in Phi of each parameter."""
+    return [(i, j) for _, i, j in sorted(first_parameters(core))]
+
+
+def _spread(H: Entries) -> Entries:
+    """Entries (G, c) for arrays (G, ..., c)."""
+    return {pair: entry[:, None] for pair, entry in H.items()}
+
+
+def _totals(values: jax.Array) -> jax.Array:
+    """Sums over the groups of (G, ..., c)."""
+    return total(values.reshape(len(values), -1)).reshape(values.shape[1:])
 
 
 def _logdet(at: _Factored, reml: bool) -> jax.Array:
@@ -169,42 +166,38 @@ def _logdet(at: _Factored, reml: bool) -> jax.Array:
 
 def _logdet_derivatives(core: Core, at: _Factored, reml: bool) -> tuple[jax.Array, jax.Array]:
     """l1 (k, c) = tr(P G_s) and l2 (k, k, c) = -tr(P G_s P G_t); with V^-1 in the place of P for ML."""
-    r, k, parameters = core.r1, core.n_phi, first_parameters(core)
+    r, parameters, pairs = core.r1, _parameters(core), packed_pairs(core.r1)
     HR = product(at.H, core.R, r)
     K = sandwich([[core.R[a, j][:, None] for a in range(r)] for j in range(r)], at.H)
+    P1, less = K, None
     if reml:
         X = last_product(jnp.swapaxes(at.inverse, 0, 1), at.inverse)
         KB = sandwich([[HR[a][j] for a in range(r)] for j in range(r)], _dual(core, X))
-        P1 = {pair: K[pair] - KB[pair] for pair in K}
-        XN = {s: last_product(X, _schur(core, changed(HR, i, j))) for s, i, j in parameters}
-        gram = _gram(P1, r, KB)
-    else:
-        P1, gram = K, _gram(K, r)
-    traces = jnp.einsum("mnuv,uvc->mnc", pairings(r, tuple((i, j) for _, i, j in parameters)), gram)
-    place = {s: m for m, (s, _, _) in enumerate(parameters)}
-    l1 = {s: total(get(P1, i, j)) * (1 if i == j else 2) for s, i, j in parameters}
-
-    def both(s: int, t: int) -> jax.Array:
-        found = -traces[place[s], place[t]]
-        return found - jnp.sum(XN[s] * jnp.swapaxes(XN[t], 0, 1), axis=(0, 1)) if reml else found
-
-    return jnp.stack([l1[s] for s in range(k)]), _symmetric(both, k)
+        P1, less = {pair: K[pair] - KB[pair] for pair in K}, KB
+    gram = _gram(P1, less)
+    traces = jnp.tensordot(pairings(r, tuple(parameters)), gram, axes=2)
+    l1 = _totals(jnp.stack([get(P1, i, j) * (1 if i == j else 2) for i, j in parameters], axis=1))
+    if not reml:
+        return l1, -traces
+    parts = [changed(HR, i, j) for i, j in parameters]
+    N = _schur(core, {pair: jnp.stack([part[pair] for part in parts], axis=1) for pair in pairs})  # (p, p, k, c)
+    XN = add(X[:, j, None, None] * N[j] for j in range(core.p))
+    twice = jnp.sum(XN[:, :, :, None] * jnp.swapaxes(XN, 0, 1)[:, :, None], axis=(0, 1))
+    return l1, -traces - twice
 
 
 def _dual(core: Core, X: jax.Array) -> Entries:
     """C_g X C_g' of entries (G, c), for symmetric X (p, p, c)."""
-    pairs, (rows, columns) = packed_pairs(core.r1), np.tril_indices(core.p)
-    lower = jnp.stack([X[i, j] * (1.0 if i == j else 2.0) for i, j in zip(rows, columns, strict=True)])
-    out = (core.pairs[0][:, rows * core.p + columns] @ lower).reshape(len(pairs), core.G, -1)
+    pairs = packed_pairs(core.r1)
+    out = (core.pairs[0] @ X.reshape(core.p**2, -1)).reshape(len(pairs), core.G, -1)
     return {(a, b): out[n] * (1.0 if a == b else 0.5) for n, (a, b) in enumerate(pairs)}
 
 
-def _gram(B: Entries, r: int, less: Entries | None = None) -> jax.Array:
+def _gram(B: Entries, less: Entries | None) -> jax.Array:
     """Products of pairs of entries (G, c), summed over the groups, (pairs, pairs, c); less those of others."""
-    pairs = packed_pairs(r)
-
-    def both(m: int, n: int) -> jax.Array:
-        found = B[pairs[m]] * B[pairs[n]]
-        return total(found if less is None else found - less[pairs[m]] * less[pairs[n]])
-
-    return _symmetric(both, len(pairs))
+    one = jnp.stack(list(B.values()), axis=1)
+    products = one[:, :, None] * one[:, None]
+    if less is not None:
+        other = jnp.stack([less[pair] for pair in B], axis=1)
+        products = products - other[:, :, None] * other[:, None]
+    return _totals(products)
