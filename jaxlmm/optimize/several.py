@@ -31,7 +31,7 @@ import scipy.stats
 from jaxlmm._types import float64_scope
 from jaxlmm.optimize.solver import iteration_step
 from jaxlmm.runtime import programs
-from jaxlmm.runtime.batches import in_batches, narrower, padded, take, width_for
+from jaxlmm.runtime.batches import few, in_batches, narrower, padded, take, width_for
 from jaxlmm.runtime.threads import N_THREADS, by_chunks
 
 __all__ = ["Evaluation", "Problem", "SeveralOptimum", "descend", "minimise_several", "semidefinite_factor"]
@@ -43,8 +43,6 @@ FIRST_STEPS = 12
 # lengths of the next step, that one must lead.
 LOOKING = 4
 NEAR = 0.2
-# A batch of so many responses keeps a processor busy: its steps take no longer than those of fewer.
-FULL = 128
 # Starts of each response: the best node and the next lowest local minima among the nodes.
 N_STARTS = 3
 # What counts as converged: gradient in theta (or in log theta where theta > 1), relative to nu.
@@ -455,7 +453,7 @@ class _Search:
             while len(active) or len(waiting):
                 room = width - len(active)
                 active, waiting = np.concatenate([active, waiting[:room]]), waiting[room:]
-                while not len(waiting) and len(active) <= _few(width):
+                while not len(waiting) and len(active) <= few(width):
                     width = narrower(width)
                     active, waiting = active[:width], active[width:]
                 index = padded(slice(0, len(active)), width, len(active))
@@ -471,7 +469,7 @@ class _Search:
         width = len(index)
         state, stats, problem = take(out, index), take(self.stats, rows[index]), _take_nu(self.problem, rows[index])
         state.done[n:] = 1.0
-        enough = n - width // 8 if more else _few(width)
+        enough = n - width // 8 if more else few(width)
         state = _compiled()(state, problem, stats, min(enough, n - 1))
         left = np.asarray(state.done)[:n] == 0
         for whole, part in zip(jax.tree.leaves(out), jax.tree.leaves(state), strict=True):
@@ -587,15 +585,6 @@ class _Search:
 
         out = in_batches(values, len(rows), self._width(len(rows)))
         return np.where(np.isfinite(out), out, np.inf)
-
-
-def _few(width: int) -> int:
-    """How many responses take less in narrower batches than in one of this width; 0 if there are no narrower ones.
-
-    Steps of fewer than FULL responses take as long as those of FULL, so that these are not split into several.
-    """
-    narrow = narrower(width)
-    return width // 2 if narrow >= FULL else narrow
 
 
 def _take_nu(problem: Any, index: np.ndarray) -> Any:
