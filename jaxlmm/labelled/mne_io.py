@@ -12,6 +12,7 @@ except ImportError as error:
     raise ImportError('MNE data need xarray and mne: pip install "jaxlmm[mne]"') from error
 
 from jaxlmm.labelled.data import coordinate
+from jaxlmm.results.images import evoked_map
 
 if TYPE_CHECKING:
     import mne
@@ -144,7 +145,6 @@ def map_to_evoked(data: xr.DataArray, info: mne.Info, *, comment: str | None = N
     ValueError
         Other dimensions, channels that ``info`` has not, times that are not spaced by 1 / sfreq.
     """
-    mne = _mne()
     if sorted(map(str, data.dims)) != ["channel", "time"]:
         raise ValueError(
             f"a map has the dimensions 'channel' and 'time', found {', '.join(map(repr, data.dims)) or 'none'}; "
@@ -154,19 +154,8 @@ def map_to_evoked(data: xr.DataArray, info: mne.Info, *, comment: str | None = N
     if missing:
         raise ValueError(f"the map has no coordinate {missing[0]!r}, which tells where its values belong.")
     channels = [str(name) for name in data["channel"].to_numpy()]
-    unknown = [name for name in channels if name not in info["ch_names"]]
-    if unknown:
-        raise ValueError(f"info has no channel {unknown[0]!r}; give the info of the epochs that were fitted.")
-    times = data["time"].to_numpy()
-    if not np.allclose(np.diff(times) * info["sfreq"], 1.0, atol=1e-3):
-        raise ValueError(
-            f"the times are not spaced by 1 / sfreq = {1 / info['sfreq']:.6g} s, as evoked data must be; "
-            "give all times, and the info of the epochs after any resampling."
-        )
-    order = [name for name in info["ch_names"] if name in channels]
-    values = data.transpose("channel", "time").to_numpy()[[channels.index(name) for name in order]]
     if comment is None:
         term = [str(data[name].item()) for name in ("term",) if name in data.coords]
         comment = " ".join([str(data.name or "map"), *term])
-    picked = mne.pick_info(info, [info["ch_names"].index(name) for name in order])
-    return mne.EvokedArray(np.asarray(values, dtype=np.float64), picked, tmin=float(times[0]), comment=comment)
+    values = data.transpose("channel", "time").to_numpy()
+    return evoked_map(values, channels, data["time"].to_numpy(), info, comment)
