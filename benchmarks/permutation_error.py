@@ -14,17 +14,18 @@ with 12 and 20 subjects. For the scheme that "auto" takes: how many of the sets 
 largest statistic, the largest cluster, and threshold-free enhancement; with the 95 % limits of a binomial proportion
 (Clopper & Pearson). Beside it, by the largest statistic, the way of subtracting the random effects once: BLUPs of
 one fit are taken off Y, and then rows change places freely under least squares. Sets come in tens with draws of
-their own. Writes results/permutation_error.json.
+their own. Writes results/permutation_error.json after each design; with --only the rows of other designs stay.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 from typing import Any
 
 import numpy as np
 import scipy.stats
-from common import save
+from common import RESULTS, save
 
 import jaxlmm
 from jaxlmm.resampling.contrast import find_contrast, make_tested
@@ -116,7 +117,9 @@ def main() -> None:
     parser.add_argument("--draws", type=int, default=199)
     parser.add_argument("--only", default="")
     options = parser.parse_args()
-    rows = []
+    path, rows = RESULTS / "permutation_error.json", dict[tuple[str, int], dict[str, Any]]()
+    if options.only and path.exists():
+        rows = {(row["design"], row["subjects"]): row for row in json.loads(path.read_text())["rows"]}
     for name in DESIGNS:
         for subjects in (12, 20):
             if options.only not in name:
@@ -136,14 +139,13 @@ def main() -> None:
                 total = {key: total.get(key, 0) + count for key, count in counts.items()}
             sets = options.sets // BATCH * BATCH
             row: dict[str, Any] = {"design": name, "subjects": subjects, "scheme": kind, "sets": sets}
+            row["draws"] = options.draws
             for key, count in total.items():
                 limits = scipy.stats.binomtest(count, sets).proportion_ci(method="exact")
                 row[f"{key} %"] = 100 * count / sets
                 row[f"{key} limits"] = f"{100 * limits.low:.1f} to {100 * limits.high:.1f}"
-            rows.append(row)
-            print(row, flush=True)
-    if not options.only:
-        save("permutation_error", rows, draws=options.draws)
+            rows[name, subjects] = row
+            save("permutation_error", list(rows.values()))
 
 
 if __name__ == "__main__":

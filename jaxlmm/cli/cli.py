@@ -75,7 +75,11 @@ def demo(responses: int, plot: Path) -> None:
     "--incomplete", default="drop", show_default=True, type=click.Choice(["drop", "refuse"]),
     help="Rows that miss a covariate or a group.",
 )  # fmt: skip
-@click.option("--sep", help="What separates the columns of TABLE. Default: a comma; in .tsv a tab.")
+@click.option(
+    "--sep",
+    help="What separates the columns of TABLE, or tab, space (any white space), semicolon, pipe. Default: a comma; "
+    "in .tsv a tab; in .txt and .dat white space.",
+)
 @click.option("--decimal", default=".", show_default=True, help="Decimal sign of TABLE's numbers.")
 @click.option(
     "--adjust",
@@ -94,7 +98,7 @@ def demo(responses: int, plot: Path) -> None:
 def fit(**options: Any) -> None:
     """Fit a formula to columns of TABLE, or to an array beside it, and write a table.
 
-    TABLE is .csv or .tsv, also compressed (.gz, .bz2, .xz, .zip, .zst), or .parquet. Text files have no types:
+    TABLE is .csv, .tsv, .txt or .dat, also compressed (.gz, .bz2, .xz, .zip, .zst), or .parquet. Text has no types:
     columns of numbers are covariates and columns of text, dates too, are factors with sorted levels; write C(block)
     for a factor of numbers. Parquet keeps categories in their order.
 
@@ -106,17 +110,31 @@ def fit(**options: Any) -> None:
 
 
 @main.command()
-@click.argument("fit", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.argument("fit", type=click.Path(exists=True, path_type=Path))
 @click.option(
     "--kind", required=True,
-    type=click.Choice(["forest", "volcano", "pvalues", "icc", "caterpillar", "residuals", "qq"]),
+    type=click.Choice(["forest", "volcano", "map", "pvalues", "icc", "caterpillar", "residuals", "qq"]),
 )  # fmt: skip
-@click.option("--term", help="Fixed effect, for volcano and pvalues.")
+@click.option("--term", help="Fixed effect, for volcano, map and pvalues.")
+@click.option(
+    "--value", default="statistic", show_default=True, help="What a map shows.",
+    type=click.Choice(["statistic", "coef", "se", "zscore", "neglog10p", "pvalue", "pvalue_adjusted"]),
+)  # fmt: skip
+@click.option("--at", multiple=True, metavar="NAME=LABEL", help="For a map: a label of a third dimension.")
+@click.option(
+    "--adjust", default="bh", show_default=True, type=click.Choice(["bh", "fdr", "by", "holm", "bonferroni", "none"]),
+    help="How p-values are adjusted for what volcano and map show as significant.",
+)  # fmt: skip
+@click.option("--alpha", default=0.05, show_default=True, type=click.FloatRange(0, 1, True, True), help="Its level.")
 @click.option("--response", multiple=True, help="Name of a response; several for forest. Default: the first.")
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="Picture: .png, .pdf, .svg.")
 @click.option("--overwrite", is_flag=True, help="Replace the picture if there is one.")
 def plot(**options: Any) -> None:
-    """Draw a FIT that 'jaxlmm fit --save' or Fit.save(..., include_Y=True) wrote."""
+    """Draw what 'jaxlmm fit' wrote.
+
+    FIT is the table of effects (.csv or .parquet: forest, volcano, map, pvalues), the results in .zarr, or the fit
+    itself, by --save or Fit.save(..., include_Y=True), of which every kind is drawn.
+    """
     _run("plot_file", **options)
 
 
@@ -124,9 +142,9 @@ def _run(name: str, **options: Any) -> None:
     """Call a function of ``run``; what it refuses becomes one line."""
     matplotlib.use("Agg")
     try:
-        from jaxlmm.cli import run  # needs pandas and formulaic
+        from jaxlmm.cli import drawing, run  # need pandas and formulaic
 
-        report = getattr(run, name)(**options)
+        report = getattr(drawing if name == "plot_file" else run, name)(**options)
     except (ValueError, OSError, ImportError) as error:
         raise click.ClickException(" ".join(str(error).split())) from None
     click.echo(report)

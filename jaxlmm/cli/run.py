@@ -1,4 +1,4 @@
-"""From files to files: what the command line's ``fit`` and ``plot`` do."""
+"""From files to files: what the command line's ``fit`` does."""
 
 from __future__ import annotations
 
@@ -12,14 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import tqdm
-from matplotlib.axes import Axes
 
 try:
     import pandas as pd
 except ImportError as error:
     raise ImportError('this command needs pandas and formulaic: pip install "jaxlmm[formula]"') from error
 
-from jaxlmm import plots
 from jaxlmm._types import Status
 from jaxlmm.design.dropped import DroppedRows
 from jaxlmm.doors.fit import lmm, prepare
@@ -29,7 +27,6 @@ from jaxlmm.doors.responses import Responses
 from jaxlmm.formula.design import refuse_untrusted
 from jaxlmm.formula.guard import UntrustedFormula
 from jaxlmm.inference.multiplicity import adjust_pvalues
-from jaxlmm.loading.load import load
 from jaxlmm.outofcore.place import Place
 from jaxlmm.results.options import FitOptions
 from jaxlmm.results.tables import glance, tidy
@@ -38,12 +35,24 @@ from jaxlmm.sources.opening import open_path
 from jaxlmm.sources.sources import open_source
 from jaxlmm.sources.table import as_frame
 
-__all__ = ["PLOTS", "fit_file", "plot_file"]
+__all__ = ["fit_file"]
 
 # Responses fitted and tabled between two steps of the progress bar.
 CHUNK = 8192
 WRITERS = {".csv": "to_csv", ".parquet": "to_parquet"}
 STORE = ".zarr"
+TEXT = (".csv", ".tsv", ".txt", ".dat")
+# Separators by their names, as a shell passes them on more easily; and those that a file may turn out to have.
+SEPARATORS = {
+    "tab": "\t",
+    "\\t": "\t",
+    "space": r"\s+",
+    "whitespace": r"\s+",
+    "comma": ",",
+    "semicolon": ";",
+    "pipe": "|",
+}
+LIKELY = {"\t": "tab", ";": ";", ",": ",", "|": "|"}
 COMPRESSED = (".gz", ".bz2", ".xz", ".zip", ".zst")
 # What other software writes for a missing number; in a column of text it may be a level.
 MISSING_CODES = {"NA", "N/A", "n/a", "#N/A", "NaN", "nan", "NULL", "null", "None", "<NA>", ".", "-", "?"}
@@ -75,7 +84,7 @@ def fit_file(
 ) -> str:
     """Read, fit, write; returns one line that says what was done.
 
-    With ``save`` the fit goes into a file too, with its data, for :func:`plot_file`. An ``out``
+    With ``save`` the fit goes into a file too, with its data, for ``jaxlmm plot``. An ``out``
     that ends in ``.zarr`` is written block by block, see :func:`jaxlmm.fit`. With ``by`` the table is long, and
     the results have a column for each of these names. A formula
     that does more than compute with the columns is refused unless ``trust_formula``.
@@ -203,18 +212,34 @@ def _read(
     words = {word for text in used for word in re.findall(r"[^\W\d][\w.]*|(?<=`)[^`]+(?=`)", text)}
     if path.suffix == ".parquet":
         return _read_parquet(path, words)
-    if suffix not in (".csv", ".tsv"):
-        raise ValueError(f"'{path}' must end in .csv, .tsv (or these and {', '.join(COMPRESSED)}), or .parquet.")
-    sep = sep or ("\t" if suffix == ".tsv" else ",")
-    data = pd.read_csv(path, sep=sep, decimal=decimal, keep_default_na=False, na_values=["", *na], low_memory=False)
-    if data.shape[1] == 1 and (other := next((s for s in ";\t," if s != sep and s in data.columns[0]), None)):
+    if suffix not in TEXT:
         raise ValueError(
-            f"'{path}' has one column, {data.columns[0]!r}; add --sep {other!r} if that separates columns."
+            f"'{path}' must end in {', '.join(TEXT)} (or these and {', '.join(COMPRESSED)}), or .parquet."
         )
+    given = {".tsv": "\t", ".csv": ","}.get(suffix, r"\s+") if sep is None else SEPARATORS.get(sep, sep)
+    if not given or "\n" in given:
+        raise ValueError(f"--sep is {sep!r}; give what stands between the columns, or tab, space, semicolon, pipe.")
+    # More than one character is a pattern, which the engine in Python reads; the one in C reads any white space.
+    plain = len(given) == 1 or given == r"\s+"
+    options: dict[str, Any] = {"low_memory": False} if plain else {"engine": "python"}
+    pattern = given if plain else re.escape(given)
+    data = pd.read_csv(path, sep=pattern, decimal=decimal, keep_default_na=False, na_values=["", *na], **options)
+    _refuse_other_separator(path, data, given)
     for name in data.columns:
         if name in words or (responses is not None and fnmatch.fnmatchcase(name, responses)):
             _refuse_hidden_numbers(data[name], name)
     return data
+
+
+def _refuse_other_separator(path: Path, data: pd.DataFrame, given: str) -> None:
+    """ValueError for a file whose first line another separator would take apart into more columns."""
+    first = " ".join(map(str, data.columns)) if given == r"\s+" else str(data.columns[0])
+    if data.shape[1] > 1 and given != r"\s+":
+        return
+    for other, name in LIKELY.items():
+        if other != given and first.count(other) >= data.shape[1]:
+            columns = "one column" if data.shape[1] == 1 else f"{data.shape[1]} columns"
+            raise ValueError(f"'{path}' has {columns}, {first!r}; add --sep '{name}' if that separates columns.")
 
 
 def _read_parquet(path: Path, words: Collection[str]) -> pd.DataFrame:
@@ -296,45 +321,3 @@ def _outcome(total: int, counts: dict[str, int], out: Path, dropped: DroppedRows
     note = dropped if isinstance(dropped, str) else "" if dropped is None else dropped.note
     outcome = ", ".join(f"{n} {name.lower()}" for name, n in counts.items() if n)
     return f"{total} responses ({outcome}){note and '; ' + note} -> {out}"
-
-
-# Kinds of pictures: the function, and which of term and response it takes.
-PLOTS: dict[str, tuple[Callable[..., Axes], tuple[str, ...]]] = {
-    "forest": (plots.forest, ("responses",)),
-    "volcano": (plots.volcano, ("term",)),
-    "pvalues": (plots.pvalue_histogram, ("term",)),
-    "icc": (plots.icc_distribution, ()),
-    "caterpillar": (plots.caterpillar, ("response",)),
-    "residuals": (plots.residual_plot, ("response",)),
-    "qq": (plots.qq_plot, ("response",)),
-}
-
-
-def plot_file(
-    *, fit: Path, kind: str, term: str | None, response: tuple[str, ...], out: Path, overwrite: bool
-) -> str:
-    """Draw a saved fit; returns one line that says what was done."""
-    if out.exists() and not overwrite:
-        raise ValueError(f"'{out}' exists; add --overwrite, or choose another name.")
-    draw, takes = PLOTS[kind]
-    found = load(fit)
-    options: dict[str, Any] = {}
-    if "term" in takes:
-        if term is None:
-            raise ValueError(f"--kind {kind} needs --term, one of {', '.join(found.names)}.")
-        options["term"] = term
-    elif term is not None:
-        raise ValueError(f"--kind {kind} takes no --term.")
-    if "responses" in takes:
-        options["responses"] = list(response) or [found.response_names[0]]
-    elif "response" in takes:
-        if len(response) > 1:
-            raise ValueError(f"--kind {kind} takes one --response, found {len(response)}.")
-        options["response"] = response[0] if response else 0
-    elif response:
-        raise ValueError(f"--kind {kind} takes no --response.")
-    axes = draw(found, **options)
-    figure = axes.get_figure(root=True)
-    assert figure is not None  # it was drawn just now
-    figure.savefig(out, dpi=150, bbox_inches="tight")
-    return f"{kind} -> {out}"

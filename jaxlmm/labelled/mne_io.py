@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,11 +13,14 @@ except ImportError as error:
     raise ImportError('MNE data need xarray and mne: pip install "jaxlmm[mne]"') from error
 
 from jaxlmm.labelled.data import coordinate
+from jaxlmm.results.images import evoked_map
+from jaxlmm.runtime.arguments import check_option
+from jaxlmm.sources.table import as_frame
 
 if TYPE_CHECKING:
     import mne
 
-__all__ = ["epochs_to_dataarray", "map_to_evoked"]
+__all__ = ["epochs_to_dataarray", "evokeds_to_dataarray", "map_to_evoked"]
 
 # Units of MNE's data by type of channel; other types have none.
 UNITS = dict.fromkeys(("eeg", "eog", "ecg", "emg", "bio", "seeg", "ecog", "dbs"), "V") | {
@@ -102,8 +106,8 @@ def _values(epochs: Any) -> tuple[np.ndarray, dict[str, np.ndarray]]:
     else:
         raise ValueError(
             f"epochs must be Epochs, EpochsTFR or EpochsSpectrum of MNE, found {type(epochs).__name__}: a model "
-            "needs single trials. Of raw data make mne.Epochs; averages, one per subject and condition, go into a "
-            "DataArray by hand, with these as coordinates."
+            "needs single trials. Of raw data make mne.Epochs; a list of averages, one per subject and condition, "
+            "goes to evokeds_to_dataarray(evokeds, metadata)."
         )
     if np.iscomplexobj(values) or values.ndim != 2 + len(axes):
         raise ValueError(
@@ -111,6 +115,79 @@ def _values(epochs: Any) -> tuple[np.ndarray, dict[str, np.ndarray]]:
             "compute them with output='power', average=False."
         )
     return values, axes
+
+
+def evokeds_to_dataarray(
+    evokeds: Sequence[mne.Evoked], metadata: Any = None, *, bads: str = "missing"
+) -> xr.DataArray:
+    """Averages, such as one per subject and condition, as responses for :func:`jaxlmm.lmm`.
+
+    Parameters
+    ----------
+    evokeds : sequence of Evoked
+        Of the same channels, in any order, and the same times.
+    metadata : DataFrame, or what makes one, optional
+        A row for each of them, in their order: the subject, the condition, ...; its columns are coordinates, and
+        categories keep their order.
+    bads : {"missing", "keep"}
+        What a channel in ``info["bads"]`` of an average is: a missing observation of that channel; or like others.
+
+    Returns
+    -------
+    DataArray, (evoked, channel, time)
+        Coordinates: ``evoked`` (0, 1, ...), ``comment``, ``nave`` (trials of each average, for weights), the columns
+        of ``metadata``; ``channel``, in the order of the first, ``channel_type``, ``units``; ``time`` in seconds.
+
+    Raises
+    ------
+    ValueError
+        No averages; other channels or times in some of them; a table of another length, or with the name of another
+        coordinate.
+    """
+    check_option("bads", bads, ("missing", "keep"))
+    kind, listed = _mne().Evoked, list(evokeds) if isinstance(evokeds, (list, tuple)) else []
+    wrong = [type(one).__name__ for one in listed if not isinstance(one, kind)]
+    if not listed or wrong:
+        found = wrong[0] if wrong else "none" if isinstance(evokeds, (list, tuple)) else type(evokeds).__name__
+        raise ValueError(f"evokeds must be a list of Evoked of MNE, found {found}; epochs go to epochs_to_dataarray.")
+    first = listed[0]
+    values = np.full((len(listed), *first.data.shape), np.nan)
+    for k, one in enumerate(listed):
+        if sorted(one.ch_names) != sorted(first.ch_names):
+            other = sorted(set(one.ch_names) ^ set(first.ch_names))[0]
+            raise ValueError(
+                f"evoked {k} and evoked 0 have other channels ({other!r} is in one of them alone); pick the same, or "
+                "interpolate what is missing."
+            )
+        if one.times.shape != first.times.shape or not np.allclose(one.times, first.times, atol=1e-6):
+            raise ValueError(f"evoked {k} and evoked 0 have other times; crop or resample them alike.")
+        values[k] = one.data[[one.ch_names.index(name) for name in first.ch_names]]
+        if bads == "missing":
+            values[k, [name in one.info["bads"] for name in first.ch_names]] = np.nan
+    types = first.get_channel_types(unique=False)
+    units = [UNITS.get(name, "") for name in types]
+    coords: dict[str, Any] = {
+        "evoked": np.arange(len(listed)),
+        "comment": ("evoked", [str(one.comment or "") for one in listed]),
+        "nave": ("evoked", [int(one.nave) for one in listed]),
+        "channel": list(first.ch_names),
+        "channel_type": ("channel", types),
+        "units": ("channel", units),
+        "time": np.asarray(first.times),
+    }
+    if metadata is not None:
+        table = as_frame(metadata)
+        if len(table) != len(listed):
+            raise ValueError(f"metadata has {len(table)} rows for {len(listed)} evokeds; give a row for each.")
+        for column in table.columns:
+            if column in coords:
+                raise ValueError(f"the metadata have a column {column!r}, the name of a coordinate; rename it.")
+            coords[column] = coordinate(table[column], "evoked")
+    made = xr.DataArray(values, dims=("evoked", "channel", "time"), coords=coords, name="evoked")
+    made["time"].attrs["units"] = "s"
+    if len(set(units)) == 1 and units[0]:
+        made.attrs["units"] = units[0]
+    return made
 
 
 def _mne() -> Any:
@@ -144,7 +221,6 @@ def map_to_evoked(data: xr.DataArray, info: mne.Info, *, comment: str | None = N
     ValueError
         Other dimensions, channels that ``info`` has not, times that are not spaced by 1 / sfreq.
     """
-    mne = _mne()
     if sorted(map(str, data.dims)) != ["channel", "time"]:
         raise ValueError(
             f"a map has the dimensions 'channel' and 'time', found {', '.join(map(repr, data.dims)) or 'none'}; "
@@ -154,19 +230,8 @@ def map_to_evoked(data: xr.DataArray, info: mne.Info, *, comment: str | None = N
     if missing:
         raise ValueError(f"the map has no coordinate {missing[0]!r}, which tells where its values belong.")
     channels = [str(name) for name in data["channel"].to_numpy()]
-    unknown = [name for name in channels if name not in info["ch_names"]]
-    if unknown:
-        raise ValueError(f"info has no channel {unknown[0]!r}; give the info of the epochs that were fitted.")
-    times = data["time"].to_numpy()
-    if not np.allclose(np.diff(times) * info["sfreq"], 1.0, atol=1e-3):
-        raise ValueError(
-            f"the times are not spaced by 1 / sfreq = {1 / info['sfreq']:.6g} s, as evoked data must be; "
-            "give all times, and the info of the epochs after any resampling."
-        )
-    order = [name for name in info["ch_names"] if name in channels]
-    values = data.transpose("channel", "time").to_numpy()[[channels.index(name) for name in order]]
     if comment is None:
         term = [str(data[name].item()) for name in ("term",) if name in data.coords]
         comment = " ".join([str(data.name or "map"), *term])
-    picked = mne.pick_info(info, [info["ch_names"].index(name) for name in order])
-    return mne.EvokedArray(np.asarray(values, dtype=np.float64), picked, tmin=float(times[0]), comment=comment)
+    values = data.transpose("channel", "time").to_numpy()
+    return evoked_map(values, channels, data["time"].to_numpy(), info, comment)

@@ -13,6 +13,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 from dataclasses import dataclass
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -140,7 +141,8 @@ def settle_all(problem: Problem, nodes: Nodes, t: jax.Array) -> tuple[Candidate,
 def lowest_node(nodes: Nodes, nu: jax.Array) -> _Bracket:
     """Bracket of the lowest grid point; one walk over the grid."""
     t, s, value = nodes.t, nodes.s, nu * jnp.log(nodes.s) + nodes.logdet
-    zero = np.zeros(value.shape[1:], value.dtype)  # numpy's: for JAX's own it would compile a program
+    # Numpy's: for one of its own JAX would compile a program.
+    zero: Any = np.zeros(value.shape[1:], value.dtype)
 
     def visit(state, at):  # type: ignore[no-untyped-def]
         best, last = state

@@ -31,7 +31,7 @@ import scipy.stats
 from jaxlmm._types import float64_scope
 from jaxlmm.optimize.solver import iteration_step
 from jaxlmm.runtime import programs
-from jaxlmm.runtime.batches import in_batches, narrower, padded, take, width_for, widths
+from jaxlmm.runtime.batches import few, in_batches, narrower, padded, take, width_for
 from jaxlmm.runtime.threads import N_THREADS, by_chunks
 
 __all__ = ["Evaluation", "Problem", "SeveralOptimum", "descend", "minimise_several", "semidefinite_factor"]
@@ -244,23 +244,32 @@ def _starts(problem: Problem, stats: Any, n_starts: int) -> tuple[np.ndarray, np
     c = int(jax.tree.leaves(stats)[0].shape[-1])
     width = width_for(c, problem.bytes_per_response)
 
-    def values(index: np.ndarray) -> Any:
+    def lowest(index: np.ndarray) -> Any:
         with float64_scope():
-            return _values_compiled(_take_nu(problem, index), nodes[:, :, None], take(stats, index))
+            return _lowest(_take_nu(problem, index), nodes[:, :, None], neighbours, take(stats, index), n_starts)
 
-    value = in_batches(values, c, width)
-    value = np.where(np.isfinite(value), value, np.inf)
-    local = np.all(value[:, None] <= value[neighbours], axis=1)
-    value[:, ~np.isfinite(value).any(axis=0)] = 0.0
-    low = np.where(local, value, np.inf)
-    low[np.argmin(value, axis=0), np.arange(c)] = value.min(axis=0)
-    order = np.argsort(low, axis=0)[:n_starts]
-    return np.moveaxis(nodes[order], 2, 1), np.take_along_axis(low, order, axis=0)
+    order, height = in_batches(lowest, c, width)
+    return np.moveaxis(nodes[order], 2, 1), height
 
 
-@programs.jit
-def _values_compiled(problem: Problem, nodes: jax.Array, stats: Any) -> jax.Array:
-    return jax.lax.map(lambda theta: problem.value(theta, stats), nodes)
+@functools.partial(programs.jit, static_argnums=4)
+def _lowest(
+    problem: Problem, nodes: jax.Array, neighbours: jax.Array, stats: Any, n_starts: int
+) -> tuple[jax.Array, jax.Array]:
+    """The best node of each response and the next ones that no neighbour is below, (n_starts, c); their heights."""
+    value = jax.lax.map(lambda theta: problem.value(theta, stats), nodes)
+    value = jnp.where(jnp.isfinite(value), value, np.inf)
+    local = functools.reduce(
+        jnp.logical_and, (value <= jnp.take(value, neighbours[:, j], axis=0) for j in range(neighbours.shape[1]))
+    )
+    low, numbers = value, np.arange(len(nodes))[:, None]
+    order, height = [], []
+    for _ in range(n_starts):
+        at = jnp.argmin(low, axis=0)
+        order.append(at)
+        height.append(jnp.min(low, axis=0))
+        low = jnp.where(local & (numbers != at), low, np.inf)
+    return jnp.stack(order), jnp.stack(height)
 
 
 # The trust region ----------------------------------------------------------------------------------
@@ -444,7 +453,9 @@ class _Search:
             while len(active) or len(waiting):
                 room = width - len(active)
                 active, waiting = np.concatenate([active, waiting[:room]]), waiting[room:]
-                width = width if len(waiting) else next((w for w in widths() if len(active) <= w), width)
+                while not len(waiting) and len(active) <= few(width):
+                    width = narrower(width)
+                    active, waiting = active[:width], active[width:]
                 index = padded(slice(0, len(active)), width, len(active))
                 left = self._advance_until(rows, out, active[index], len(active), len(waiting) > 0)
                 active = active[left]
@@ -452,13 +463,13 @@ class _Search:
     def _advance_until(self, rows: np.ndarray, out: _State, index: np.ndarray, n: int, more: bool) -> np.ndarray:
         """Steps of the responses ``index``, the first n of them not padding, until it pays to regroup.
 
-        That is when enough are done to let others in, or so few are left that a narrower batch holds them.
+        That is when enough are done to let others in, or so few are left that narrower batches take less.
         Returns which of the n are not done.
         """
         width = len(index)
         state, stats, problem = take(out, index), take(self.stats, rows[index]), _take_nu(self.problem, rows[index])
         state.done[n:] = 1.0
-        enough = n - width // 8 if more else narrower(width)
+        enough = n - width // 8 if more else few(width)
         state = _compiled()(state, problem, stats, min(enough, n - 1))
         left = np.asarray(state.done)[:n] == 0
         for whole, part in zip(jax.tree.leaves(out), jax.tree.leaves(state), strict=True):

@@ -30,8 +30,6 @@ from jaxlmm.results.results import Fit
 
 __all__ = ["icc_distribution", "pvalue_histogram", "volcano"]
 
-# p-values of 0, which no logarithm has, are drawn here.
-SMALLEST = float(np.nextafter(0.0, 1.0))
 NAMES = {
     "bh": "BH-adjusted",
     "by": "BY-adjusted",
@@ -86,7 +84,8 @@ def volcano(
     p, coef = _pvalues(fit, j), fit.coef[:, j]
     known = ~np.isnan(p)
     significant = adjust_pvalues(p, method) <= alpha  # False where NaN
-    height = -np.log10(np.maximum(p, SMALLEST))
+    with np.errstate(divide="ignore"):
+        height = np.where(p > 0, -np.log10(p), np.where(known, fit.neglog10p[:, j], np.nan))
 
     ax = make_axes(ax, 5.5, 4.4)
     many = len(p) > RASTERIZE
@@ -104,8 +103,6 @@ def volcano(
         handles.insert(0, Line2D([], [], linestyle="none", marker="o", markersize=5, color=color, label=label))
     if not known.all():
         handles.append(note(f"without a fit: {(~known).sum():,}"))
-    if (p == 0).any():
-        handles.append(note(f"p = 0, drawn at {SMALLEST:.0e}: {(p == 0).sum():,}"))
     reach = float(np.max(np.abs(coef[known]), initial=0.0)) or 1.0
     ax.set_xlim(-1.08 * reach, 1.08 * reach)
     ax.set_ylim(0, 1.05 * float(np.max(height[known], initial=1.0)))
@@ -113,7 +110,7 @@ def volcano(
     ax.set(xlabel=f"Coefficient of {fit.names[j]}", ylabel=r"$-\log_{10}\,p$")
     legend_inside(ax, handles, loc="upper center", title=f"Significant: {NAMES[method]} p ≤ {alpha:g}")
     if label_top:
-        order = np.lexsort((-np.abs(coef), p))[: min(label_top, int(known.sum()))]
+        order = np.lexsort((-np.abs(coef), -height))[: min(label_top, int(known.sum()))]
         _name_points(ax, coef[order], height[order], [fit.response_names[i] for i in order])
     return ax
 

@@ -6,6 +6,9 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from jaxlmm.results import tables
+from jaxlmm.results.images import fit_evoked, fit_nifti
+from jaxlmm.results.scores import with_scores
+from jaxlmm.results.top import top
 from jaxlmm.tabular.dataset import fit_dataset
 
 if TYPE_CHECKING:
@@ -95,7 +98,43 @@ class Exports:
         """
         return tables.augment(self, response, data=data)
 
-    def to_dataset(self, level: float = 0.95, *, df: str | None = None, ranef: bool = False) -> Any:
+    def top(self, term: str | int, n: int | None = 20, *, adjust: str = "bh", level: float = 0.95) -> pd.DataFrame:
+        """The n responses with the smallest p-values of one fixed effect, as limma's ``topTable``. Needs pandas.
+
+        Parameters
+        ----------
+        term : str or int
+            Name or position of the fixed effect.
+        n : int or None
+            How many rows; None: all responses that have a fit.
+        adjust : str
+            Of ``p.adjusted``, a method of :func:`jaxlmm.adjust_pvalues`, over all responses.
+        level : float
+            Of the intervals.
+
+        Returns
+        -------
+        DataFrame
+            ``response`` (of labelled responses: a column for each dimension), ``estimate``, ``std.error``,
+            ``statistic``, ``df``, ``p.value``, ``neglog10.p`` (which sorts the rows, also where p is too small for
+            floating point), ``p.adjusted``, ``conf.low``, ``conf.high``.
+
+        Raises
+        ------
+        ValueError
+            No such effect; a factor with several; n below 1; an unknown adjustment.
+        """
+        return top(self, term, n, adjust, level)
+
+    def to_dataset(
+        self,
+        level: float = 0.95,
+        *,
+        df: str | None = None,
+        ranef: bool = False,
+        adjust: str | None = None,
+        scores: bool = False,
+    ) -> Any:
         """All results, with the dimensions and coordinates of the responses. Needs xarray.
 
         Parameters
@@ -108,6 +147,10 @@ class Exports:
             Whether to add the conditional modes; this needs Y. Of one random intercept they are ``ranef``
             (group, dims...). Of other models each term, by its name in ``varcorr``, has a variable:
             ``ranef_subject`` (level_subject, effect_subject, dims...).
+        adjust : str, optional
+            Add ``pvalue_adjusted``, by this method of :func:`jaxlmm.adjust_pvalues`: each term over all responses.
+        scores : bool
+            Add ``zscore`` and ``neglog10p``, -log10 of the p-value, which hold for p-values of any size.
 
         Returns
         -------
@@ -117,7 +160,62 @@ class Exports:
             they mean in its attributes. It can be written as netCDF or Zarr, but for a MultiIndex.
         """
         fit: Any = self
-        return fit_dataset(fit if df is None else fit.with_df(df), fit.labels, level, ranef)
+        fit = fit if df is None else fit.with_df(df)
+        return with_scores(fit_dataset(fit, fit.labels, level, ranef), fit, adjust, scores)
+
+    def to_evoked(self, info: Any, term: str | int, variable: str = "statistic", *, adjust: str = "bh") -> Any:
+        """The map of one fixed effect over channels and times as evoked data, for MNE's plots. Needs mne.
+
+        Parameters
+        ----------
+        info : mne.Info
+            Of the epochs. Channels that the fit has not are left out.
+        term : str or int
+            Name or position of the fixed effect.
+        variable : {"statistic", "coef", "se", "df", "pvalue", "zscore", "neglog10p", "pvalue_adjusted"}
+        adjust : str
+            Of "pvalue_adjusted".
+
+        Returns
+        -------
+        mne.EvokedArray
+            Channels in the order of ``info``; of responses with channels alone one time, 0. MNE's plots scale to
+            microvolts and the like; of all but ``coef`` and ``se`` say ``scalings=1, units="t"``.
+
+        Raises
+        ------
+        ValueError
+            Dimensions other than "channel" and "time"; channels that ``info`` has not; times that are not spaced by
+            1 / sfreq; no such effect or variable.
+        """
+        return fit_evoked(self, info, term, variable, adjust)
+
+    def to_nifti(
+        self, masker: Any, term: str | int, variable: str = "zscore", *, adjust: str = "bh", fill: float = 0.0
+    ) -> Any:
+        """The map of one fixed effect as an image, by the masker of nilearn that made the responses.
+
+        Parameters
+        ----------
+        masker : fitted masker of nilearn, or what has its ``inverse_transform``
+        term : str or int
+            Name or position of the fixed effect.
+        variable : {"zscore", "statistic", "coef", "se", "df", "pvalue", "neglog10p", "pvalue_adjusted"}
+        adjust : str
+            Of "pvalue_adjusted".
+        fill : float
+            Of voxels without a fit.
+
+        Returns
+        -------
+        nibabel image
+
+        Raises
+        ------
+        ValueError
+            No masker; one of another number of voxels; no such effect or variable.
+        """
+        return fit_nifti(self, masker, term, variable, adjust, fill)
 
     def save(self, path: Any, *, include_Y: bool = False, overwrite: bool = False) -> None:
         """Write a fit to a file, from which :func:`jaxlmm.load` makes the same fit.

@@ -21,7 +21,7 @@ from jaxlmm.design.terms import make_terms_structure
 from jaxlmm.families.base import Modes, covariances
 from jaxlmm.families.parameters import lower_triangle
 from jaxlmm.families.registry import Model
-from jaxlmm.inference import distributions, hypotheses
+from jaxlmm.inference import distributions, hypotheses, tails
 from jaxlmm.inference.anova import Anova, table_type
 from jaxlmm.inference.emmeans import EMMeans, MeansAndContrasts, emmeans
 from jaxlmm.inference.estimates import Estimates, observed_inverse
@@ -334,6 +334,19 @@ class Fit(Exports):
     def pvalue(self) -> np.ndarray:
         """Two-sided p-values of coef = 0, (m, p)."""
         return distributions.pvalues(self.statistic, self.df)
+
+    @functools.cached_property
+    def neglog10p(self) -> np.ndarray:
+        """-log10 of ``pvalue``, (m, p), by the logarithm of the tail: right also where p is 0 in floats."""
+        return tails.neglog10_pvalues(self.statistic, self.df)
+
+    @functools.cached_property
+    def zscore(self) -> np.ndarray:
+        """Normal deviates with the p-values and the signs of ``statistic``, (m, p), however small the p-values are.
+
+        Where degrees of freedom differ between responses these can be compared, and drawn in one map.
+        """
+        return tails.zscores(self.statistic, self.df)
 
     def conf_int(self, level: float = 0.95) -> np.ndarray:
         """Wald intervals of the fixed effects: lower and upper limit, (m, p, 2)."""

@@ -11,11 +11,12 @@ import numpy as np
 from jaxlmm.runtime.device import compute_devices
 from jaxlmm.runtime.threads import N_THREADS, by_chunks
 
-__all__ = ["in_batches", "narrower", "on_gpu", "padded", "take", "width_for", "widths"]
+__all__ = ["few", "in_batches", "narrower", "on_gpu", "padded", "take", "width_for", "widths"]
 
 # A batch is padded up to one of these widths: on a CPU what stays in the cache of one core, on a GPU, where a
 # step takes as long for one response as for thousands, what fills it.
-CPU_WIDTHS, CPU_BYTES = (16, 128, 2048), 20 * 2**20
+CPU_WIDTHS, CPU_BYTES = (16, 128, 1024), 20 * 2**20
+FULL = 128  # fills a CPU
 GPU_WIDTHS, GPU_BYTES = (16, 256, 4096, 32768), 4 * 2**30
 
 
@@ -42,6 +43,15 @@ def width_for(c: int, bytes_per_response: int) -> int:
 def narrower(width: int) -> int:
     """The next narrower width, or 0."""
     return max((w for w in widths() if w < width), default=0)
+
+
+def few(width: int) -> int:
+    """How many responses take less in narrower batches than in one of this width; 0 if there are no narrower ones.
+
+    A batch that does not fill the device takes as long as one that does, so that it is not split into several.
+    """
+    narrow = narrower(width)
+    return width // 2 if narrow >= FULL and not on_gpu() else narrow
 
 
 def padded(rows: slice, width: int, c: int) -> np.ndarray:

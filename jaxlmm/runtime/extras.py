@@ -8,7 +8,7 @@ from typing import Any
 __all__ = ["extra"]
 
 # Which extra of this package brings them: pip install "jaxlmm[...]".
-EXTRAS = {"pandas": "pandas", "xarray": "xarray", "zarr": "stream"}
+EXTRAS = {"pandas": "pandas", "xarray": "xarray", "zarr": "stream", "mne": "mne"}
 
 
 def extra(name: str, what: str) -> Any:

@@ -14,7 +14,7 @@ EPOCHS = (
     "write Y = jaxlmm.mne_io.epochs_to_dataarray(epochs), then jaxlmm.lmm(formula, Y=Y): the formula names columns "
     "of epochs.metadata"
 )
-EVOKEDS = "write Y = numpy.stack([one.data for one in evokeds]), with a row of the table for each of them"
+EVOKEDS = "write Y = jaxlmm.mne_io.evokeds_to_dataarray(evokeds), whose observations are the averages"
 
 
 def instead_of_table(data: Any) -> str:

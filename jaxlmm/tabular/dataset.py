@@ -76,7 +76,8 @@ STORED: dict[str, tuple[str, int, tuple[str, ...]]] = {
 }
 MODE = "conditional mode of the group"
 RAN_PARS = "standard deviation or correlation of random effects"
-RESERVED = {"term", "group", "ranef", "ran_par", "ran_pars", "theta_1", "theta_2", *PER_TERM, *PER_RESPONSE}
+SCORES = ("pvalue_adjusted", "zscore", "neglog10p")
+RESERVED = {*SCORES, "term", "group", "ranef", "ran_par", "ran_pars", "theta_1", "theta_2", *PER_TERM, *PER_RESPONSE}
 
 
 def fit_dataset(fit: Any, labels: Labels, level: float, ranef: bool) -> xr.Dataset:

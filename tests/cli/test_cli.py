@@ -247,6 +247,8 @@ REGION = ("--formula", "y ~ region + x + (1 | s)")
     [
         ("t.csv", {}, []), ("t.tsv", {"sep": "\t"}, []), ("t.csv.gz", {}, []), ("t.tsv.xz", {"sep": "\t"}, []),
         ("t.csv", {"sep": ";"}, ["--sep", ";"]),
+        ("t.csv", {"sep": "|"}, ["--sep", "pipe"]), ("t.txt", {"sep": "\t"}, ["--sep", "\\t"]),
+        ("t.txt", {"sep": " "}, []), ("t.dat.gz", {"sep": " "}, ["--sep", "space"]),
         ("t.csv", {"sep": ";", "decimal": ","}, ["--sep", ";", "--decimal", ","]),
     ],
 )  # fmt: skip
@@ -292,6 +294,12 @@ def test_text_files_that_are_read_otherwise_than_written(tmp_path: Path) -> None
     regions().to_csv(source, index=False, sep=";", decimal=",")
     code, text = run("fit", source, *REGION, "--out", out)
     assert code == 1 and "has one column, 's;region;x;y'; add --sep ';'" in text
+    spaced = tmp_path / "t.txt"
+    regions().to_csv(spaced, index=False, sep=";", decimal=",")
+    code, text = run("fit", spaced, *REGION, "--out", out)
+    assert code == 1 and "has one column, 's;region;x;y'; add --sep ';'" in text
+    code, text = run("fit", source, *REGION, "--sep", "", "--out", out)
+    assert code == 1 and "--sep is ''; give what stands between the columns" in text
     code, text = run("fit", source, *REGION, "--sep", ";", "--out", out)
     assert code == 1 and "add --decimal , if these are numbers" in text
     code, text = run("fit", tmp_path / "t.csv", "--formula", "y ~ x", "--out", tmp_path / "r.txt")

@@ -13,7 +13,7 @@ from oracle import make_case, random_phi, structures
 
 import jaxlmm
 from jaxlmm._types import float64_scope
-from jaxlmm.families.general import moments
+from jaxlmm.families.general import moments, one_factor
 from jaxlmm.families.general.family import WORTH_A_TABLE, General, make_general
 from jaxlmm.families.general.layout import Core
 from jaxlmm.families.general.strata import StrataCore
@@ -110,6 +110,26 @@ def test_two_ways_to_the_derivatives_of_log_determinants(name: str, reml: bool) 
         assert ours.keys() == theirs.keys()
         for key in ours:
             np.testing.assert_allclose(ours[key], theirs[key], rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if one_factor.fits(setting(name)[0].family.core)])
+def test_one_factor_as_any_others(name: str) -> None:
+    """What its few columns of X make fast is what the general arithmetic gives, which more columns would need."""
+    case, _, phi, stats, _, _ = setting(name)
+    core, L = case.family.core, np.random.default_rng(2).normal(size=(2, 3))
+    with float64_scope():
+        for reml in (True, False):
+            fast, slow = (known.moments(core, jnp.asarray(phi), stats, reml=reml) for known in (one_factor, moments))
+            for ours, theirs in zip(jax.tree.leaves(vars(fast)), jax.tree.leaves(vars(slow)), strict=True):
+                np.testing.assert_allclose(ours, theirs, rtol=1e-11, atol=1e-12 * np.abs(theirs).max())
+        covariance = moments.covariance(core, jnp.asarray(phi), L)
+        value, first = one_factor.own_covariance(core, jnp.asarray(phi), L)
+        pwrss, fixef, variance = one_factor.solutions(core, jnp.asarray(phi), stats, L)
+        np.testing.assert_allclose(value, np.einsum("iic->ic", covariance.value), rtol=1e-12)
+        np.testing.assert_allclose(first, np.einsum("kiic->kic", covariance.first), rtol=1e-10, atol=1e-13)
+        np.testing.assert_allclose(variance, value, rtol=1e-12)
+        for ours, theirs in zip((pwrss, fixef), moments.estimates(core, jnp.asarray(phi), stats), strict=True):
+            np.testing.assert_allclose(ours, theirs, rtol=1e-12, atol=1e-13)
 
 
 @pytest.mark.parametrize("name", ["slope", "mixed", "nested", "factor"])

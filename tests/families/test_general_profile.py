@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -165,8 +165,19 @@ def profiled_deviance(fit: jaxlmm.Fit, response: int, label: str, x: float) -> f
     for shift in (0.0, -1.0):
         first_guess = np.array([*start, *pieces])
         first_guess[1 : 1 + sum(r)] += shift
-        best = min(best, scipy.optimize.minimize(value, first_guess, method="BFGS", options={"gtol": 1e-5}).fun)
+        best = min(best, _lowest_from(value, first_guess))
     return best
+
+
+def _lowest_from(value: Callable[[np.ndarray], float], start: np.ndarray) -> float:
+    """Where logarithms of variances run off to minus infinity one search stops early: anew until none gains."""
+    best = np.inf
+    for method in ("BFGS", "Powell", "BFGS", "Powell", "BFGS"):
+        found = scipy.optimize.minimize(value, start, method=method)
+        if found.fun > best - 1e-6:
+            break
+        start, best = found.x, found.fun
+    return min(best, found.fun)
 
 
 def check_by_definition(ml: jaxlmm.Fit, limits: dict[str, np.ndarray], response: int) -> None:

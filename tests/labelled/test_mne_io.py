@@ -96,3 +96,48 @@ def test_metadata_with_the_name_of_a_coordinate() -> None:
     epochs.metadata = epochs.metadata.rename(columns={"k": "event"})
     with pytest.raises(ValueError, match="the metadata have a column 'event', the name of a coordinate; rename it"):
         jaxlmm.mne_io.epochs_to_dataarray(epochs)
+
+
+def averages(n: int = 20) -> tuple[list[Any], pd.DataFrame]:
+    """Averages of ten subjects in two conditions; the second has its channels in another order, a bad one."""
+    rng = np.random.default_rng(1)
+    info = mne.create_info(["Fz", "Cz", "Pz"], 100.0, "eeg")
+    made = [mne.EvokedArray(rng.normal(size=(3, 4)) * 1e-6, info, nave=5 + k, comment=f"c{k}") for k in range(n)]
+    made[1] = made[1].copy().reorder_channels(["Pz", "Fz", "Cz"])
+    made[1].info["bads"] = ["Cz"]
+    table = pd.DataFrame({
+        "subject": np.repeat([f"s{k}" for k in range(n // 2)], 2),
+        "cond": pd.Categorical(["new", "old"] * (n // 2), ["old", "new"]),
+    })  # fmt: skip
+    return made, table
+
+
+def test_lists_of_averages() -> None:
+    made, table = averages()
+    found = jaxlmm.mne_io.evokeds_to_dataarray(made, table)
+    assert found.dims == ("evoked", "channel", "time") and found.attrs["units"] == "V"
+    assert found["nave"].values.tolist() == list(range(5, 25)) and found["time"].attrs["units"] == "s"
+    np.testing.assert_array_equal(found.sel(channel="Pz").values[1], made[1].data[0])
+    assert np.isnan(found.sel(channel="Cz").values[1]).all() and np.isnan(found.values).sum() == 4
+    kept = jaxlmm.mne_io.evokeds_to_dataarray(made, bads="keep")
+    np.testing.assert_array_equal(kept.sel(channel="Cz").values[1], made[1].data[2])
+    fit = jaxlmm.lmm("cond", Y=found, weights="nave")
+    assert fit.names == ("Intercept", "cond[T.new]") and fit.sel(channel="Cz").n_used.tolist() == [19] * 4
+    assert fit.to_evoked(made[0].info, "cond[T.new]").data.shape == (3, 4)
+
+
+def test_averages_that_do_not_go_together() -> None:
+    made, table = averages()
+    for evokeds, metadata, message in (
+        (made[0], None, "must be a list of Evoked of MNE, found EvokedArray"),
+        ([], None, "found none"),
+        ([made[0], make(preload=True)], None, "found Epochs; epochs go to epochs_to_dataarray"),
+        ([made[0], made[1].copy().pick(["Fz"])], None, "evoked 1 and evoked 0 have other channels .'Cz' is in one"),
+        ([made[0], made[2].copy().crop(0, 0.02)], None, "evoked 1 and evoked 0 have other times"),
+        (made, table.head(3), "metadata has 3 rows for 20 evokeds"),
+        (made, table.rename(columns={"cond": "time"}), "a column 'time', the name of a coordinate"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            jaxlmm.mne_io.evokeds_to_dataarray(evokeds, metadata)
+    with pytest.raises(ValueError, match="bads must be one of 'missing', 'keep'"):
+        jaxlmm.mne_io.evokeds_to_dataarray(made, bads="drop")

@@ -16,7 +16,8 @@ from jaxlmm._types import float64_scope
 from jaxlmm.design.random import RandomTerm
 from jaxlmm.families.base import Covariance, Moments, Scaling
 from jaxlmm.families.general import moments as kernel
-from jaxlmm.families.general import strata_moments
+from jaxlmm.families.general import one_factor, strata_moments
+from jaxlmm.families.general.eliminated import add
 from jaxlmm.families.general.layout import Core, Reducer, make_core, whitener
 from jaxlmm.families.general.moments import Stats
 from jaxlmm.families.general.reduce import reduce_responses, reduce_to_strata
@@ -98,12 +99,14 @@ class General:
 
     def moments(self, phi: jax.Array, stats: AnyStats, *, reml: bool) -> Moments:
         """pwrss and log-determinants at phi (k, c)."""
-        found: Moments = _kernel(self.core).moments(self.core, phi, stats, reml=reml)
+        found: Moments = _search_kernel(self.core).moments(self.core, phi, stats, reml=reml)
         return found
 
     def deviance_parts(self, phi: jax.Array, stats: AnyStats, *, reml: bool) -> tuple[jax.Array, jax.Array]:
         """pwrss and log-determinant (c,) alone, at phi (k, c), or (k, 1) for all."""
-        found: tuple[jax.Array, jax.Array] = _kernel(self.core).deviance_parts(self.core, phi, stats, reml=reml)
+        found: tuple[jax.Array, jax.Array] = _search_kernel(self.core).deviance_parts(
+            self.core, phi, stats, reml=reml
+        )
         return found
 
     def tabled(self, reml: bool, c: int) -> Tabled | None:
@@ -275,7 +278,7 @@ class General:
             Phi = {(int(i), int(j)): phi[core.offsets[t] + k] for k, (i, j) in enumerate(pairs)}
             T = kernel.singular_cholesky(Phi, r)
             u = jax.random.normal(keys[3 + t], (core.levels[t], r, c), core.W.dtype)
-            effects[t] = jnp.stack([kernel.add(T[i, j] * u[:, j] for j in range(i + 1)) for i in range(r)], axis=1)
+            effects[t] = jnp.stack([add(T[i, j] * u[:, j] for j in range(i + 1)) for i in range(r)], axis=1)
         for t in core.first:
             for j in range(core.sizes[t]):
                 for a in range(core.r1):
@@ -348,6 +351,11 @@ def _kernel(core: AnyCore) -> Any:
     return strata_moments if isinstance(core, StrataCore) else kernel
 
 
+def _search_kernel(core: AnyCore) -> Any:
+    """The module that knows what the search for the optimum asks for."""
+    return one_factor if one_factor.fits(core) else _kernel(core)
+
+
 @programs.jit
 def _conditional(core: Core, phi: jax.Array, stats: Stats) -> Any:
     return kernel.conditional(core, phi, stats)
@@ -360,6 +368,8 @@ def _covariance(core: AnyCore, phi: jax.Array, L: jax.Array) -> Any:
 
 @programs.jit
 def _own_covariance(core: AnyCore, phi: jax.Array, L: jax.Array) -> Any:
+    if one_factor.fits(core):
+        return one_factor.own_covariance(core, phi, L)
     # Second derivatives are left out by the compiler.
     at = _kernel(core).covariance(core, phi, L)
     return _contrast_by_contrast(at.value), _contrast_by_contrast(at.first)
@@ -390,6 +400,9 @@ def _estimates(core: AnyCore, theta: jax.Array, stats: AnyStats) -> Any:
 @programs.jit
 def _solutions(core: AnyCore, theta: jax.Array, stats: AnyStats, L: jax.Array) -> Any:
     phi, known = phi_from_theta(theta, core.sizes), _kernel(core)
+    if one_factor.fits(core):
+        assert isinstance(stats, Stats)
+        return one_factor.solutions(core, phi, stats, L)
     pwrss, fixef = known.estimates(core, phi, stats)
     return pwrss, fixef, _contrast_by_contrast(known.covariance(core, phi, L).value)
 

@@ -15,10 +15,8 @@ Of a response are kept coordinates b1 of y0 = y less the share a2 of the other e
 
 from __future__ import annotations
 
-import functools
-import operator
-from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -26,6 +24,23 @@ import numpy as np
 
 from jaxlmm.families.base import Covariance, Moments
 from jaxlmm.families.general.dense import diagonals, inverse_factor
+from jaxlmm.families.general.eliminated import (
+    Entries,
+    add,
+    blocks,
+    changed,
+    exchanged,
+    first_columns,
+    first_parameters,
+    get,
+    groups,
+    orderings,
+    pairings,
+    product,
+    sandwich,
+    times,
+    total,
+)  # fmt: skip
 from jaxlmm.families.general.layout import Core, packed_pairs
 from jaxlmm.families.parameters import lower_triangle
 
@@ -40,8 +55,6 @@ __all__ = [
     "moments",
     "pwrss",
 ]
-
-Entries = dict[tuple[int, int], jax.Array]
 
 
 @jax.tree_util.register_dataclass
@@ -119,24 +132,6 @@ def information(core: Core, phi: jax.Array, *, reml: bool) -> tuple[jax.Array, j
 # Parameters ----------------------------------------------------------------------------------------
 
 
-def _first_columns(core: Core) -> list[int]:
-    """Where the columns of each eliminated term begin among those of Z1."""
-    starts, at = [], 0
-    for t in core.first:
-        starts.append(at)
-        at += core.sizes[t]
-    return starts
-
-
-def _first_parameters(core: Core) -> list[tuple[int, int, int]]:
-    """Position in phi, row and column in Phi1 of each parameter of the eliminated factor."""
-    out = []
-    for t, start in zip(core.first, _first_columns(core), strict=True):
-        for k, (i, j) in enumerate(zip(*lower_triangle(core.sizes[t]), strict=True)):
-            out.append((core.offsets[t] + k, start + int(i), start + int(j)))
-    return out
-
-
 def _second_parameters(core: Core) -> list[tuple[int, int, int, int]]:
     """Position in phi, number among the second terms, row and column of each other parameter."""
     out = []
@@ -144,14 +139,6 @@ def _second_parameters(core: Core) -> list[tuple[int, int, int, int]]:
         for k, (i, j) in enumerate(zip(*lower_triangle(core.sizes[t]), strict=True)):
             out.append((core.offsets[t] + k, number, int(i), int(j)))
     return out
-
-
-def _orderings(i: int, j: int) -> list[tuple[int, int]]:
-    return [(i, j)] if i == j else [(i, j), (j, i)]
-
-
-def _get(entries: Entries, i: int, j: int) -> jax.Array:
-    return entries[(i, j) if (i, j) in entries else (j, i)]
 
 
 def singular_cholesky(Phi: Entries, r: int) -> Entries:
@@ -168,46 +155,6 @@ def singular_cholesky(Phi: Entries, r: int) -> Entries:
 
 
 # The eliminated factor -----------------------------------------------------------------------------
-
-
-def add(parts: Iterable[jax.Array]) -> jax.Array:
-    """Sum of arrays, at least one."""
-    return functools.reduce(operator.add, parts)
-
-
-def _total(values: jax.Array) -> jax.Array:
-    """Sum over the groups, (G, c) -> (c,); a product, which is much faster than a sum over an axis."""
-    return np.ones(len(values), values.dtype) @ values
-
-
-def _blocks(core: Core, phi: jax.Array) -> tuple[Entries, Entries, jax.Array]:
-    """Phi1 (c,), H_g = (I + R_g Phi1 R_g')^-1 (G, c) and log|V1| (c,)."""
-    r, R = core.r1, core.R
-    Phi = {(i, j): phi[s] for s, i, j in _first_parameters(core)}
-    if r == 1:
-        x = R[0, 0][:, None] ** 2 * Phi[0, 0]
-        return Phi, {(0, 0): 1 / (1 + x)}, _total(jnp.log1p(x))
-    RPhi: Entries = {}
-    for a in range(r):
-        for j in range(r):
-            RPhi[a, j] = add(R[a, i][:, None] * _get(Phi, i, j) for i in range(r) if (i, j) in Phi or (j, i) in Phi)
-    M = {(a, b): float(a == b) + add(RPhi[a, j] * R[b, j][:, None] for j in range(r)) for a, b in packed_pairs(r)}
-    if r == 2:
-        pivot = M[1, 1] - M[0, 1] ** 2 / M[0, 0]
-        H01 = -M[0, 1] / (M[0, 0] * pivot)
-        H00 = (1 - M[0, 1] * H01) / M[0, 0]
-        return Phi, {(0, 0): H00, (0, 1): H01, (1, 1): 1 / pivot}, _total(jnp.log(M[0, 0]) + jnp.log(pivot))
-    G, c = M[0, 0].shape
-    whole = jnp.stack([jnp.stack([_get(M, a, b) for b in range(r)], -1) for a in range(r)], -2)
-    inverse, log_pivots = inverse_factor(whole.reshape(G * c, r, r))
-    H = (jnp.swapaxes(inverse, 1, 2) @ inverse).reshape(G, c, r, r)
-    return Phi, {(a, b): H[:, :, a, b] for a, b in packed_pairs(r)}, _total(log_pivots.sum(1).reshape(G, c))
-
-
-def _times(H: Entries, x: list[jax.Array]) -> list[jax.Array]:
-    """H_g x_g, entries (G, c)."""
-    r = len(x)
-    return [add(_get(H, a, b) * x[b] for b in range(r)) for a in range(r)]
 
 
 def _schur(core: Core, H: Entries) -> jax.Array:
@@ -234,18 +181,6 @@ def _dual(core: Core, X: jax.Array) -> Entries:
         out = jnp.zeros((len(pairs) * core.G, c), X.dtype).at[rows].add(values[:, None] * flat.T[columns])
     parts = out.reshape(len(pairs), core.G, c)
     return {(a, b): parts[k] * (1.0 if a == b else 0.5) for k, (a, b) in enumerate(pairs)}
-
-
-def _sandwich(L: list[list[jax.Array]], S: Entries) -> Entries:
-    """L S L' for symmetric S; entries that broadcast to (G, c)."""
-    r, rows = len(L), len(L)
-    LS = [[add(L[a][b] * _get(S, b, j) for b in range(r)) for j in range(r)] for a in range(rows)]
-    return {(a, b): add(LS[a][j] * L[b][j] for j in range(r)) for a, b in packed_pairs(rows)}
-
-
-def _product(A: Entries, R: jax.Array, r: int) -> list[list[jax.Array]]:
-    """A_g R_g for symmetric A_g."""
-    return [[add(_get(A, a, b) * R[b, j][:, None] for b in range(r)) for j in range(r)] for a in range(r)]
 
 
 # The other terms -----------------------------------------------------------------------------------
@@ -305,10 +240,6 @@ def _spread(core: Core, number: int, i: int, j: int, x: jax.Array) -> jax.Array:
 # The solution --------------------------------------------------------------------------------------
 
 
-def _groups(core: Core, flat: jax.Array) -> list[jax.Array]:
-    return list(flat.reshape(core.r1, core.G, *flat.shape[1:]))
-
-
 def _onto_d(core: Core, x: list[jax.Array]) -> jax.Array:
     """sum_g C_g' x_g, (c, d)."""
     return jnp.einsum("wd,wc->cd", core.C, jnp.concatenate(x))
@@ -323,7 +254,7 @@ def _matvec(A: jax.Array, x: jax.Array) -> jax.Array:
 
 def factor(core: Core, phi: jax.Array) -> _Factored:
     """The model at phi (k, c), or (k, 1) where all responses share it."""
-    Phi1, H, logdet1 = _blocks(core, phi)
+    Phi1, H, logdet1 = blocks(core, phi)
     A = core.W + _schur(core, H)
     T = []
     for t in core.second:
@@ -339,9 +270,9 @@ def factor(core: Core, phi: jax.Array) -> _Factored:
 def solve(core: Core, at: _Factored, stats: Stats) -> _Solved:
     """The responses at the phi of ``at``."""
     q2, A, H = core.q2, at.A, at.H
-    b = _groups(core, stats.b)
-    Hb = _times(H, b)
-    base = stats.rest + add(_total(x * y) for x, y in zip(b, Hb, strict=True))
+    b = groups(core, stats.b)
+    Hb = times(H, b)
+    base = stats.rest + add(total(x * y) for x, y in zip(b, Hb, strict=True))
     v, a = _onto_d(core, Hb), stats.a.T
     right = v + _matvec(A[:, :, :q2], a) if q2 else v
     right = _scale(core, at.T, right, transpose=True) if q2 else right
@@ -350,8 +281,8 @@ def solve(core: Core, at: _Factored, stats: Stats) -> _Solved:
     delta = jnp.concatenate([a - _scale(core, at.T, u2, transpose=False), -u[:, q2:]], axis=1) if q2 else -u
     A_delta = _matvec(A, delta)
     s = base + jnp.sum((2 * v + A_delta) * delta, axis=1) + jnp.sum(u2 * u2, axis=1)
-    residual = [x + y for x, y in zip(b, _groups(core, core.C @ delta.T), strict=True)]
-    Hr = _times(H, residual)
+    residual = [x + y for x, y in zip(b, groups(core, core.C @ delta.T), strict=True)]
+    Hr = times(H, residual)
     z = [add(core.R[k, j][:, None] * Hr[k] for k in range(core.r1)) for j in range(core.r1)]
     return _Solved(s, u, v + A_delta, z)
 
@@ -367,7 +298,7 @@ def _quadratic(core: Core, at: _Factored, f: list[jax.Array], moved: jax.Array) 
     """
     q2, G, vectors, c = core.q2, *f[0].shape
     H = {pair: entry[:, None] for pair, entry in at.H.items()}
-    F, HF = (jnp.concatenate(x).reshape(core.r1 * G, vectors * c) for x in (f, _times(H, f)))
+    F, HF = (jnp.concatenate(x).reshape(core.r1 * G, vectors * c) for x in (f, times(H, f)))
     onto = jnp.moveaxis((core.C.T @ HF).reshape(core.d, vectors, c), 2, 0)  # D'V1^-1 x
     F, HF = (jnp.moveaxis(x.reshape(core.r1 * G, vectors, c), 2, 0) for x in (F, HF))
     inner = jnp.swapaxes(F, 1, 2) @ HF
@@ -382,12 +313,6 @@ def _quadratic(core: Core, at: _Factored, f: list[jax.Array], moved: jax.Array) 
     return inner - jnp.swapaxes(lowered, 1, 2) @ lowered
 
 
-def _exchanged(core: Core, z: list[jax.Array], i: int, j: int) -> list[jax.Array]:
-    """R_g E_s z_g for parameter (i, j) of Phi1: E_s z has z_j in row i and z_i in row j; z holds (G, vectors, c)."""
-    R = core.R[:, :, :, None, None]
-    return [R[a, i] * z[j] + (0 if i == j else R[a, j] * z[i]) for a in range(core.r1)]
-
-
 def _stacked(coords: list[list[jax.Array]]) -> list[jax.Array]:
     """Coordinates of several sets of vectors as one set."""
     return [jnp.concatenate(parts, axis=1) for parts in zip(*coords, strict=True)]
@@ -395,7 +320,7 @@ def _stacked(coords: list[list[jax.Array]]) -> list[jax.Array]:
 
 def _order(core: Core) -> np.ndarray:
     """Where each parameter stands among those of the eliminated factor followed by the others."""
-    found = [s for s, *_ in _first_parameters(core)] + [s for s, *_ in _second_parameters(core)]
+    found = [s for s, *_ in first_parameters(core)] + [s for s, *_ in _second_parameters(core)]
     return np.argsort(found)
 
 
@@ -411,9 +336,9 @@ def _pwrss_derivatives(core: Core, at: _Factored, solved: _Solved) -> tuple[jax.
     """s1 (k, c) and s2 (k, k, c): x_s = G_s P y, s1 = -y'P x_s, s2 = 2 x_s'P x_t."""
     w2, z = solved.w[:, : core.q2], [part[:, None] for part in solved.z]
     s1, coords, effects = [], [], []
-    for _, i, j in _first_parameters(core):
-        s1.append(-_total(solved.z[i] * solved.z[j]) * (1 if i == j else 2))
-        coords.append(_exchanged(core, z, i, j))
+    for _, i, j in first_parameters(core):
+        s1.append(-total(solved.z[i] * solved.z[j]) * (1 if i == j else 2))
+        coords.append(exchanged(core, z, i, j))
     for _, number, i, j in _second_parameters(core):
         part = _levels(core, number, w2)
         s1.append(-jnp.sum(part[:, :, i] * part[:, :, j], axis=1) * (1 if i == j else 2))
@@ -428,19 +353,6 @@ def _complement(core: Core, at: _Factored, reml: bool) -> jax.Array:
     inverse = at.inverse[:, :e, :e]
     X = jnp.swapaxes(inverse, 1, 2) @ inverse
     return _both_sides(core, at.T, X, transpose=False) if e else X
-
-
-@functools.cache
-def _pairings(r: int, parameters: tuple[tuple[int, int], ...]) -> np.ndarray:
-    """How tr(E_s B E_t B) for symmetric B (r, r) is made of products of B's entries, (k1, k1, pairs, pairs)."""
-    number = {pair: n for n, pair in enumerate(packed_pairs(r))}
-    k = len(parameters)
-    out = np.zeros((k, k, len(number), len(number)))
-    for m, n in np.ndindex(k, k):
-        for a, b in _orderings(*parameters[m]):
-            for f, g in _orderings(*parameters[n]):
-                out[m, n, number[min(b, f), max(b, f)], number[min(g, a), max(g, a)]] += 1
-    return out
 
 
 def _gram(B: Entries, r: int) -> jax.Array:
@@ -459,7 +371,7 @@ def _logdet(core: Core, at: _Factored, reml: bool) -> tuple[jax.Array, jax.Array
 
 def _blocks_are_cheaper(core: Core) -> bool:
     """Whether the whole of Z'PZ takes less arithmetic than the derivatives of the Schur complement."""
-    d, q1, k1 = core.d, core.r1 * core.G, len(_first_parameters(core))
+    d, q1, k1 = core.d, core.r1 * core.G, len(first_parameters(core))
     # A product with the table of pairs, one for all responses, runs at about four times the speed of small ones.
     schur = len(packed_pairs(core.r1)) * core.G * d * d * (1 + k1) / 4 + k1 * d**3 + (k1 + 2) * d * d * core.q2
     return q1 * d * (d + q1 + core.q2) + 2 * core.q2 * d * d < schur
@@ -469,40 +381,40 @@ LogdetDerivatives = tuple[dict[int, jax.Array], dict[tuple[int, int], jax.Array]
 
 
 def _by_blocks(core: Core, at: _Factored, reml: bool) -> LogdetDerivatives:
-    """The derivatives from the blocks of Z'PZ, with P = V1^-1 - (V1^-1 D Lam L^-T)(V1^-1 D Lam L^-T)'."""
+    """The derivatives from the pieces of Z'PZ, with P = V1^-1 - (V1^-1 D Lam L^-T)(V1^-1 D Lam L^-T)'."""
     r, q2, G = core.r1, core.q2, core.G
     e = core.d if reml else q2
-    HR = _product(at.H, core.R, r)
+    HR = product(at.H, core.R, r)
     rows = [core.C[a * G : (a + 1) * G, :e] for a in range(r)]
     F = jnp.concatenate([add(HR[a][j].T[:, :, None] * rows[a] for a in range(r)) for j in range(r)], axis=1)
     lowered = jnp.swapaxes(at.inverse[:, :e, :e], 1, 2)
     lowered = _scale(core, at.T, lowered, transpose=False) if e else lowered  # Lam L^-T
     V1, V2 = F @ lowered, jnp.swapaxes(at.A[:, :e, :q2], 1, 2) @ lowered
-    K = _sandwich([[core.R[a, j][:, None] for a in range(r)] for j in range(r)], at.H)
-    own = jnp.stack([jnp.stack([_get(K, i, j) for j in range(r)]) for i in range(r)]).transpose(3, 0, 1, 2)
+    K = sandwich([[core.R[a, j][:, None] for a in range(r)] for j in range(r)], at.H)
+    own = jnp.stack([jnp.stack([get(K, i, j) for j in range(r)]) for i in range(r)]).transpose(3, 0, 1, 2)
     B11 = own[:, :, :, :, None] * np.eye(G) - (V1 @ jnp.swapaxes(V1, 1, 2)).reshape(-1, r, G, r, G).swapaxes(2, 3)
-    first = [(s, 0, i, j) for s, i, j in _first_parameters(core)]
+    first = [(s, 0, i, j) for s, i, j in first_parameters(core)]
     second = [(s, number + 1, i, j) for s, number, i, j in _second_parameters(core)]
-    blocks = {(0, 0): B11}
+    pieces = {(0, 0): B11}
     if q2:
         B12 = F[:, :, :q2] - V1 @ jnp.swapaxes(V2, 1, 2)
         B22 = at.A[:, :q2, :q2] - V2 @ jnp.swapaxes(V2, 1, 2)
         for a in range(len(core.second)):
             part = jnp.moveaxis(_levels(core, a, jnp.swapaxes(B12, 1, 2)), 3, 1)  # (c, r1 * G, La, ra)
-            blocks[0, a + 1] = part.reshape(len(part), r, G, *part.shape[2:]).transpose(0, 1, 4, 2, 3)
+            pieces[0, a + 1] = part.reshape(len(part), r, G, *part.shape[2:]).transpose(0, 1, 4, 2, 3)
             for b in range(a + 1):
                 part = _levels(core, b, jnp.moveaxis(_levels(core, a, B22), 3, 1))  # (c, Lb, rb, La, ra)
-                blocks[b + 1, a + 1] = part.transpose(0, 2, 4, 1, 3)
-    grams = {key: _block_gram(block) for key, block in blocks.items()}
+                pieces[b + 1, a + 1] = part.transpose(0, 2, 4, 1, 3)
+    grams = {key: _block_gram(block) for key, block in pieces.items()}
     l1: dict[int, jax.Array] = {}
     l2: dict[tuple[int, int], jax.Array] = {}
     parameters = first + second
     for s, a, i, j in parameters:
-        l1[s] = jnp.sum(diagonals(blocks[a, a][:, i, j]), axis=1) * (1 if i == j else 2)
+        l1[s] = jnp.sum(diagonals(pieces[a, a][:, i, j]), axis=1) * (1 if i == j else 2)
         for t, b, f, g in parameters:
             if (a, b) in grams:
-                total = add(grams[a, b][:, x, f2, y, g2] for x, y in _orderings(i, j) for f2, g2 in _orderings(f, g))
-                l2[s, t] = l2[t, s] = -total
+                found = add(grams[a, b][:, x, f2, y, g2] for x, y in orderings(i, j) for f2, g2 in orderings(f, g))
+                l2[s, t] = l2[t, s] = -found
     return l1, l2
 
 
@@ -517,33 +429,26 @@ def _by_schur(core: Core, at: _Factored, reml: bool) -> LogdetDerivatives:
     """The derivatives from those of the Schur complement, for many levels of the eliminated factor."""
     r, q2 = core.r1, core.q2
     e = core.d if reml else q2
-    first, second = _first_parameters(core), _second_parameters(core)
-    HR = _product(at.H, core.R, r)
-    K = _sandwich([[core.R[a, j][:, None] for a in range(r)] for j in range(r)], at.H)
+    first, second = first_parameters(core), _second_parameters(core)
+    HR = product(at.H, core.R, r)
+    K = sandwich([[core.R[a, j][:, None] for a in range(r)] for j in range(r)], at.H)
     l1: dict[int, jax.Array] = {}
     l2: dict[tuple[int, int], jax.Array] = {}
     # Blocks of Z1'P Z1 on the diagonal are P1 = K - KB.
     P1 = K
     if e:
         X = _complement(core, at, reml)
-        KB = _sandwich([[HR[a][j] for a in range(r)] for j in range(r)], _dual(core, X))
+        KB = sandwich([[HR[a][j] for a in range(r)] for j in range(r)], _dual(core, X))
         P1 = {pair: K[pair] - KB[pair] for pair in K}
-        changed = [
-            {
-                (a, b): (HR[a][i] * HR[b][j] + HR[a][j] * HR[b][i]) * (0.5 if i == j else 1.0)
-                for a, b in packed_pairs(r)
-            }
-            for _, i, j in first
-        ]
-        N = jnp.stack([_schur(core, S)[:, :e, :e] for S in changed], axis=1)  # -dA / dphi_s, (c, k1, e, e)
+        N = jnp.stack([_schur(core, changed(HR, i, j))[:, :e, :e] for _, i, j in first], axis=1)  # -dA / dphi_s
         XN = X[:, None] @ N
         flat = XN.reshape(*XN.shape[:2], e * e)
         twice = flat @ jnp.moveaxis(XN.swapaxes(2, 3).reshape(*XN.shape[:2], e * e), 1, 2)
     gram = _gram(P1, r) - _gram(KB, r) if e else _gram(P1, r)
-    traces = jnp.einsum("mnuv,cuv->cmn", _pairings(r, tuple((i, j) for _, i, j in first)), gram)
+    traces = jnp.einsum("mnuv,cuv->cmn", pairings(r, tuple((i, j) for _, i, j in first)), gram)
     traces = traces + twice if e else traces
     for m, (s, i, j) in enumerate(first):
-        l1[s] = _total(_get(P1, i, j)) * (1 if i == j else 2)
+        l1[s] = total(get(P1, i, j)) * (1 if i == j else 2)
         for n, (t, _, _) in enumerate(first):
             l2[s, t] = -traces[:, m, n]
     if q2:
@@ -552,7 +457,7 @@ def _by_schur(core: Core, at: _Factored, reml: bool) -> LogdetDerivatives:
         U = _scale(core, at.T, jnp.swapaxes(at.inverse[:, :e, :e], 1, 2), transpose=False)  # Lam L^-T
         V = jnp.swapaxes(at.A[:, :e, :q2], 1, 2) @ U
         W = at.A[:, :q2, :q2] - V @ jnp.swapaxes(V, 1, 2)
-        J = np.eye(e, q2, dtype=X.dtype) - U @ jnp.swapaxes(V, 1, 2)
+        J: Any = np.eye(e, q2, dtype=X.dtype) - U @ jnp.swapaxes(V, 1, 2)
         NJ = N @ J[:, None]
         for s, number, i, j in second:
             l1[s] = _trace(core, number, i, j, W)
@@ -597,10 +502,10 @@ def _second_second(core: Core, W: jax.Array, l2: dict[tuple[int, int], jax.Array
                 for t, other, m, n in parameters:
                     if number != a or other != b:
                         continue
-                    total = add(
-                        gram[:, y * rb + f, x * rb + g] for x, y in _orderings(i, j) for f, g in _orderings(m, n)
+                    found = add(
+                        gram[:, y * rb + f, x * rb + g] for x, y in orderings(i, j) for f, g in orderings(m, n)
                     )
-                    l2[s, t] = l2[t, s] = -total
+                    l2[s, t] = l2[t, s] = -found
 
 
 # Coefficients and modes ----------------------------------------------------------------------------
@@ -619,15 +524,15 @@ def covariance(core: Core, phi: jax.Array, L: jax.Array) -> Covariance:
     Y = _scale(core, at.T, Y, transpose=False) if q2 else Y
     # Z'B by group and by level, for each contrast
     flat = jnp.moveaxis(Y, 0, 2).reshape(core.d, -1)
-    HCY = _times({pair: entry[:, None] for pair, entry in at.H.items()},
+    HCY = times({pair: entry[:, None] for pair, entry in at.H.items()},
                  list((core.C @ flat).reshape(r, core.G, q, -1)))  # fmt: skip
     zB = [add(core.R[a, j][:, None, None] * HCY[a] for a in range(r)) for j in range(r)]
     by_response = [jnp.moveaxis(z, 2, 0) for z in zB]  # (c, G, q)
     wB = at.A[:, :q2] @ Y
     one, coords, effects = [], [], []
-    for _, i, j in _first_parameters(core):
-        one.append(add(jnp.swapaxes(by_response[x], 1, 2) @ by_response[y] for x, y in _orderings(i, j)))
-        coords.append(_exchanged(core, zB, i, j))
+    for _, i, j in first_parameters(core):
+        one.append(add(jnp.swapaxes(by_response[x], 1, 2) @ by_response[y] for x, y in orderings(i, j)))
+        coords.append(exchanged(core, zB, i, j))
     for _, number, i, j in _second_parameters(core):
         moved = _spread(core, number, i, j, wB)
         one.append(jnp.swapaxes(wB, 1, 2) @ moved)
@@ -656,24 +561,24 @@ def conditional(core: Core, phi: jax.Array, stats: Stats) -> tuple[tuple[jax.Arr
     rows = [[T.get((i, j), jnp.zeros(c)) for j in range(r)] for i in range(r)]
     S = {(a, b): add(core.R[k, a] * core.R[k, b] for k in range(r))[:, None] for a, b in packed_pairs(r)}
     turned = [[rows[i][j] for i in range(r)] for j in range(r)]
-    M = _sandwich(turned, S)
-    whole = jnp.stack([jnp.stack([_get(M, a, b) for b in range(r)], -1) for a in range(r)], -2) + jnp.eye(r)
+    M = sandwich(turned, S)
+    whole = jnp.stack([jnp.stack([get(M, a, b) for b in range(r)], -1) for a in range(r)], -2) + jnp.eye(r)
     inverse, _ = inverse_factor(whole.reshape(G * c, r, r))
     inner = (jnp.swapaxes(inverse, 1, 2) @ inverse).reshape(G, c, r, r)
-    own = _sandwich(rows, {(a, b): inner[:, :, a, b] for a, b in packed_pairs(r)})
+    own = sandwich(rows, {(a, b): inner[:, :, a, b] for a, b in packed_pairs(r)})
     if q2:
         X = _complement(core, at, reml=False)
-        HR = _product(at.H, core.R, r)
-        KB = _sandwich([[HR[a][j] for a in range(r)] for j in range(r)], _dual(core, X))
-        square = [[_get(full, max(i, j), min(i, j)) for j in range(r)] for i in range(r)]
-        more = _sandwich(square, KB)
+        HR = product(at.H, core.R, r)
+        KB = sandwich([[HR[a][j] for a in range(r)] for j in range(r)], _dual(core, X))
+        square = [[get(full, max(i, j), min(i, j)) for j in range(r)] for i in range(r)]
+        more = sandwich(square, KB)
         own = {pair: own[pair] + more[pair] for pair in own}
-    for t, start in zip(core.first, _first_columns(core), strict=True):
+    for t, start in zip(core.first, first_columns(core), strict=True):
         size = range(start, start + core.sizes[t])
         modes[t] = jnp.stack(
-            [add(_get(full, max(i, j), min(i, j)) * solved.z[j] for j in range(r)) for i in size], axis=1
+            [add(get(full, max(i, j), min(i, j)) * solved.z[j] for j in range(r)) for i in size], axis=1
         )  # fmt: skip
-        spread[t] = jnp.stack([jnp.stack([_get(own, min(i, j), max(i, j)) for j in size], 1) for i in size], 1)
+        spread[t] = jnp.stack([jnp.stack([get(own, min(i, j), max(i, j)) for j in size], 1) for i in size], 1)
     if q2:
         b = _scale(core, at.T, solved.u[:, :q2], transpose=False)
         for number, t in enumerate(core.second):

@@ -5,6 +5,10 @@ the coordinates Q1'Z1 a1 (``b``) and r'r (``rest``): at any phi the fit is a com
 no sum of squares is ever the difference of larger ones. Where the split is not unique (nested factors
 share columns), as much as can be is given to Z2.
 
+They are linear in the sums [Q1, Z2, Q]'y, and r'r is y'y less what these explain. So one pass does where that costs
+at most ``LOSS`` in precision, which it mostly does; every other response (a large mean, a huge variance ratio, NaN)
+is centred and scaled, and where that does not suffice projected twice, so that its squares are those of residuals.
+
 Where the terms commute (``strata``) they are y's coordinates on the strata's shares of Q, and the sums of squares of
 what is left in each stratum.
 """
@@ -32,8 +36,10 @@ __all__ = [
 PANEL_BYTES = 2**20
 # Root mean square of the arithmetic's rounding errors, relative to the largest value.
 NOISE = 4 * np.finfo(np.float64).eps
-# A sum of squares is the difference of two others where that loses at most this factor.
+# A sum of squares is the difference of two others where that loses at most this factor,
 LOSS = 32
+# and coefficients come from sums where solving for them loses at most this one.
+LOSS_SOLVED = 1e4
 
 
 def reduce_responses(core: Core, reducer: Reducer, Y: np.ndarray) -> tuple[Stats, Scaling]:
@@ -43,28 +49,58 @@ def reduce_responses(core: Core, reducer: Reducer, Y: np.ndarray) -> tuple[Stats
         rest=np.ones(c), b=np.zeros((core.r1 * core.G, c)), a=np.zeros((core.q2, c)), ols=np.zeros((core.p, c))
     )
 
-    def fill(y: np.ndarray, cols: slice, centred: _Centred) -> None:
-        b = np.zeros((reducer.C.shape[0], y.shape[1]))
-        a = np.zeros((reducer.C.shape[1], y.shape[1]))
-        for _ in range(2):  # twice is enough (Kahan), for residuals that are small beside the effects
-            y = _remove(reducer, y, a, b)
-        rest = np.einsum("ij,ij->j", y, y) if reducer.n_rest else np.zeros(y.shape[1])
+    steady = bool(reducer.n_rest) and np.linalg.norm(reducer.W_pinv, 2) < LOSS_SOLVED
+
+    def quick(y: np.ndarray, total: np.ndarray, cols: slice, scaling: Scaling) -> np.ndarray:
+        if not steady:
+            return np.zeros(y.shape[1], bool)
+        a, b, off, rest = _from_sums(reducer, y, total)
+        safe = _safe(rest, total)
+        scale = _power(np.where(safe, off, 1.0) / len(y))
+        scaling.scale[cols] = scale
+        stats["rest"][cols] = rest / scale**2
+        stats["b"][:, cols], stats["a"][:, cols], stats["ols"][:, cols] = b / scale, a[:q2] / scale, a[q2:] / scale
+        return safe
+
+    def fill(y: np.ndarray, cols: np.ndarray, centred: _Centred) -> None:
+        total = np.einsum("ij,ij->j", y, y)
+        a, b, _, rest = _from_sums(reducer, y, total)
+        again = ~_safe(rest, total) | (not steady)
+        if again.any():
+            part, own_a, own_b = y[:, again], np.zeros((len(a), again.sum())), np.zeros((len(b), again.sum()))
+            for _ in range(2):  # twice is enough (Kahan), for residuals that are small beside the effects
+                part = _remove(reducer, part, own_a, own_b)
+            a[:, again], b[:, again], rest[again] = own_a, own_b, np.einsum("ij,ij->j", part, part)
+        rest = rest if reducer.n_rest else np.zeros(y.shape[1])
         bad = centred.bad(rest, reducer.n_rest)
         stats["rest"][cols] = np.where(bad, 1.0, rest)  # a bad response must not slow the loops that all share
         stats["b"][:, cols] = np.where(bad, 0.0, b)
         stats["a"][:, cols] = np.where(bad, 0.0, a[:q2])
         stats["ols"][:, cols] = np.where(bad, 0.0, centred.ols + a[q2:])
 
-    scaling = _by_panels(reducer, Y, fill)
+    scaling = _by_panels(reducer, Y, quick, fill)
     return Stats(**stats), scaling  # type: ignore[arg-type]
 
 
 def reduce_to_strata(core: StrataCore, reducer: StrataReducer, Y: np.ndarray) -> tuple[StrataStats, Scaling]:
     """Statistics of the responses Y (n_obs, c) of a design whose terms commute."""
-    c, basis = Y.shape[1], reducer.basis
+    c, basis, F = Y.shape[1], reducer.basis, np.asarray(core.F)
     stats = dict(rest=np.ones((len(core.rest_values), c)), h=np.zeros((len(core.F), c)), ols=np.zeros((core.p, c)))
 
-    def fill(y: np.ndarray, cols: slice, centred: _Centred) -> None:
+    def quick(y: np.ndarray, total: np.ndarray, cols: slice, scaling: Scaling) -> np.ndarray:
+        coords = basis.T @ y
+        left = total - np.einsum("ij,ij->j", coords, coords)
+        safe = _safe(left, total) & (reducer.n_rest > 0)
+        h = coords[reducer.rows]
+        ols = F.T @ h
+        scale = _power((np.where(safe, total, 1.0) - np.einsum("ij,ij->j", ols, ols) * safe) / len(y))
+        coords /= scale
+        scaling.scale[cols] = scale
+        stats["rest"][:, cols] = np.concatenate([reducer.rest @ (coords * coords), (left / scale**2)[None]])
+        stats["ols"][:, cols], stats["h"][:, cols] = ols / scale, (h - F @ ols) / scale
+        return safe
+
+    def fill(y: np.ndarray, cols: np.ndarray, centred: _Centred) -> None:
         total = np.einsum("ij,ij->j", y, y)
         coords = basis.T @ y
         left = total - np.einsum("ij,ij->j", coords, coords)
@@ -82,7 +118,7 @@ def reduce_to_strata(core: StrataCore, reducer: StrataReducer, Y: np.ndarray) ->
         stats["h"][:, cols] = np.where(bad, 0.0, coords[reducer.rows])
         stats["ols"][:, cols] = np.where(bad, 0.0, centred.ols)
 
-    scaling = _by_panels(reducer, Y, fill)
+    scaling = _by_panels(reducer, Y, quick, fill)
     return StrataStats(**stats), scaling  # type: ignore[arg-type]
 
 
@@ -103,28 +139,66 @@ class _Centred:
         return self.constant | self.exact | ~self.finite
 
 
+def _safe(rest: np.ndarray, total: np.ndarray) -> np.ndarray:
+    """Where ``rest``, the difference of ``total`` and another sum of squares, has lost little; never for NaN."""
+    with np.errstate(invalid="ignore"):
+        return np.asarray((rest * LOSS > total) & (total > 1e-200) & (total < 1e200))
+
+
+def _power(squares: np.ndarray) -> np.ndarray:
+    """Powers of two next to the roots, so that scaling is exact."""
+    return np.asarray(np.exp2(np.floor(0.5 * np.log2(squares))))
+
+
+def _from_sums(
+    reducer: Reducer, y: np.ndarray, total: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Coefficients a (d, c) and b (r1 * G, c) of y; the sums of squares (c,) that Q and that all columns leave."""
+    q2 = reducer.Z2.shape[1]
+    first, ols = reducer.Q1t @ y, reducer.Q.T @ y
+    onto = np.concatenate([reducer.Z2t @ y, ols]) if q2 else ols
+    onto = onto - reducer.C.T @ first
+    alpha = reducer.W_pinv @ onto
+    rest = total - np.einsum("ij,ij->j", first, first) - np.einsum("ij,ij->j", onto, alpha)
+    first -= reducer.C @ alpha
+    _give_to_others(reducer, alpha, first)
+    return alpha, first, total - np.einsum("ij,ij->j", ols, ols), rest
+
+
 def _by_panels(
-    reducer: Reducer | StrataReducer, Y: np.ndarray, fill: Callable[[np.ndarray, slice, _Centred], None]
+    reducer: Reducer | StrataReducer,
+    Y: np.ndarray,
+    quick: Callable[[np.ndarray, np.ndarray, slice, Scaling], np.ndarray],
+    fill: Callable[[np.ndarray, np.ndarray, _Centred], None],
 ) -> Scaling:
-    """``fill(residuals off X, columns, what was done to them)`` of every panel."""
+    """``quick(y, y'y, columns, scaling)`` of every panel, which says what is done, and ``fill(residuals off X,
+    columns, what was done to them)`` of all else."""
     n, c = Y.shape
     scaling = Scaling(np.zeros(c), np.ones(c), np.ones(c, bool), np.zeros(c, bool), np.zeros(c, bool))
     rounding = max(0.5 * np.finfo(Y.dtype).eps if Y.dtype.kind == "f" else 0.0, NOISE)
     width = int(np.clip(PANEL_BYTES // (8 * n), 4, 2048))
-    by_chunks(c, width, lambda columns: _panel(reducer, Y, columns, fill, scaling, rounding))
+
+    def panel(cols: slice) -> None:
+        with np.errstate(all="ignore"):  # a signalling NaN, squares that overflow
+            y = Y[:, cols].astype(np.float64, order="C", copy=True)
+            weighted = y if reducer.root_w is None else reducer.root_w[:, None] * y
+            left = ~quick(weighted, np.einsum("ij,ij->j", weighted, weighted), cols, scaling)
+        if left.any():
+            _careful(reducer, y[:, left], np.flatnonzero(left) + cols.start, fill, scaling, rounding)
+
+    by_chunks(c, width, panel)
     return scaling
 
 
-def _panel(
+def _careful(
     reducer: Reducer | StrataReducer,
-    Y: np.ndarray,
-    cols: slice,
-    fill: Callable[[np.ndarray, slice, _Centred], None],
+    y: np.ndarray,
+    cols: np.ndarray,
+    fill: Callable[[np.ndarray, np.ndarray, _Centred], None],
     scaling: Scaling,
     rounding: float,
 ) -> None:
-    with np.errstate(invalid="ignore"):  # a signalling NaN
-        y = Y[:, cols].astype(np.float64, order="C", copy=True)
+    """``fill`` of responses y (n_obs, c) after these have been centred and scaled; y is overwritten."""
     finite: np.ndarray = np.asarray(np.isfinite(y).all(axis=0))
     if not finite.all():
         y[:, ~finite] = 0.0
@@ -225,10 +299,15 @@ def _remove(reducer: Reducer, y: np.ndarray, a: np.ndarray, b: np.ndarray) -> np
     onto = np.concatenate([reducer.Z2t @ off, reducer.Q.T @ off]) - reducer.C.T @ (reducer.Q1t @ off)
     alpha = reducer.W_pinv @ onto
     first -= reducer.C @ alpha
+    _give_to_others(reducer, alpha, first)
+    a += alpha
+    b += first
+    return y - reducer.Q1 @ first - reducer.Z2 @ alpha[:q2] - reducer.Q @ alpha[q2:]
+
+
+def _give_to_others(reducer: Reducer, alpha: np.ndarray, first: np.ndarray) -> None:
+    """Where the split is not unique, as much as can be goes from ``first`` (r1 * G, c) to ``alpha`` (d, c)."""
     if reducer.null.shape[1]:
         shared = reducer.null_pinv @ first
         first -= reducer.C @ (reducer.null @ shared)
         alpha += reducer.null @ shared
-    a += alpha
-    b += first
-    return y - reducer.Q1 @ first - reducer.Z2 @ alpha[:q2] - reducer.Q @ alpha[q2:]

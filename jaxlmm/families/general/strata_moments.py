@@ -116,7 +116,7 @@ def simulate(core: StrataCore, phi: jax.Array, key: jax.Array) -> StrataStats:
 
 def _total(x: jax.Array) -> jax.Array:
     """Sum over the first axis; a product, which is much faster than a sum over an axis."""
-    return np.ones(len(x), x.dtype) @ x
+    return np.ones(len(x), x.dtype) @ x  # type: ignore[return-value]
 
 
 def _product(A: jax.Array, B: jax.Array) -> jax.Array:
