@@ -11,6 +11,7 @@ from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import tqdm
 
 try:
@@ -225,10 +226,24 @@ def _read(
     pattern = given if plain else re.escape(given)
     data = pd.read_csv(path, sep=pattern, decimal=decimal, keep_default_na=False, na_values=["", *na], **options)
     _refuse_other_separator(path, data, given)
+    if given == r"\s+":
+        _refuse_short_rows(path, data)
     for name in data.columns:
         if name in words or (responses is not None and fnmatch.fnmatchcase(name, responses)):
             _refuse_hidden_numbers(data[name], name)
     return data
+
+
+def _refuse_short_rows(path: Path, data: pd.DataFrame) -> None:
+    """ValueError for rows with fewer values than columns: of white space an empty cell leaves no trace."""
+    last = pd.read_csv(path, sep=r"\s+", usecols=[data.shape[1] - 1], dtype=str, na_filter=False).iloc[:, 0]
+    short = np.flatnonzero((last.isna() | (last == "")).to_numpy())
+    if len(short):
+        raise ValueError(
+            f"'{path}' has rows with fewer values than columns, the first in line {short[0] + 2}: between white "
+            "space an empty cell cannot be seen; write NA there and add --na NA, or give --sep if one character "
+            "separates columns."
+        )
 
 
 def _refuse_other_separator(path: Path, data: pd.DataFrame, given: str) -> None:

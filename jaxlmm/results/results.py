@@ -144,7 +144,8 @@ class Fit(Exports):
 
     @property
     def _dropped_text(self) -> str:
-        return f" ({len(self.dropped)} rows dropped)" if len(self.dropped) else ""
+        n = len(self.dropped)
+        return f" ({n} row{'s' * (n > 1)} dropped)" if n else ""
 
     @property
     def incomplete(self) -> np.ndarray:

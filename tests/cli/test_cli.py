@@ -298,6 +298,11 @@ def test_text_files_that_are_read_otherwise_than_written(tmp_path: Path) -> None
     regions().to_csv(spaced, index=False, sep=";", decimal=",")
     code, text = run("fit", spaced, *REGION, "--out", out)
     assert code == 1 and "has one column, 's;region;x;y'; add --sep ';'" in text
+    gap = regions()
+    gap.loc[4, "x"] = np.nan
+    gap.to_csv(spaced, index=False, sep=" ")
+    code, text = run("fit", spaced, *REGION, "--out", out)
+    assert code == 1 and "has rows with fewer values than columns, the first in line 6" in text
     code, text = run("fit", source, *REGION, "--sep", "", "--out", out)
     assert code == 1 and "--sep is ''; give what stands between the columns" in text
     code, text = run("fit", source, *REGION, "--sep", ";", "--out", out)
