@@ -118,7 +118,7 @@ AFTER = {
 }  # fmt: skip
 VALUES = {
     "large.md": 5, "from-lme4.md": 11, "from-statsmodels.md": 10, "mne.md": 6, "permutation.md": 2, "ieeg.md": 2,
-    "random-effects.md": 8, "sleepstudy.md": 25,
+    "random-effects.md": 8, "sleepstudy.md": 25, "from-others.md": 2,
     "usage.md": 8, "long.md": 6, "quickstart.md": 7, "fmri.md": 4, "genes.md": 8, "degrees-of-freedom.md": 4,
 }  # fmt: skip
 

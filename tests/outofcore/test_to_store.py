@@ -714,7 +714,7 @@ BAD = {
     "resume": ({"resume": "yes"}, "resume must be True, False or 'verify'"),
     "both": ({"resume": True, "overwrite": True}, "resume and overwrite are both given"),
     "block": ({"block": 0}, "block must be a number of responses"),
-    "method": ({"method": "reml"}, "method must be one of"),
+    "method": ({"method": "REMML"}, "method must be one of"),
     "level": ({"level": 95}, "level must lie between 0 and 1"),
     "X": ({"X": np.ones((N, 2))}, "rank"),
     "path": ({"Y": "nothing.npy"}, "'nothing.npy' does not exist"),
