@@ -337,7 +337,7 @@ class MeansAndContrasts:
         return self.summary()._repr_html_()
 
     def summary(self, response: int | str | None = None, *, level: float = 0.95) -> Text:
-        """Both tables; see :meth:`Tabular.summary`."""
+        """Both tables, of one response (its label or position), or of an overview of all."""
         both = [part.summary(response, level=level) for part in (self.emmeans, self.contrasts)]
         return Text("\n\n".join(both))
 
