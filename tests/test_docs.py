@@ -235,6 +235,15 @@ def test_the_table_of_hard_designs_is_what_was_measured() -> None:
         assert f"| {row['kind']} | {row['responses']} | {numbers} |" in page("method.md")
 
 
+def test_the_table_of_permutation_errors_is_what_was_measured() -> None:
+    rows = json.loads((RESULTS / "permutation_error.json").read_text())["rows"]
+    kinds = ("max", "cluster", "tfce", "BLUPs subtracted once, max")
+    for row in rows:
+        cells = " | ".join(f"{row[f'{kind} %']:.1f} % ({row[f'{kind} limits']})" for kind in kinds)
+        assert f"| {row['design']} | {row['subjects']} | `{row['scheme']}` | {cells} |" in page("permutation.md")
+    assert len(re.findall(r"^\| \w+ \| \d+ \| `", page("permutation.md"), re.M)) == len(rows)
+
+
 def test_every_page_is_in_the_menu_once() -> None:
     trees = [tree for name in ALL for tree in re.findall(r"^```\{toctree\}\n(.*?)^```", page(name), re.S | re.M)]
     entries = [line for tree in trees for line in tree.splitlines() if line and not line.startswith(":")]
