@@ -221,6 +221,7 @@ def map_to_evoked(data: xr.DataArray, info: mne.Info, *, comment: str | None = N
     ValueError
         Other dimensions, channels that ``info`` has not, times that are not spaced by 1 / sfreq.
     """
+    _mne()  # an error that says how to install it comes first
     if sorted(map(str, data.dims)) != ["channel", "time"]:
         raise ValueError(
             f"a map has the dimensions 'channel' and 'time', found {', '.join(map(repr, data.dims)) or 'none'}; "
