@@ -1,6 +1,6 @@
 """Do permutation tests hold the family-wise error rate over correlated cells?
 
-    python benchmarks/permutation_error.py [--sets 1000] [--draws 199] [--only TEXT]
+    python benchmarks/permutation_error.py [--sets 1000] [--first 0] [--draws 199] [--only TEXT]
 
 Null data sets of 64 cells (8 channels x 8 times, neighbours correlated 0.7 and 0.8), for the designs
 
@@ -114,6 +114,7 @@ def rejections(fit: jaxlmm.Fit, sets: int, draws: int, seed: int) -> tuple[dict[
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sets", type=int, default=1000)
+    parser.add_argument("--first", type=int, default=0, help="number of the first set: others are other data")
     parser.add_argument("--draws", type=int, default=199)
     parser.add_argument("--only", default="")
     options = parser.parse_args()
@@ -128,7 +129,7 @@ def main() -> None:
             names = ["(Intercept)", "cond", "covariate"][: X.shape[1]]
             total: dict[str, int] = {}
             kind = ""
-            for batch in range(options.sets // BATCH):
+            for batch in range(options.first // BATCH, (options.first + options.sets) // BATCH):
                 rng = np.random.default_rng([subjects, batch])
                 Y = simulate(name, subjects, BATCH, rng)
                 fit = jaxlmm.fit(X, Y, random=random, names=names)
@@ -137,7 +138,7 @@ def main() -> None:
                 once = jaxlmm.fit(X, Y - effects, groups=None, names=names)
                 counts["BLUPs subtracted once, max"] = rejections(once, BATCH, options.draws, batch)[0]["max"]
                 total = {key: total.get(key, 0) + count for key, count in counts.items()}
-            sets = options.sets // BATCH * BATCH
+            sets = (options.first + options.sets) // BATCH * BATCH - options.first // BATCH * BATCH
             row: dict[str, Any] = {"design": name, "subjects": subjects, "scheme": kind, "sets": sets}
             row["draws"] = options.draws
             for key, count in total.items():
