@@ -282,15 +282,14 @@ def _check_identifiable(
     (n, p), G = unit.shape, len(grouping.levels)
     if G > p and n - G > p:  # enough of both whatever pw is
         return
-    pw = orthonormal_basis(centred_within(unit, grouping.codes, G, root_w)[1]).shape[1]
+    within = centred_within(unit, grouping.codes, G, root_w)[1]
+    pw = orthonormal_basis(within).shape[1]
     if G + pw <= p:
-        first = np.unique(grouping.codes, return_index=True)[1]
-        fixed = (unit == unit[first][np.searchsorted(np.unique(grouping.codes), grouping.codes)]).all(axis=0)
-        fixed &= ~(unit == unit[0]).all(axis=0)
+        fixed = ~within.any(axis=0) & ~(unit == unit[0]).all(axis=0)
         told = list(dict.fromkeys(name.partition("[")[0] for name, one in zip(names, fixed, strict=True) if one))
         of = f" by {', '.join(map(repr, told[:4]))}, constant within each '{grouping.name}'," if told else ""
         raise ValueError(
-            f"X fits the means of all {G} groups on its own,{of or ''} so the group variance cannot be estimated; "
+            f"X fits the means of all {G} groups on its own,{of} so the group variance cannot be estimated; "
             "drop the columns that code the groups, or use groups=None."
         )
     if n - G - pw <= 0:

@@ -20,6 +20,7 @@ from jaxlmm.families.parameters import lower_triangle
 
 __all__ = [
     "Entries", "add", "blocks", "changed", "exchanged", "first_columns", "first_parameters", "get", "groups",
+    "onto_columns",
     "orderings", "pairings", "product", "sandwich", "times", "total",
 ]  # fmt: skip
 
@@ -92,6 +93,12 @@ def times(H: Entries, x: list[jax.Array]) -> list[jax.Array]:
     """H_g x_g, entries (G, c)."""
     r = len(x)
     return [add(get(H, a, b) * x[b] for b in range(r)) for a in range(r)]
+
+
+def onto_columns(core: Core, x: list[jax.Array]) -> list[jax.Array]:
+    """R_g'x_g: from coordinates on Q1 to sums over the columns of Z1, r1 arrays (G, ..., c) each."""
+    R = core.R.reshape(*core.R.shape, *[1] * (x[0].ndim - 1))
+    return [add(R[a, j] * x[a] for a in range(core.r1)) for j in range(core.r1)]
 
 
 def sandwich(L: list[list[jax.Array]], S: Entries) -> Entries:

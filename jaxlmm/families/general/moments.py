@@ -34,6 +34,7 @@ from jaxlmm.families.general.eliminated import (
     first_parameters,
     get,
     groups,
+    onto_columns,
     orderings,
     pairings,
     product,
@@ -282,9 +283,7 @@ def solve(core: Core, at: _Factored, stats: Stats) -> _Solved:
     A_delta = _matvec(A, delta)
     s = base + jnp.sum((2 * v + A_delta) * delta, axis=1) + jnp.sum(u2 * u2, axis=1)
     residual = [x + y for x, y in zip(b, groups(core, core.C @ delta.T), strict=True)]
-    Hr = times(H, residual)
-    z = [add(core.R[k, j][:, None] * Hr[k] for k in range(core.r1)) for j in range(core.r1)]
-    return _Solved(s, u, v + A_delta, z)
+    return _Solved(s, u, v + A_delta, onto_columns(core, times(H, residual)))
 
 
 def _logdet_value(core: Core, at: _Factored, reml: bool) -> jax.Array:
@@ -526,7 +525,7 @@ def covariance(core: Core, phi: jax.Array, L: jax.Array) -> Covariance:
     flat = jnp.moveaxis(Y, 0, 2).reshape(core.d, -1)
     HCY = times({pair: entry[:, None] for pair, entry in at.H.items()},
                  list((core.C @ flat).reshape(r, core.G, q, -1)))  # fmt: skip
-    zB = [add(core.R[a, j][:, None, None] * HCY[a] for a in range(r)) for j in range(r)]
+    zB = onto_columns(core, HCY)
     by_response = [jnp.moveaxis(z, 2, 0) for z in zB]  # (c, G, q)
     wB = at.A[:, :q2] @ Y
     one, coords, effects = [], [], []

@@ -24,6 +24,7 @@ from jaxlmm.families.general.eliminated import (
     first_parameters,
     get,
     groups,
+    onto_columns,
     pairings,
     product,
     sandwich,
@@ -93,8 +94,7 @@ def own_covariance(core: Core, phi: jax.Array, L: jax.Array) -> tuple[jax.Array,
     lowered = _lowered(at, L)
     Y = last_product(jnp.swapaxes(at.inverse, 0, 1), lowered)  # A^-1 L', (p, q, c)
     CY = groups(core, (core.C @ Y.reshape(core.p, -1)).reshape(len(core.C), q, -1))
-    HCY = times(_spread(at.H), CY)
-    zB = [add(core.R[a, j][:, None, None] * HCY[a] for a in range(core.r1)) for j in range(core.r1)]
+    zB = onto_columns(core, times(_spread(at.H), CY))
     first = [zB[i] * zB[j] * (1 if i == j else 2) for i, j in _parameters(core)]
     return jnp.sum(lowered * lowered, axis=0), _totals(jnp.stack(first, axis=1))
 
@@ -127,9 +127,7 @@ def _solve(core: Core, at: _Factored, stats: Stats) -> _Solved:
     s = stats.rest + add(total(x * y) for x, y in zip(b, Hb, strict=True))
     s = s - jnp.sum((2 * v - last_apply(at.A, u)) * u, axis=0)
     residual = [x - y for x, y in zip(b, groups(core, core.C @ u), strict=True)]
-    Hr = times(at.H, residual)
-    z = [add(core.R[a, j][:, None] * Hr[a] for a in range(core.r1)) for j in range(core.r1)]
-    return _Solved(s, u, z)
+    return _Solved(s, u, onto_columns(core, times(at.H, residual)))
 
 
 def _pwrss_derivatives(core: Core, at: _Factored, solved: _Solved) -> tuple[jax.Array, jax.Array]:
