@@ -11,9 +11,17 @@ import numpy as np
 from jaxlmm.tabular.labels import text_of
 
 __all__ = [
-    "cut", "cut_apart", "dim_label", "level_texts", "measured", "number_texts", "response_texts", "row_labels", "term_text",
+    "cut",
+    "cut_apart",
+    "dim_label",
+    "level_texts",
+    "measured",
+    "number_texts",
+    "response_texts",
+    "row_labels",
+    "term_text",
     "wrapped",
-]  # fmt: skip
+]
 
 # Mean width of a character, relative to the size of the font.
 CHARACTER = 0.56
@@ -90,7 +98,7 @@ def cut(text: str, characters: int) -> str:
 
 
 def cut_apart(texts: Sequence[str], characters: int) -> list[str]:
-    """Texts that are too long, cut in the middle, at the end or at the beginning: where most of them stay distinct."""
+    """Texts that are too long, cut in the middle, at the end or at the beginning: where most stay distinct."""
     if all(len(text) <= characters for text in texts):
         return list(texts)
     keep = max(characters - 1, 2)
