@@ -124,9 +124,7 @@ def _of_table(table: Any, specs: Any, by: Any, response: Any) -> tuple[Curves, s
     frame = as_frame(table)
     missing = [name for name in ("estimate", "conf.low", "conf.high") if name not in frame]
     if missing:
-        raise ValueError(
-            f"the table has no column {missing[0]!r}: it is no table of means; give emmeans(...).tidy()."
-        )
+        raise ValueError(f"the table has no column {missing[0]!r}: it holds no means; give emmeans(...).tidy().")
     name = ""
     before = list(frame.columns[: frame.columns.get_loc("estimate")])
     if "response" in before:

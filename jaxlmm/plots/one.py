@@ -103,7 +103,8 @@ def caterpillar(
     what = "random effects" if titles else _called(term.columns[columns[0]])
     label = fitting(ax, "x", f"{name}: {what}, {percent(level)} interval")
     ax.set_xlabel(label, labelpad=below() + 2 if titles else None)
-    _note_singular(panels[0], one, position)
+    if handles := _singular(one, position):
+        legend_outside(ax, handles, above=title_points(titles))
     return ax
 
 
@@ -261,9 +262,8 @@ def qq_plot(
     ends = middle + slope * quantiles[[0, -1]]
     ax.set_ylim(min(values[0], ends[0]) - room, max(values[-1], ends[1]) + room)
     outside = int(np.sum((values < low) | (values > high)))
-    legend_outside(ax, [band, note(f"{outside:,} of {n:,} outside")])
-    if what == "ranef":
-        _note_singular(ax, one, position)
+    handles = [band, note(f"{outside:,} of {n:,} outside")]
+    legend_outside(ax, [*handles, *(_singular(one, position) if what == "ranef" else [])])
     return ax
 
 
@@ -279,11 +279,12 @@ def _residuals(one: Fit) -> tuple[str, np.ndarray]:
     return ("residual", resid) if weights is None else ("residual × √weight", resid * np.sqrt(weights))
 
 
-def _note_singular(ax: Axes, one: Fit, position: int) -> None:
+def _singular(one: Fit, position: int) -> list[Any]:
+    """An entry of a legend, if the random term is singular."""
     term = one.design.random[position]
-    if list(one.singular_terms.values())[position][0]:
-        what = "group variance 0" if term.size == 1 else f"covariance of {term.name}"
-        ax.text(0.98, 0.02, f"singular fit: {what}", transform=ax.transAxes, ha="right", va="bottom", color="0.3")
+    if not list(one.singular_terms.values())[position][0]:
+        return []
+    return [note(f"singular fit: {'group variance 0' if term.size == 1 else f'covariance of {term.name}'}")]
 
 
 def _bin_means(x: np.ndarray, y: np.ndarray) -> tuple[Any, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numbers
 from typing import Any
 
+import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
@@ -113,8 +114,9 @@ def topomap(
         raise ValueError(f"limit must be a positive number, found {limit!r}.")
 
     n = len(at)
-    ax = make_axes(ax, 6.4, 1.9, tidy=False)
-    rows_, columns = grid_of(n, int(0.85 * axes_points(ax)[0] // PANEL))
+    width = 0.85 * axes_points(ax)[0] if ax is not None else 0.75 * 72 * min(6.4, plt.rcParams["figure.figsize"][0])
+    rows_, columns = grid_of(n, int(width // PANEL))
+    ax = make_axes(ax, 6.4, float(np.clip(rows_ * width / columns / 72 + 0.4, 0.9, 6.0)), tidy=False, rows=True)
     panels = divide(ax, rows_, columns, n=n, gap=(3.0, title_points(titles) + 2), title=title_points(titles))
     images = []
     for k, panel in enumerate(panels):
