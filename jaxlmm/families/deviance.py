@@ -34,7 +34,7 @@ class Deviance:
     Attributes
     ----------
     family : families.base.Family
-        With ``deviance_parts``, which is cheap where all responses share phi.
+        With ``node_parts``, which is cheap where all responses share phi.
     nu : scalar or (c,)
     reml : bool, static
     """
@@ -68,7 +68,7 @@ class Deviance:
         hessian = (jacobian[:, :, None] * inner[:, None]).sum(0) + curved
         return Evaluation(self.nu * jnp.log(at.s) + at.l, theta_gradient(first, jacobian), hessian, first)
 
-    def value(self, theta: jax.Array, stats: Any) -> jax.Array:
-        """Value (c,) at theta (k, c), or (k, 1) for all responses."""
-        s, l = self.family.deviance_parts(phi_from_theta(theta, self.sizes), stats, reml=self.reml)  # noqa: E741
-        return self.nu * jnp.log(s) + l
+    def at_nodes(self, theta: jax.Array, stats: Any) -> jax.Array:
+        """Value (K, c) at theta (k, K) that all responses share."""
+        s, l = self.family.node_parts(phi_from_theta(theta, self.sizes), stats, reml=self.reml)  # noqa: E741
+        return self.nu * jnp.log(s) + l[:, None]

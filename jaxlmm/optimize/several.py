@@ -45,6 +45,8 @@ LOOKING = 4
 NEAR = 0.2
 # Starts of each response: the best node and the next lowest local minima among the nodes.
 N_STARTS = 3
+# Memory that a response takes for each node.
+BYTES_PER_NODE = 64
 # What counts as converged: gradient in theta (or in log theta where theta > 1), relative to nu.
 TOL_GRADIENT = 1e-11
 TOL_CONVERGED = 1e-9
@@ -100,8 +102,8 @@ class Problem(Protocol):
         """Value and derivatives at theta (k, c)."""
         ...
 
-    def value(self, theta: jax.Array, stats: Any) -> jax.Array:
-        """Value (c,) at theta (k, c), or (k, 1) for all responses."""
+    def at_nodes(self, theta: jax.Array, stats: Any) -> jax.Array:
+        """Value (K, c) at theta (k, K) that all responses share."""
         ...
 
 
@@ -242,11 +244,11 @@ def _starts(problem: Problem, stats: Any, n_starts: int) -> tuple[np.ndarray, np
     """Starts (n_starts, k, c), and the deviance there (n_starts, c), infinite where there is no other minimum."""
     nodes, neighbours = _nodes(problem.sizes)
     c = int(jax.tree.leaves(stats)[0].shape[-1])
-    width = width_for(c, problem.bytes_per_response)
+    width = width_for(c, BYTES_PER_NODE * len(nodes))
 
     def lowest(index: np.ndarray) -> Any:
         with float64_scope():
-            return _lowest(_take_nu(problem, index), nodes[:, :, None], neighbours, take(stats, index), n_starts)
+            return _lowest(_take_nu(problem, index), nodes.T, neighbours, take(stats, index), n_starts)
 
     order, height = in_batches(lowest, c, width)
     return np.moveaxis(nodes[order], 2, 1), height
@@ -257,12 +259,12 @@ def _lowest(
     problem: Problem, nodes: jax.Array, neighbours: jax.Array, stats: Any, n_starts: int
 ) -> tuple[jax.Array, jax.Array]:
     """The best node of each response and the next ones that no neighbour is below, (n_starts, c); their heights."""
-    value = jax.lax.map(lambda theta: problem.value(theta, stats), nodes)
+    value = problem.at_nodes(nodes, stats)
     value = jnp.where(jnp.isfinite(value), value, np.inf)
     local = functools.reduce(
         jnp.logical_and, (value <= jnp.take(value, neighbours[:, j], axis=0) for j in range(neighbours.shape[1]))
     )
-    low, numbers = value, np.arange(len(nodes))[:, None]
+    low, numbers = value, np.arange(nodes.shape[1])[:, None]
     order, height = [], []
     for _ in range(n_starts):
         at = jnp.argmin(low, axis=0)

@@ -43,9 +43,7 @@ def test_moments(name: str, reml: bool) -> None:
     case, _, phi, stats, y, _ = setting(name)
     with float64_scope():
         at = jax.jit(General.moments, static_argnames="reml")(case.family, jnp.asarray(phi), stats, reml=reml)
-        parts = jax.jit(General.deviance_parts, static_argnames="reml")(
-            case.family, jnp.asarray(phi), stats, reml=reml
-        )
+        parts = jax.jit(General.node_parts, static_argnames="reml")(case.family, jnp.asarray(phi), stats, reml=reml)
 
         def value(p, v):
             return jnp.stack(case.deviance_parts(p, v, reml))
@@ -54,7 +52,7 @@ def test_moments(name: str, reml: bool) -> None:
         for c in range(y.shape[1]):
             s, l = value(phi[:, c], y[:, c])  # noqa: E741
             gradient, hessian = first(phi[:, c], y[:, c]), second(phi[:, c], y[:, c])
-            np.testing.assert_allclose([at.s[c], parts[0][c]], s, rtol=1e-12)
+            np.testing.assert_allclose([at.s[c], parts[0][c, c]], s, rtol=1e-12)
             np.testing.assert_allclose([at.l[c], parts[1][c]], l, rtol=1e-12, atol=1e-11)
             for ours, theirs in (
                 (at.s1, gradient[0]),
@@ -66,14 +64,16 @@ def test_moments(name: str, reml: bool) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_one_phi_for_all_responses(name: str) -> None:
+def test_nodes_for_all_responses(name: str) -> None:
     case, _, phi, stats, _, _ = setting(name)
     with float64_scope():
-        parts = jax.jit(General.deviance_parts, static_argnames="reml")
-        shared = parts(case.family, jnp.asarray(phi[:, :1]), stats, reml=True)
-        each = parts(case.family, jnp.asarray(np.repeat(phi[:, :1], 4, axis=1)), stats, reml=True)
-        np.testing.assert_allclose(shared[0], each[0], rtol=1e-12)
-        np.testing.assert_allclose(shared[1], each[1][:1], rtol=1e-12)
+        parts, each = (jax.jit(f, static_argnames="reml") for f in (General.node_parts, General.moments))
+        for n in (4, 3):  # so many at once, or one by one
+            s, l = parts(case.family, jnp.asarray(phi[:, :n]), stats, reml=True)  # noqa: E741
+            for j in range(n):
+                one = each(case.family, jnp.asarray(np.repeat(phi[:, j : j + 1], 4, axis=1)), stats, reml=True)
+                np.testing.assert_allclose(s[j], one.s, rtol=1e-11)
+                np.testing.assert_allclose(l[j], one.l[0], rtol=1e-12)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -317,8 +317,7 @@ def test_large_variances_lose_nothing(name: str) -> None:
     phi = 1e12 * phi[:, :1]
     stats, scaling = case.family.reduce(y)
     with float64_scope():
-        parts = jax.jit(General.deviance_parts, static_argnames="reml")
-        s = np.asarray(parts(case.family, jnp.asarray(phi), stats, reml=True)[0])
+        s = np.asarray(jax.jit(General.moments, static_argnames="reml")(case.family, phi, stats, reml=True).s)
     V = np.eye(len(y), dtype=np.longdouble) + np.tensordot(phi[:, 0].astype(np.longdouble), case.G, 1)
     L = np.zeros_like(V)
     for j in range(len(V)):

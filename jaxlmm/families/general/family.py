@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeGuard
 
 import jax
 import jax.numpy as jnp
@@ -26,7 +26,7 @@ from jaxlmm.families.general.strata_moments import StrataStats
 from jaxlmm.families.general.table import Tabled, make_tabled
 from jaxlmm.families.parameters import lower_triangle, phi_from_theta
 from jaxlmm.runtime import programs
-from jaxlmm.runtime.batches import in_batches, take, width_for
+from jaxlmm.runtime.batches import in_batches, on_gpu, take, width_for
 
 __all__ = ["AnyStats", "General", "block_matrix", "make_general"]
 
@@ -41,7 +41,7 @@ AnyStats = Stats | StrataStats
 class General:
     """A design with random terms, as ``families.base.Family``.
 
-    What compiled code calls (``moments``, ``deviance_parts``, ``fixef``, ``covariance``, ``simulate``) takes phi of
+    What compiled code calls (``moments``, ``node_parts``, ``fixef``, ``covariance``, ``simulate``) takes phi of
     whitened columns (see ``layout``), and so does the optimiser's theta; ``to_user`` and ``hessian_to_user`` take
     its results to the columns of Z as they were given. ``modes``, ``curves`` and ``information``, in numpy, take
     phi of the columns as given. Inside compiled code only ``core`` is there.
@@ -102,11 +102,9 @@ class General:
         found: Moments = _search_kernel(self.core).moments(self.core, phi, stats, reml=reml)
         return found
 
-    def deviance_parts(self, phi: jax.Array, stats: AnyStats, *, reml: bool) -> tuple[jax.Array, jax.Array]:
-        """pwrss and log-determinant (c,) alone, at phi (k, c), or (k, 1) for all."""
-        found: tuple[jax.Array, jax.Array] = _search_kernel(self.core).deviance_parts(
-            self.core, phi, stats, reml=reml
-        )
+    def node_parts(self, phi: jax.Array, stats: AnyStats, *, reml: bool) -> tuple[jax.Array, jax.Array]:
+        """pwrss (K, c) and log-determinants (K,) at phi (k, K) that all responses share."""
+        found: tuple[jax.Array, jax.Array] = _search_kernel(self.core).node_parts(self.core, phi, stats, reml=reml)
         return found
 
     def tabled(self, reml: bool, c: int) -> Tabled | None:
@@ -353,7 +351,12 @@ def _kernel(core: AnyCore) -> Any:
 
 def _search_kernel(core: AnyCore) -> Any:
     """The module that knows what the search for the optimum asks for."""
-    return one_factor if one_factor.fits(core) else _kernel(core)
+    return one_factor if _written_out(core) else _kernel(core)
+
+
+def _written_out(core: AnyCore) -> TypeGuard[Core]:
+    """Whether ``one_factor`` is the fastest; its loops are a CPU's."""
+    return one_factor.fits(core) and not on_gpu()
 
 
 @programs.jit
@@ -368,7 +371,7 @@ def _covariance(core: AnyCore, phi: jax.Array, L: jax.Array) -> Any:
 
 @programs.jit
 def _own_covariance(core: AnyCore, phi: jax.Array, L: jax.Array) -> Any:
-    if one_factor.fits(core):
+    if _written_out(core):
         return one_factor.own_covariance(core, phi, L)
     # Second derivatives are left out by the compiler.
     at = _kernel(core).covariance(core, phi, L)
@@ -400,7 +403,7 @@ def _estimates(core: AnyCore, theta: jax.Array, stats: AnyStats) -> Any:
 @programs.jit
 def _solutions(core: AnyCore, theta: jax.Array, stats: AnyStats, L: jax.Array) -> Any:
     phi, known = phi_from_theta(theta, core.sizes), _kernel(core)
-    if one_factor.fits(core):
+    if _written_out(core):
         assert isinstance(stats, Stats)
         return one_factor.solutions(core, phi, stats, L)
     pwrss, fixef = known.estimates(core, phi, stats)
