@@ -45,6 +45,8 @@ LOOKING = 4
 NEAR = 0.2
 # Starts of each response: the best node and the next lowest local minima among the nodes.
 N_STARTS = 3
+# Memory that the evaluation of a response takes where it costs little.
+CHEAP_BYTES = 4096
 # Memory that a response takes for each node.
 BYTES_PER_NODE = 64
 # What counts as converged: gradient in theta (or in log theta where theta > 1), relative to nu.
@@ -445,6 +447,11 @@ class _Search:
         by_chunks(c, share, lambda part: self._polish_share(rows, out, np.arange(part.start, part.stop), width))
         return out
 
+    @property
+    def cheap(self) -> bool:
+        """Whether a step takes about as long as moving a response to another batch."""
+        return self.problem.bytes_per_response <= CHEAP_BYTES
+
     def _width(self, c: int) -> int:
         return width_for(c, self.problem.bytes_per_response)
 
@@ -465,13 +472,14 @@ class _Search:
     def _advance_until(self, rows: np.ndarray, out: _State, index: np.ndarray, n: int, more: bool) -> np.ndarray:
         """Steps of the responses ``index``, the first n of them not padding, until it pays to regroup.
 
-        That is when enough are done to let others in, or so few are left that narrower batches take less.
+        That is when enough are done to let others in, or so few are left that narrower batches take less. Where a
+        step takes no longer than the moving, only when most are done.
         Returns which of the n are not done.
         """
         width = len(index)
         state, stats, problem = take(out, index), take(self.stats, rows[index]), _take_nu(self.problem, rows[index])
         state.done[n:] = 1.0
-        enough = n - width // 8 if more else few(width)
+        enough = (width // 4 if self.cheap else n - width // 2) if more else few(width)
         state = _compiled()(state, problem, stats, min(enough, n - 1))
         left = np.asarray(state.done)[:n] == 0
         for whole, part in zip(jax.tree.leaves(out), jax.tree.leaves(state), strict=True):

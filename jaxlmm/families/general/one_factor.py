@@ -1,7 +1,7 @@
 """The arithmetic of ``moments`` where all terms lie on one factor and X has few columns.
 
-Nothing but Q is left beside the eliminated factor, so that A = Q'V^-1 Q (p, p) is all there is to factor, and all that
-is asked of a response is sums over the groups. With H_g = (I + R_g Phi R_g')^-1 they are sums of products of
+Nothing but Q is left beside the eliminated factor, so that A = Q'V^-1 Q (p, p) is all there is to factor, and all
+that is asked of a response is sums over the groups. With H_g = (I + R_g Phi R_g')^-1 they are sums of products of
 
     K = R'H R (r, r),     Y = R'H C (r, p),     z = R'H (b - C u) (r,)
 
