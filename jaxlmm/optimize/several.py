@@ -45,8 +45,10 @@ LOOKING = 4
 NEAR = 0.2
 # Starts of each response: the best node and the next lowest local minima among the nodes.
 N_STARTS = 3
+# Responses of a batch whose windows are checked.
+CHECKED = 16
 # Memory that the evaluation of a response takes where it costs little.
-CHEAP_BYTES = 4096
+CHEAP_BYTES = 8192
 # Memory that a response takes for each node.
 BYTES_PER_NODE = 64
 # What counts as converged: gradient in theta (or in log theta where theta > 1), relative to nu.
@@ -109,6 +111,18 @@ class Problem(Protocol):
         ...
 
 
+class Windows(Protocol):
+    """A problem of which many values on a grid, and a close approximation around a point, cost little."""
+
+    def starts(self, stats: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Nodes theta (k, K) of a grid, the values there (K, c), and the nodes (K, 8) next to each."""
+        ...
+
+    def around(self, theta: np.ndarray, stats: Any) -> tuple[Problem, Any]:
+        """The problem, and its statistics, which is exact to TOL_CONVERGED near theta (k, c), infinite elsewhere."""
+        ...
+
+
 @dataclass(frozen=True, eq=False)
 class SeveralOptimum:
     """Per response, at the minimum.
@@ -144,7 +158,7 @@ class _State:
 
 
 def minimise_several(
-    problem: Problem, stats: Any, *, n_starts: int = N_STARTS, rough: Problem | None = None
+    problem: Problem, stats: Any, *, n_starts: int = N_STARTS, windows: Windows | None = None
 ) -> SeveralOptimum:
     """Global minimum of c responses.
 
@@ -155,21 +169,16 @@ def minimise_several(
         Response axis last.
     n_starts : int
         Starts of each response at most.
-    rough : Problem
-        Nearly the same function, infinite where it is not known: its minima are where those of ``problem`` are
-        looked for.
+    windows : Windows
+        The same function by other means, which cost less.
     """
     c = int(jax.tree.leaves(stats)[0].shape[-1])
     search, everyone = _Search.of(problem, stats), np.arange(c)
     with float64_scope():
-        starts, height = _starts(problem, stats, n_starts)
-        if rough is None:
-            search.from_nodes(starts, height)
+        if windows is None:
+            search.from_nodes(*_starts(problem, stats, n_starts))
         else:
-            draft = _Search.of(rough, stats)
-            draft.from_nodes(starts, height)
-            draft.to_boundary(everyone)
-            search.keep(everyone, search.polish(everyone, draft.theta, limit=FIRST_STEPS))
+            search.from_windows(windows, n_starts)
         search.to_boundary(everyone)
         search.to_the_end()
         search.off_saddles(everyone)
@@ -260,13 +269,21 @@ def _starts(problem: Problem, stats: Any, n_starts: int) -> tuple[np.ndarray, np
 def _lowest(
     problem: Problem, nodes: jax.Array, neighbours: jax.Array, stats: Any, n_starts: int
 ) -> tuple[jax.Array, jax.Array]:
+    return _minima(problem.at_nodes(nodes, stats), neighbours, n_starts)
+
+
+@functools.partial(programs.jit, static_argnums=2)
+def _lowest_of(value: jax.Array, neighbours: jax.Array, n_starts: int) -> tuple[jax.Array, jax.Array]:
+    return _minima(value, neighbours, n_starts)
+
+
+def _minima(value: jax.Array, neighbours: jax.Array, n_starts: int) -> tuple[jax.Array, jax.Array]:
     """The best node of each response and the next ones that no neighbour is below, (n_starts, c); their heights."""
-    value = problem.at_nodes(nodes, stats)
     value = jnp.where(jnp.isfinite(value), value, np.inf)
     local = functools.reduce(
         jnp.logical_and, (value <= jnp.take(value, neighbours[:, j], axis=0) for j in range(neighbours.shape[1]))
     )
-    low, numbers = value, np.arange(nodes.shape[1])[:, None]
+    low, numbers = value, np.arange(len(value))[:, None]
     order, height = [], []
     for _ in range(n_starts):
         at = jnp.argmin(low, axis=0)
@@ -426,6 +443,48 @@ class _Search:
         reach = height[0] + 0.5 + 3 * np.maximum(height[0] - self.value, 0)
         for start, above in zip(starts[1:], height[1:], strict=True):
             self.try_another(everyone[above < reach], start)
+
+    def from_windows(self, windows: Windows, n_starts: int) -> None:
+        """Down in windows around the lowest nodes of a grid; what leaves its window goes on by itself."""
+        nodes, value, neighbours = windows.starts(self.stats)
+        everyone = np.arange(value.shape[1])
+        width = width_for(len(everyone), BYTES_PER_NODE * len(value))
+
+        def lowest(index: np.ndarray) -> Any:
+            with float64_scope():
+                return _lowest_of(value[:, index], neighbours, n_starts)
+
+        order, height = in_batches(lowest, len(everyone), width)
+        self._down_window(windows, everyone, nodes[:, order[0]])
+        if not self._as_windows(everyone):
+            self.value[:] = np.inf
+            return self.from_nodes(*_starts(self.problem, self.stats, n_starts))
+        reach = height[0] + 0.5 + 3 * np.maximum(height[0] - self.value, 0)
+        for at, above in zip(order[1:], height[1:], strict=True):
+            if len(rows := everyone[above < reach]):
+                self._down_window(windows, rows, nodes[:, at[rows]])
+
+    def _down_window(self, windows: Windows, rows: np.ndarray, start: np.ndarray) -> None:
+        """Down from ``start`` (k, len(rows)) in the windows around it."""
+        draft = _Search.of(*windows.around(start, take(self.stats, rows)))
+        everyone = np.arange(len(rows))
+        draft.keep(everyone, draft.polish(everyone, start, limit=FIRST_STEPS))
+        draft.to_boundary(everyone)
+        arrived = np.isfinite(draft.value) & (draft._steepness() <= TOL_CONVERGED * self.problem.nu)
+        lower = arrived & (draft.value < self.value[rows] - SAME * self.problem.nu)
+        for name in ("theta", "value", "gradient", "hessian", "slope"):
+            getattr(self, name)[..., rows[lower]] = getattr(draft, name)[..., lower]
+        if len(rest := rows[~arrived]):
+            onward = np.where(np.isfinite(draft.value), draft.theta, start)[:, ~arrived]
+            self.keep(rest, self.polish(rest, onward, limit=FIRST_STEPS))
+
+    def _as_windows(self, everyone: np.ndarray) -> bool:
+        """Whether some responses have at their minima the derivatives that their windows gave."""
+        some = everyone[:: max(1, len(everyone) // CHECKED)][:CHECKED]
+        at = self.polish(some, self.theta[:, some], limit=1).at
+        nu, smallest = self.problem.nu, TOL_CONVERGED * np.maximum(np.abs(self.theta[:, some]), 1)
+        near = np.abs(at.gradient - self.gradient[:, some]) <= nu * smallest
+        return bool(np.all(near | ~np.isfinite(at.gradient)))
 
     def converged(self) -> np.ndarray:
         """Whether each response stands at a minimum, to TOL_CONVERGED or to rounding."""

@@ -14,7 +14,7 @@ from oracle import make_case, random_phi, structures
 import jaxlmm
 from jaxlmm._types import float64_scope
 from jaxlmm.families.general import moments, one_factor
-from jaxlmm.families.general.family import WORTH_A_TABLE, General, make_general
+from jaxlmm.families.general.family import General, make_general
 from jaxlmm.families.general.layout import Core
 from jaxlmm.families.general.strata import StrataCore
 from jaxlmm.families.parameters import lower_triangle, phi_from_theta
@@ -245,49 +245,6 @@ def test_responses_given_by_their_coordinates_on_strata() -> None:
 def test_terms_that_do_not_commute_are_eliminated() -> None:
     for name in ("nested", "crossed", "double", "slope", "three"):
         assert isinstance(setting(name)[0].family.core, Core)
-
-
-@pytest.mark.parametrize("reml", [True, False])
-def test_log_determinants_off_a_table(reml: bool) -> None:
-    case, _, _, stats, *_ = setting("crossed")
-    family = case.family
-    tabled = family.tabled(reml, WORTH_A_TABLE)
-    assert (
-        tabled is not None
-        and family.tabled(reml, 16) is None
-        and setting("slope")[0].family.tabled(reml, 9999) is None
-    )
-    rng = np.random.default_rng(6)
-    theta = 10 ** rng.uniform(-3, 1.9, size=(2, 4))
-    theta[0, 0] = theta[1, 1] = 0
-    with float64_scope():
-        moments_of = jax.jit(lambda f, phi: f.moments(phi, stats, reml=reml))
-        exact, read = moments_of(family, jnp.asarray(theta**2)), moments_of(tabled, jnp.asarray(theta**2))
-        outside = moments_of(tabled, jnp.full((2, 4), 1e5))
-    np.testing.assert_array_equal(exact.s2, read.s2)
-    np.testing.assert_allclose(read.l, exact.l, rtol=0, atol=1e-9)
-    np.testing.assert_allclose(read.l1, exact.l1, rtol=0, atol=1e-7)
-    np.testing.assert_allclose(read.l2, exact.l2, rtol=0, atol=1e-4)
-    assert np.isinf(outside.l).all()
-
-
-@pytest.mark.parametrize("name", ["nested", "crossed"])
-def test_the_table_does_not_show_in_a_fit(name: str) -> None:
-    """Effects of all sizes; 150 lies beyond the table, where some do not converge with it or without."""
-    case, *_ = setting(name)
-    rng = np.random.default_rng(7)
-    Y, largest = rng.normal(size=(len(case.X), WORTH_A_TABLE)), np.zeros(WORTH_A_TABLE)
-    for term in case.terms:
-        sd = rng.choice([0.0, 0.0, 0.3, 2.0, 150.0], size=WORTH_A_TABLE)
-        Y += (rng.normal(size=(term.n_levels, WORTH_A_TABLE)) * sd)[term.codes]
-        largest = np.maximum(largest, sd)
-    many, few = fit_general(case.family, Y), fit_general(case.family, Y[:, :200])
-    assert many.converged[largest < 100].all()
-    same = many.converged[:200] & few.converged
-    assert same.mean() > 0.7
-    np.testing.assert_array_equal(many.singular[:, :200][:, same], few.singular[:, same])
-    np.testing.assert_allclose(many.loglik[:200][same], few.loglik[same], rtol=1e-11)
-    np.testing.assert_allclose(many.theta[:, :200][:, same], few.theta[:, same], rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("name", ["slope", "nested", "maximal", "even"])

@@ -23,15 +23,15 @@ from jaxlmm.families.general.moments import Stats
 from jaxlmm.families.general.reduce import reduce_responses, reduce_to_strata
 from jaxlmm.families.general.strata import StrataCore, StrataReducer, make_strata
 from jaxlmm.families.general.strata_moments import StrataStats
-from jaxlmm.families.general.table import Tabled, make_tabled
+from jaxlmm.families.general.windows import Grids, Windows, make_grids
 from jaxlmm.families.parameters import lower_triangle, phi_from_theta
 from jaxlmm.runtime import programs
 from jaxlmm.runtime.batches import in_batches, on_gpu, take, width_for
 
 __all__ = ["AnyStats", "General", "block_matrix", "make_general"]
 
-# Responses for which a table of the log-determinants is made.
-WORTH_A_TABLE = 1024
+# Responses for which the windows of a design are made.
+WORTH_WINDOWS = 1024
 
 AnyCore = Core | StrataCore
 AnyStats = Stats | StrataStats
@@ -107,29 +107,14 @@ class General:
         found: tuple[jax.Array, jax.Array] = _search_kernel(self.core).node_parts(self.core, phi, stats, reml=reml)
         return found
 
-    def tabled(self, reml: bool, c: int) -> Tabled | None:
-        """The same with log-determinants off a table, where c responses are worth one."""
-        core = self.core
-        if isinstance(core, StrataCore) or core.sizes != (1, 1) or not core.second or c < WORTH_A_TABLE:
-            return None
-        return self._table(reml)
+    def windows(self, nu: float, reml: bool, c: int) -> Windows | None:
+        """What makes the search cheap for a design with two variances, where c responses are worth it."""
+        grids = self._grids if c >= WORTH_WINDOWS else None
+        return None if grids is None else Windows(grids, nu, reml)
 
     @functools.cached_property
-    def _table(self) -> Callable[[bool], Tabled]:
-        @functools.cache
-        def make(reml: bool) -> Tabled:
-            def logdet(phi: np.ndarray) -> np.ndarray:
-                def some(index: np.ndarray) -> Any:
-                    with float64_scope():
-                        return _logdet(self.core, phi[:, index], reml=reml)
-
-                found: np.ndarray = in_batches(some, phi.shape[1], self._width(phi.shape[1]))
-                return found
-
-            assert isinstance(self.core, Core)
-            return make_tabled(self.core, logdet)
-
-        return make
+    def _grids(self) -> Grids | None:
+        return make_grids(self.core) if isinstance(self.core, Core) else None
 
     def fixef(self, phi: jax.Array, stats: AnyStats) -> jax.Array:
         """Generalised least squares estimate (p, c) of b, the coefficients of Q."""
@@ -238,7 +223,7 @@ class General:
             with float64_scope():
                 return _own_covariance(self.core, inner[:, index], contrasts)
 
-        value, first = in_batches(covariance, phi.shape[1], self._width(phi.shape[1]))
+        value, first = self._where_known(inner, lambda grids, some: grids.own_covariance(some, contrasts), covariance)
         back = np.linalg.inv(self.phi_to_user_matrix)
         turned = np.einsum("ts,tqm->msq", back, first[:, :q], optimize=True)
         return np.ascontiguousarray(value[:q].T), turned
@@ -251,9 +236,27 @@ class General:
             with float64_scope():
                 return _information(self.core, inner[:, index], reml=reml)
 
-        l1, l2 = in_batches(derivatives, phi.shape[1], self._width(phi.shape[1]))
+        l1, l2 = self._where_known(inner, lambda grids, some: grids.information(some, reml=reml), derivatives)
         back = np.linalg.inv(self.phi_to_user_matrix)
         return l1.T @ back, np.einsum("ts,uv,tum->msv", back, back, l2, optimize=True)
+
+    def _where_known(
+        self,
+        phi: np.ndarray,
+        read: Callable[[Grids, np.ndarray], tuple[np.ndarray, ...]],
+        compute: Callable[[np.ndarray], Any],
+    ) -> tuple[np.ndarray, ...]:
+        """What does not depend on y, off the grids of the design where it has some; ``compute(index)`` elsewhere."""
+        m = phi.shape[1]
+        grids = self._grids if m >= WORTH_WINDOWS else None
+        if grids is None:
+            return tuple(in_batches(compute, m, self._width(m)))
+        known, found = grids.known(phi), read(grids, phi)
+        if len(rest := np.flatnonzero(~known)):
+            others = in_batches(lambda index: compute(rest[index]), len(rest), self._width(len(rest)))
+            for whole, part in zip(found, others, strict=True):
+                whole[..., rest] = part
+        return found
 
     def _width(self, c: int) -> int:
         return width_for(c, self.bytes_per_response)
@@ -383,11 +386,6 @@ def _variances(core: AnyCore, theta: jax.Array, L: jax.Array) -> jax.Array:
     # Derivatives are left out by the compiler.
     at = _kernel(core).covariance(core, phi_from_theta(theta, core.sizes), L)
     return _contrast_by_contrast(at.value)
-
-
-@functools.partial(programs.jit, static_argnames="reml")
-def _logdet(core: Core, phi: jax.Array, *, reml: bool) -> jax.Array:
-    return kernel.logdet(core, phi, reml=reml)
 
 
 @functools.partial(programs.jit, static_argnames="reml")
