@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
 from jaxlmm.inference.multiplicity import ADJUSTMENTS, adjust_pvalues, adjustment
-from jaxlmm.plots.base import ADJUSTED, axes_points, check_alpha, legend_outside, make_axes, note, one_term
+from jaxlmm.plots.base import ADJUSTED, axes_points, check_alpha, fitting, legend_outside, make_axes, note, one_term
 from jaxlmm.plots.maps import VALUE_LABELS, colour_bar
 from jaxlmm.plots.panels import divide, grid_of, title_points
 from jaxlmm.plots.words import measured, number_texts, term_text
@@ -116,7 +116,7 @@ def topomap(
     n = len(at)
     width = 0.85 * axes_points(ax)[0] if ax is not None else 0.75 * 72 * min(6.4, plt.rcParams["figure.figsize"][0])
     rows_, columns = grid_of(n, int(width // PANEL))
-    ax = make_axes(ax, 6.4, float(np.clip(rows_ * width / columns / 72 + 0.4, 0.9, 6.0)), tidy=False, rows=True)
+    ax = make_axes(ax, 6.4, float(np.clip(rows_ * width / columns / 72 + 0.4, 1.3, 6.0)), tidy=False, rows=True)
     panels = divide(ax, rows_, columns, n=n, gap=(3.0, title_points(titles) + 2), title=title_points(titles))
     images = []
     for k, panel in enumerate(panels):
@@ -141,7 +141,8 @@ def topomap(
         images.append(image)
     value = VALUE_LABELS[variable] if variable != "coef" else measured("Effect", fit.labels.units)
     if images:
-        bar = colour_bar(ax, images[0], f"{value} of {term_text(fit.names[j])}", over=largest > limit)
+        label = fitting(ax, "y", f"{value} of {term_text(fit.names[j])}")
+        bar = colour_bar(ax, images[0], label, over=largest > limit)
         bar.ax.locator_params(nbins=5)
     handles: list[Any] = []
     if marked.any() and adjust is not None:
