@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -28,13 +29,62 @@ class Case:
         return jnp.eye(len(self.Q)) + jnp.tensordot(phi, self.G, 1)
 
     def deviance_parts(self, phi, y, reml):  # type: ignore[no-untyped-def]
-        V = self.V(phi)
-        Vinv = jnp.linalg.inv(V)
-        M = self.Q.T @ Vinv @ self.Q
-        beta = jnp.linalg.solve(M, self.Q.T @ Vinv @ y)
-        r = y - self.Q @ beta
-        l = jnp.linalg.slogdet(V)[1] + (jnp.linalg.slogdet(M)[1] if reml else 0.0)  # noqa: E741
-        return r @ Vinv @ r, l
+        """pwrss s (c,) and log-determinants l (c,) at phi (k, c) for y (n, c), with gradients and Hessians in phi."""
+        k = len(phi)
+        (s, V, M), (s1, V1, M1), (s2, V2, M2) = deviance_derivatives(filled(phi), y, filled(self.G), self.Q)
+        r = float(reml)
+        return (s, s1[:k], s2[:k, :k]), (V + r * M, (V1 + r * M1)[:k], (V2 + r * M2)[:k, :k])
+
+    def covariance(self, phi, L):  # type: ignore[no-untyped-def]
+        """L C L' (q, q, c) at phi (k, c), C = (Q'V^-1 Q)^-1, with first and second derivatives in phi."""
+        k = len(phi)
+        value, first, second = covariance_derivatives(filled(phi), filled(self.G), self.Q, L)
+        return value, first[:k], second[:k, :k]
+
+
+# Of all the structures below: with zeros for what a structure lacks, one compiled program serves them all.
+MOST_PHI = 8
+
+
+def filled(array):  # type: ignore[no-untyped-def]
+    return np.concatenate([array, np.zeros((MOST_PHI - len(array), *array.shape[1:]))])
+
+
+def derivatives(function):  # type: ignore[no-untyped-def]
+    """Value, gradient and Hessian in the first argument, all with the axis of its columns last."""
+
+    def of_all(phi, *given):  # type: ignore[no-untyped-def]
+        first = jax.jacfwd(function)(phi, *given)
+        second = jax.jacfwd(jax.jacrev(function))(phi, *given)
+        return function(phi, *given), jnp.moveaxis(first, -1, 0), jnp.moveaxis(second, (-2, -1), (0, 1))
+
+    return of_all
+
+
+def dense_parts(phi, y, G, Q):  # type: ignore[no-untyped-def]
+    """pwrss, log|V| and log|Q'V^-1 Q| of one response."""
+    V = jnp.eye(len(Q)) + jnp.tensordot(phi, G, 1)
+    Vinv = jnp.linalg.inv(V)
+    M = Q.T @ Vinv @ Q
+    r = y - Q @ jnp.linalg.solve(M, Q.T @ Vinv @ y)
+    return jnp.stack([r @ Vinv @ r, jnp.linalg.slogdet(V)[1], jnp.linalg.slogdet(M)[1]])
+
+
+def dense_covariance(phi, G, Q, L):  # type: ignore[no-untyped-def]
+    V = jnp.eye(len(Q)) + jnp.tensordot(phi, G, 1)
+    return L @ jnp.linalg.inv(Q.T @ jnp.linalg.solve(V, Q)) @ L.T
+
+
+@jax.jit
+def deviance_derivatives(phi, y, G, Q):  # type: ignore[no-untyped-def]
+    """Each of the three parts first: (3, c), (3, k, c), (3, k, k, c)."""
+    value, first, second = jax.vmap(derivatives(dense_parts), (1, 1, None, None), -1)(phi, y, G, Q)
+    return value, jnp.moveaxis(first, 1, 0), jnp.moveaxis(second, 2, 0)
+
+
+@jax.jit
+def covariance_derivatives(phi, G, Q, L):  # type: ignore[no-untyped-def]
+    return jax.vmap(derivatives(dense_covariance), (1, None, None, None), -1)(phi, G, Q, L)
 
 
 def make_case(X, terms, weights=None) -> Case:  # type: ignore[no-untyped-def]
