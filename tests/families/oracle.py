@@ -30,15 +30,15 @@ class Case:
 
     def deviance_parts(self, phi, y, reml):  # type: ignore[no-untyped-def]
         """pwrss s (c,) and log-determinants l (c,) at phi (k, c) for y (n, c), with gradients and Hessians in phi."""
-        k = len(phi)
-        (s, V, M), (s1, V1, M1), (s2, V2, M2) = deviance_derivatives(filled(phi), y, filled(self.G), self.Q)
-        r = float(reml)
-        return (s, s1[:k], s2[:k, :k]), (V + r * M, (V1 + r * M1)[:k], (V2 + r * M2)[:k, :k])
+        k, G = len(phi), filled(self.G)
+        value, first, second = by_columns(lambda p, v: deviance_derivatives(p, v, G, self.Q), filled(phi), y)
+        parts = value, first[:k], second[:k, :k]
+        return [part[..., 0, :] for part in parts], [part[..., 1, :] + reml * part[..., 2, :] for part in parts]
 
     def covariance(self, phi, L):  # type: ignore[no-untyped-def]
         """L C L' (q, q, c) at phi (k, c), C = (Q'V^-1 Q)^-1, with first and second derivatives in phi."""
-        k = len(phi)
-        value, first, second = covariance_derivatives(filled(phi), filled(self.G), self.Q, L)
+        k, G = len(phi), filled(self.G)
+        value, first, second = by_columns(lambda p: covariance_derivatives(p, G, self.Q, L), filled(phi))
         return value, first[:k], second[:k, :k]
 
 
@@ -51,14 +51,14 @@ def filled(array):  # type: ignore[no-untyped-def]
 
 
 def derivatives(function):  # type: ignore[no-untyped-def]
-    """Value, gradient and Hessian in the first argument, all with the axis of its columns last."""
+    """Value, gradient and Hessian in the first argument, compiled, the axes of that argument first."""
 
-    def of_all(phi, *given):  # type: ignore[no-untyped-def]
+    def of_one(phi, *given):  # type: ignore[no-untyped-def]
         first = jax.jacfwd(function)(phi, *given)
         second = jax.jacfwd(jax.jacrev(function))(phi, *given)
         return function(phi, *given), jnp.moveaxis(first, -1, 0), jnp.moveaxis(second, (-2, -1), (0, 1))
 
-    return of_all
+    return jax.jit(of_one)
 
 
 def dense_parts(phi, y, G, Q):  # type: ignore[no-untyped-def]
@@ -75,16 +75,13 @@ def dense_covariance(phi, G, Q, L):  # type: ignore[no-untyped-def]
     return L @ jnp.linalg.inv(Q.T @ jnp.linalg.solve(V, Q)) @ L.T
 
 
-@jax.jit
-def deviance_derivatives(phi, y, G, Q):  # type: ignore[no-untyped-def]
-    """Each of the three parts first: (3, c), (3, k, c), (3, k, k, c)."""
-    value, first, second = jax.vmap(derivatives(dense_parts), (1, 1, None, None), -1)(phi, y, G, Q)
-    return value, jnp.moveaxis(first, 1, 0), jnp.moveaxis(second, 2, 0)
+deviance_derivatives, covariance_derivatives = derivatives(dense_parts), derivatives(dense_covariance)
 
 
-@jax.jit
-def covariance_derivatives(phi, G, Q, L):  # type: ignore[no-untyped-def]
-    return jax.vmap(derivatives(dense_covariance), (1, None, None, None), -1)(phi, G, Q, L)
+def by_columns(function, *columns):  # type: ignore[no-untyped-def]
+    """One response after another: XLA's batches of LAPACK calls may wait for each other for ever on a CPU."""
+    found = [function(*each) for each in zip(*(array.T for array in columns), strict=True)]
+    return [np.stack(parts, axis=-1) for parts in zip(*found, strict=True)]
 
 
 def make_case(X, terms, weights=None) -> Case:  # type: ignore[no-untyped-def]

@@ -113,7 +113,8 @@ def derivatives(theta: jax.Array, *given: jax.Array) -> tuple[jax.Array, jax.Arr
 
 @jax.jit
 def values(thetas: jax.Array, *given: jax.Array) -> jax.Array:
-    return jax.vmap(lambda theta: dense(theta, *given))(thetas)
+    # One after another: XLA's batches of LAPACK calls may wait for each other for ever on a CPU.
+    return jax.lax.map(lambda theta: dense(theta, *given), thetas)
 
 
 @pytest.mark.parametrize("method", ["REML", "ML"])
