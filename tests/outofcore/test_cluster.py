@@ -262,6 +262,7 @@ def blas_threads() -> set[tuple[str, int]]:
     ("change", "message"),
     [
         ({"Y": responses()}, "level is given without out: it is for results on disk, and of dask arrays"),
+        ({"progress": True}, "write 'with dask.diagnostics.ProgressBar(minimum=2): result.compute()'"),
         (
             {"obs_dim": None, "groups": None},
             "Y has 3 dimensions; say which holds the observations, obs_dim=...; the dimensions of Y are "
