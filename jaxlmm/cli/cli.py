@@ -12,6 +12,8 @@ import matplotlib
 
 __all__ = ["main"]
 
+# Of p-values over responses.
+ADJUSTMENTS = ("bh", "fdr", "fdr_bh", "by", "fdr_by", "holm", "hochberg", "hommel", "bonferroni")
 # What shells call a command that was stopped by Ctrl-C.
 INTERRUPTED = 130
 
@@ -88,7 +90,7 @@ def demo(responses: int, plot: Path) -> None:
 @click.option("--decimal", default=".", show_default=True, help="Decimal sign of TABLE's numbers.")
 @click.option(
     "--adjust",
-    type=click.Choice(["bh", "fdr", "fdr_bh", "by", "fdr_by", "holm", "bonferroni"], case_sensitive=False),
+    type=click.Choice(ADJUSTMENTS, case_sensitive=False),
     help="Adjust p-values over responses.",
 )
 @click.option(
@@ -130,7 +132,7 @@ def fit(**options: Any) -> None:
 )  # fmt: skip
 @click.option("--at", multiple=True, metavar="NAME=LABEL", help="For a map: a label of a third dimension.")
 @click.option(
-    "--adjust", default="bh", show_default=True, type=click.Choice(["bh", "fdr", "by", "holm", "bonferroni", "none"]),
+    "--adjust", default="bh", show_default=True, type=click.Choice([*ADJUSTMENTS, "none"], case_sensitive=False),
     help="How p-values are adjusted for what volcano and map show as significant.",
 )  # fmt: skip
 @click.option("--alpha", default=0.05, show_default=True, type=click.FloatRange(0, 1, True, True), help="Its level.")

@@ -511,8 +511,9 @@ class Fit(Exports):
         specs, by, at, weights
             As in :meth:`emmeans`. ``at`` may name ``var``: where the slope of a curve is taken.
         var : str
-            A covariate of the formula. Slopes are derivatives (central differences): of ``log(x)`` and the like they
-            are those in x itself.
+            A covariate of the formula, also where it has only ``log(x)`` and the like: slopes are derivatives in x
+            itself (central differences, exact to about 1e-9). Or what is computed of a covariate, ``"log(x)"``:
+            slopes are derivatives in that, by the chain rule.
 
         Raises
         ------
