@@ -126,7 +126,7 @@ class Contrasts(Tabular):
         title = "Contrasts" + ("" if self.adjust == "none" else f", P adjusted by {self.adjust}")
         notes = self.notes
         if self.adjust == "mvt" and self.families:
-            notes += (f"P by mvt {accuracy(self._correlations(slice(*self.families[0][:2])))}",)
+            notes += (f"P by mvt: {accuracy(self._correlations(slice(*self.families[0][:2])))}",)
         return t_table(title, self.axes, self.test, self.pvalue, None, notes=notes, per=self.per)
 
 

@@ -81,8 +81,8 @@ def accuracy(R: np.ndarray) -> str:
     """How good the tails of correlations R (m, q, q) are, as text."""
     others = _kinds(R)[2]
     if not len(others):
-        return "by quadrature"
-    return f"to {WORST * (FEWEST / _points(len(others), R.shape[1])) ** RATE:.1%}"
+        return "exact, by quadrature"
+    return f"good to {WORST * (FEWEST / _points(len(others), R.shape[1])) ** RATE:.1%}"
 
 
 def _points(m: int, q: int) -> int:

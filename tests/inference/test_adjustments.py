@@ -74,14 +74,14 @@ def test_points_are_as_good_as_they_say(monkeypatch: pytest.MonkeyPatch) -> None
     c = np.array([[1.0, 2.0, 3.0, 5.0]])
     for b in (np.array([0.9, 0.7, 0.7, 0.3]), np.array([0.7, -0.7, 0.5, 0.2, 0.9])):
         R = (np.outer(b, b) + np.diag(1 - b * b))[None]
-        assert accuracy(R) == "by quadrature"
+        assert accuracy(R) == "exact, by quadrature"
         for df in (6.0, np.inf):
             expected = largest_tail(c, R, np.full((1, 4), df))
             monkeypatch.setattr(largest, "EXACT_TOL", -1.0)
             for limit, n in ((1e-2, 2039), (4e-3, 16381)):
                 monkeypatch.setattr(largest, "MOST", n)
                 np.testing.assert_allclose(largest_tail(c, R, np.full((1, 4), df)), expected, rtol=limit)
-                assert accuracy(R) == f"to {limit:.1%}"
+                assert accuracy(R) == f"good to {limit:.1%}"
             monkeypatch.undo()
 
 

@@ -119,8 +119,7 @@ def test_tables_of_each_type(case: Any) -> None:
 
 @pytest.mark.parametrize("case", CASES["mixed"], ids=lambda case: case["response"])
 def test_type_iii_with_an_empty_cell_is_refused_for_what_lmertest_tests(case: Any) -> None:
-    """lmerTest tests contrasts that mix cells, with weights of 1/4 that follow from which are filled; refused here, and
-    told by ``ftest`` if one wants them. joint_tests tests what is determined of the means themselves."""
+    """lmerTest tests contrasts that mix cells, with weights that follow from which are filled: by ``ftest`` here."""
     fit = fitted("hole", "a * b + x + (1 | g)", False).select([case["response"]])
     with pytest.raises(
         ValueError, match=r"so there is no type III test: .* does not compare means then.* joint_tests"
