@@ -14,7 +14,7 @@ from oracle import make_case, random_phi, structures
 import jaxlmm
 from jaxlmm._types import float64_scope
 from jaxlmm.families.general import moments, one_factor
-from jaxlmm.families.general.family import WORTH_A_TABLE, General, make_general
+from jaxlmm.families.general.family import General, make_general
 from jaxlmm.families.general.layout import Core
 from jaxlmm.families.general.strata import StrataCore
 from jaxlmm.families.parameters import lower_triangle, phi_from_theta
@@ -43,9 +43,7 @@ def test_moments(name: str, reml: bool) -> None:
     case, _, phi, stats, y, _ = setting(name)
     with float64_scope():
         at = jax.jit(General.moments, static_argnames="reml")(case.family, jnp.asarray(phi), stats, reml=reml)
-        parts = jax.jit(General.deviance_parts, static_argnames="reml")(
-            case.family, jnp.asarray(phi), stats, reml=reml
-        )
+        parts = jax.jit(General.node_parts, static_argnames="reml")(case.family, jnp.asarray(phi), stats, reml=reml)
 
         def value(p, v):
             return jnp.stack(case.deviance_parts(p, v, reml))
@@ -54,7 +52,7 @@ def test_moments(name: str, reml: bool) -> None:
         for c in range(y.shape[1]):
             s, l = value(phi[:, c], y[:, c])  # noqa: E741
             gradient, hessian = first(phi[:, c], y[:, c]), second(phi[:, c], y[:, c])
-            np.testing.assert_allclose([at.s[c], parts[0][c]], s, rtol=1e-12)
+            np.testing.assert_allclose([at.s[c], parts[0][c, c]], s, rtol=1e-12)
             np.testing.assert_allclose([at.l[c], parts[1][c]], l, rtol=1e-12, atol=1e-11)
             for ours, theirs in (
                 (at.s1, gradient[0]),
@@ -66,14 +64,16 @@ def test_moments(name: str, reml: bool) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_one_phi_for_all_responses(name: str) -> None:
+def test_nodes_for_all_responses(name: str) -> None:
     case, _, phi, stats, _, _ = setting(name)
     with float64_scope():
-        parts = jax.jit(General.deviance_parts, static_argnames="reml")
-        shared = parts(case.family, jnp.asarray(phi[:, :1]), stats, reml=True)
-        each = parts(case.family, jnp.asarray(np.repeat(phi[:, :1], 4, axis=1)), stats, reml=True)
-        np.testing.assert_allclose(shared[0], each[0], rtol=1e-12)
-        np.testing.assert_allclose(shared[1], each[1][:1], rtol=1e-12)
+        parts, each = (jax.jit(f, static_argnames="reml") for f in (General.node_parts, General.moments))
+        for n in (4, 3):  # so many at once, or one by one
+            s, l = parts(case.family, jnp.asarray(phi[:, :n]), stats, reml=True)  # noqa: E741
+            for j in range(n):
+                one = each(case.family, jnp.asarray(np.repeat(phi[:, j : j + 1], 4, axis=1)), stats, reml=True)
+                np.testing.assert_allclose(s[j], one.s, rtol=1e-11)
+                np.testing.assert_allclose(l[j], one.l[0], rtol=1e-12)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -247,49 +247,6 @@ def test_terms_that_do_not_commute_are_eliminated() -> None:
         assert isinstance(setting(name)[0].family.core, Core)
 
 
-@pytest.mark.parametrize("reml", [True, False])
-def test_log_determinants_off_a_table(reml: bool) -> None:
-    case, _, _, stats, *_ = setting("crossed")
-    family = case.family
-    tabled = family.tabled(reml, WORTH_A_TABLE)
-    assert (
-        tabled is not None
-        and family.tabled(reml, 16) is None
-        and setting("slope")[0].family.tabled(reml, 9999) is None
-    )
-    rng = np.random.default_rng(6)
-    theta = 10 ** rng.uniform(-3, 1.9, size=(2, 4))
-    theta[0, 0] = theta[1, 1] = 0
-    with float64_scope():
-        moments_of = jax.jit(lambda f, phi: f.moments(phi, stats, reml=reml))
-        exact, read = moments_of(family, jnp.asarray(theta**2)), moments_of(tabled, jnp.asarray(theta**2))
-        outside = moments_of(tabled, jnp.full((2, 4), 1e5))
-    np.testing.assert_array_equal(exact.s2, read.s2)
-    np.testing.assert_allclose(read.l, exact.l, rtol=0, atol=1e-9)
-    np.testing.assert_allclose(read.l1, exact.l1, rtol=0, atol=1e-7)
-    np.testing.assert_allclose(read.l2, exact.l2, rtol=0, atol=1e-4)
-    assert np.isinf(outside.l).all()
-
-
-@pytest.mark.parametrize("name", ["nested", "crossed"])
-def test_the_table_does_not_show_in_a_fit(name: str) -> None:
-    """Effects of all sizes; 150 lies beyond the table, where some do not converge with it or without."""
-    case, *_ = setting(name)
-    rng = np.random.default_rng(7)
-    Y, largest = rng.normal(size=(len(case.X), WORTH_A_TABLE)), np.zeros(WORTH_A_TABLE)
-    for term in case.terms:
-        sd = rng.choice([0.0, 0.0, 0.3, 2.0, 150.0], size=WORTH_A_TABLE)
-        Y += (rng.normal(size=(term.n_levels, WORTH_A_TABLE)) * sd)[term.codes]
-        largest = np.maximum(largest, sd)
-    many, few = fit_general(case.family, Y), fit_general(case.family, Y[:, :200])
-    assert many.converged[largest < 100].all()
-    same = many.converged[:200] & few.converged
-    assert same.mean() > 0.7
-    np.testing.assert_array_equal(many.singular[:, :200][:, same], few.singular[:, same])
-    np.testing.assert_allclose(many.loglik[:200][same], few.loglik[same], rtol=1e-11)
-    np.testing.assert_allclose(many.theta[:, :200][:, same], few.theta[:, same], rtol=1e-5, atol=1e-6)
-
-
 @pytest.mark.parametrize("name", ["slope", "nested", "maximal", "even"])
 def test_simulated_statistics_have_the_moments_of_simulated_responses(name: str) -> None:
     case, _, phi, *_ = setting(name)
@@ -317,8 +274,7 @@ def test_large_variances_lose_nothing(name: str) -> None:
     phi = 1e12 * phi[:, :1]
     stats, scaling = case.family.reduce(y)
     with float64_scope():
-        parts = jax.jit(General.deviance_parts, static_argnames="reml")
-        s = np.asarray(parts(case.family, jnp.asarray(phi), stats, reml=True)[0])
+        s = np.asarray(jax.jit(General.moments, static_argnames="reml")(case.family, phi, stats, reml=True).s)
     V = np.eye(len(y), dtype=np.longdouble) + np.tensordot(phi[:, 0].astype(np.longdouble), case.G, 1)
     L = np.zeros_like(V)
     for j in range(len(V)):
