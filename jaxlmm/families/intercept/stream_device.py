@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import collections
 import concurrent.futures
+import contextvars
 from dataclasses import dataclass
 
 import jax
@@ -21,6 +22,7 @@ from jaxlmm.families.intercept.reduce_device import DeviceReducer, DeviceStats, 
 from jaxlmm.optimize.search import Optimum
 from jaxlmm.runtime import programs
 from jaxlmm.runtime.device import DeviceMatrix, take_block
+from jaxlmm.runtime.progress import advance
 
 __all__ = ["DeviceFitter", "fit_on_device", "fit_packed"]
 
@@ -54,11 +56,13 @@ def fit_on_device(reducer: Reducer, Y: DeviceMatrix, method: str, out: dict[str,
         for turn in range(max(map(len, blocks))):
             for fitter, first, part, k in (b[turn] for b in blocks if turn < len(b)):
                 raw = fitter.start(part, k)
-                waiting.append(pool.submit(fitter.store, out, left, first, part.shape[1], k, raw))
+                here = contextvars.copy_context()  # progress is counted in it
+                waiting.append(pool.submit(here.run, fitter.store, out, left, first, part.shape[1], k, raw))
                 if len(waiting) > IN_FLIGHT * len(blocks):
                     waiting.popleft().result()
         for job in waiting:
             job.result()
+    advance(-int(np.count_nonzero(left)))
     return left
 
 
