@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import collections
 import concurrent.futures
-import contextvars
 from dataclasses import dataclass
 
 import jax
@@ -45,7 +44,13 @@ def fit_on_device(reducer: Reducer, Y: DeviceMatrix, method: str, out: dict[str,
         they are bad. Their rows of ``out`` mean nothing.
     """
     left = np.ones(Y.shape[1], dtype=bool)
-    waiting: collections.deque[concurrent.futures.Future[None]] = collections.deque()
+    waiting: collections.deque[tuple[int, concurrent.futures.Future[None]]] = collections.deque()
+
+    def wait() -> None:
+        n, job = waiting.popleft()
+        job.result()
+        advance(n)
+
     # JAX may hold the calling thread while a GPU runs a loop; results are stored in another meanwhile.
     with float64_scope(), concurrent.futures.ThreadPoolExecutor(1) as pool:
         blocks = []
@@ -56,12 +61,12 @@ def fit_on_device(reducer: Reducer, Y: DeviceMatrix, method: str, out: dict[str,
         for turn in range(max(map(len, blocks))):
             for fitter, first, part, k in (b[turn] for b in blocks if turn < len(b)):
                 raw = fitter.start(part, k)
-                here = contextvars.copy_context()  # progress is counted in it
-                waiting.append(pool.submit(here.run, fitter.store, out, left, first, part.shape[1], k, raw))
+                n = min(fitter.width, part.shape[1] - k)
+                waiting.append((n, pool.submit(fitter.store, out, left, first, part.shape[1], k, raw)))
                 if len(waiting) > IN_FLIGHT * len(blocks):
-                    waiting.popleft().result()
-        for job in waiting:
-            job.result()
+                    wait()
+        while waiting:
+            wait()
     advance(-int(np.count_nonzero(left)))
     return left
 
