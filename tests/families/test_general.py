@@ -122,6 +122,8 @@ def test_one_factor_as_any_others(name: str) -> None:
             fast, slow = (known.moments(core, jnp.asarray(phi), stats, reml=reml) for known in (one_factor, moments))
             for ours, theirs in zip(jax.tree.leaves(vars(fast)), jax.tree.leaves(vars(slow)), strict=True):
                 np.testing.assert_allclose(ours, theirs, rtol=1e-11, atol=1e-12 * np.abs(theirs).max())
+            for ours, theirs in zip(one_factor.information(core, phi, reml=reml), (fast.l1, fast.l2), strict=True):
+                np.testing.assert_allclose(ours, theirs, rtol=1e-12, atol=1e-12 * np.abs(theirs).max())
         covariance = moments.covariance(core, jnp.asarray(phi), L)
         value, first = one_factor.own_covariance(core, jnp.asarray(phi), L)
         pwrss, fixef, variance = one_factor.solutions(core, jnp.asarray(phi), stats, L)
