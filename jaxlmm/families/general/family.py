@@ -74,9 +74,9 @@ class General:
         return self.core.sizes
 
     @property
-    def shared(self) -> bool:
-        """Whether phi (k, 1) for all responses at once is a matrix product."""
-        return True
+    def n_levels(self) -> int:
+        """The fewest levels of a factor."""
+        return min(self.core.levels)
 
     @property
     def bytes_per_response(self) -> int:
@@ -389,7 +389,7 @@ def _variances(core: AnyCore, theta: jax.Array, L: jax.Array) -> jax.Array:
 
 @functools.partial(programs.jit, static_argnames="reml")
 def _information(core: AnyCore, phi: jax.Array, *, reml: bool) -> Any:
-    return _kernel(core).information(core, phi, reml=reml)
+    return _search_kernel(core).information(core, phi, reml=reml)
 
 
 @programs.jit
