@@ -7,6 +7,7 @@ import numpy as np
 from jaxlmm._types import Status
 from jaxlmm.resampling.bootstrap import simulate_responses
 from jaxlmm.results.results import Fit
+from jaxlmm.runtime.progress import progress
 
 __all__ = ["bootstrap_pvalues"]
 
@@ -15,7 +16,7 @@ WIDTH, BYTES = 4096, 256 * 2**20
 
 
 def bootstrap_pvalues(
-    small: Fit, large: Fit, statistic: np.ndarray, offset: float, n: int, seed: int
+    small: Fit, large: Fit, statistic: np.ndarray, offset: float, n: int, seed: int, show: bool | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
     """p-values of likelihood ratios, and how many replicates each is made of.
 
@@ -28,6 +29,8 @@ def bootstrap_pvalues(
     offset : float
         What is added to the statistic where X of the two are different bases of one space.
     n, seed : int
+    show : bool, optional
+        A bar, as :func:`jaxlmm.runtime.progress.progress` takes it.
 
     Returns
     -------
@@ -38,20 +41,21 @@ def bootstrap_pvalues(
     m, method = len(statistic), small.method
     larger, used = np.zeros(m, dtype=int), np.zeros(m, dtype=int)
     where = np.flatnonzero(~np.isnan(statistic))
-    for chunk, start in enumerate(range(0, len(where), WIDTH)):
-        at = where[start : start + WIDTH]
-        several = max(1, BYTES // (8 * small.n_obs * len(at)))
-        for first in range(0, n, several):
-            replicates = range(first, min(first + several, n))
-            drawn = [simulate_responses(small, at, np.random.default_rng([seed, i, chunk])) for i in replicates]
-            Y = np.concatenate(drawn, axis=1)
-            fits = [fit.model.family.fit(Y, method) for fit in (small, large)]
-            good = np.all([found["status"] <= Status.SINGULAR for found in fits], axis=0).reshape(-1, len(at))
-            ratio = np.maximum(2 * (fits[1]["loglik"] - fits[0]["loglik"]) + offset, 0.0).reshape(-1, len(at))
-            # Ratios that differ by rounding alone are the same: 0 where the larger model is the smaller one.
-            with np.errstate(invalid="ignore"):
-                larger[at] += np.sum(good & (ratio >= statistic[at] - 1e-8 * (1 + statistic[at])), axis=0)
-            used[at] += good.sum(axis=0)
+    with progress("Bootstrap", 2 * n * len(where), "fits", show, kept="Nothing is kept of it."):
+        for chunk, start in enumerate(range(0, len(where), WIDTH)):
+            at = where[start : start + WIDTH]
+            several = max(1, BYTES // (8 * small.n_obs * len(at)))
+            for first in range(0, n, several):
+                replicates = range(first, min(first + several, n))
+                drawn = [simulate_responses(small, at, np.random.default_rng([seed, i, chunk])) for i in replicates]
+                Y = np.concatenate(drawn, axis=1)
+                fits = [fit.model.family.fit(Y, method) for fit in (small, large)]
+                good = np.all([found["status"] <= Status.SINGULAR for found in fits], axis=0).reshape(-1, len(at))
+                ratio = np.maximum(2 * (fits[1]["loglik"] - fits[0]["loglik"]) + offset, 0.0).reshape(-1, len(at))
+                # Ratios that differ by rounding alone are the same: 0 where the larger model is the smaller one.
+                with np.errstate(invalid="ignore"):
+                    larger[at] += np.sum(good & (ratio >= statistic[at] - 1e-8 * (1 + statistic[at])), axis=0)
+                used[at] += good.sum(axis=0)
     p = np.full(m, np.nan)
     p[where] = (1 + larger[where]) / (1 + used[where])
     return p, used

@@ -65,6 +65,8 @@ ADJUSTED = {
     "by": "BY-adjusted",
     "bonferroni": "Bonferroni-adjusted",
     "holm": "Holm-adjusted",
+    "hochberg": "Hochberg-adjusted",
+    "hommel": "Hommel-adjusted",
     "none": "unadjusted",
 }
 # Scatters of more points are drawn as pixels in vector formats: else a file has megabytes.

@@ -105,7 +105,11 @@ def volcano(
             label=label, rasterized=many,
         )  # fmt: skip
         handles.insert(0, Line2D([], [], linestyle="none", marker="o", markersize=4, color=color, label=label))
-    line = -np.log10(threshold(int(known.sum()), int(significant.sum()), method, alpha)) if known.any() else None
+    largest = float(p[significant].max()) if significant.any() else None
+    line = None
+    if known.any():
+        critical = threshold(int(known.sum()), int(significant.sum()), method, alpha, largest)
+        line = float(-np.log10(critical)) if critical > 0 else None
     if line is not None:
         style: dict[str, Any] = {"color": "black", "linestyle": "dotted", "linewidth": 0.9}
         ax.axhline(line, zorder=0, **style)

@@ -685,12 +685,12 @@ def test_bad_arguments_of_volcano(fit: jaxlmm.Fit) -> None:
         plots.volcano(fit, "a", label_top=-1)
 
 
-@pytest.mark.parametrize("method", ["bh", "by", "bonferroni", "holm", "none"])
+@pytest.mark.parametrize("method", ["bh", "by", "bonferroni", "holm", "hochberg", "hommel", "none"])
 @pytest.mark.parametrize("power", [1.0, 4.0, 12.0])
 def test_the_threshold_lies_between_what_is_rejected_and_the_rest(method: str, power: float) -> None:
     p = np.random.default_rng(3).random(60) ** power
     rejected = jaxlmm.adjust_pvalues(p, method) <= 0.05
-    level = threshold(60, int(rejected.sum()), method, 0.05)
+    level = threshold(60, int(rejected.sum()), method, 0.05, p[rejected].max() if rejected.any() else None)
     assert np.all(p[rejected] <= level) and np.all(p[~rejected] > level)
 
 
