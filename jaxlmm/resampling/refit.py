@@ -10,7 +10,6 @@ import numpy as np
 from jaxlmm._types import Status
 from jaxlmm.design.design import checked_design
 from jaxlmm.families.base import Family
-from jaxlmm.families.patterns import missing_mask
 from jaxlmm.families.registry import make_family
 from jaxlmm.resampling.contrast import Tested
 from jaxlmm.resampling.draws import Draws
@@ -182,7 +181,6 @@ def fit_columns(family: Family, Y: np.ndarray, method: str) -> dict[str, np.ndar
     """Fit columns, those that miss observations too."""
     out = family.fit(Y, method)
     where = np.flatnonzero(out["status"] == Status.NONFINITE)
-    where = where[missing_mask(Y, where).any(axis=0)] if len(where) else where
     if len(where):
         for name, value in family.fit_incomplete(Y, where, method).items():
             out[name][where] = value

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
 from typing import Any
 
@@ -11,6 +12,7 @@ from jaxlmm.design.random import parameter_labels
 from jaxlmm.design.sequential import type12_contrasts
 from jaxlmm.design.terms import TermStructure, type3_contrasts
 from jaxlmm.families.base import Modes, Provider
+from jaxlmm.families.kept import KeptCurves
 from jaxlmm.families.patterns import missing_mask, patterns
 from jaxlmm.inference import effects
 from jaxlmm.inference.anova import Anova, anova
@@ -34,12 +36,33 @@ def fit_estimates(fit: Any) -> Estimates:
     where, shared = np.flatnonzero(fit.own_design), np.flatnonzero(~fit.own_design)
     parts: list[tuple[np.ndarray, Provider]] = [(shared, family)] if len(shared) else []
     if len(where):
-        found = family.incomplete(_responses(fit), where, phi[where], reml=reml)
-        parts += [(where[at], provider) for at, provider in found]
+        parts += _own_parts(fit, where, phi[where])
     return Estimates(
         tuple(parts), family.basis.columns, fit.names, family.sizes, fit.coef, fit.theta, phi, fit.sigma2,
         fit.hessian, fit.n_used, reml,
     )  # fmt: skip
+
+
+def _own_parts(fit: Any, where: np.ndarray, phi: np.ndarray) -> list[tuple[np.ndarray, Provider]]:
+    """Providers of the responses ``where``, which have designs of their own, and phi (len(where), k)."""
+
+    def compute(some: np.ndarray) -> list[tuple[np.ndarray, Provider]]:
+        found = fit.model.family.incomplete(_responses(fit), where[some], phi[some], reml=fit.method == "REML")
+        return list(found)
+
+    known = np.zeros(len(where), dtype=bool)
+    if fit.known is not None:
+        kept = fit.known.at(where)
+        known = (kept.phi == phi).all(axis=1) & np.isfinite(kept.l1).all(axis=1)
+    parts: list[tuple[np.ndarray, Provider]] = []
+    if known.any():
+        some = np.flatnonzero(known)
+        value = fit.se_gls[where[some]] ** 2 / fit.sigma2[where[some], None]
+        parts.append((where[some], KeptCurves(kept.at(some), value, functools.partial(compute, some))))
+    if not known.all():
+        some = np.flatnonzero(~known)
+        parts += [(where[some[at]], provider) for at, provider in compute(some)]
+    return parts
 
 
 def fit_anova(fit: Any, structure: TermStructure, kind: int) -> Anova:

@@ -19,6 +19,7 @@ from jaxlmm.design.groups import group_codes
 from jaxlmm.design.random import term_keys
 from jaxlmm.design.terms import make_terms_structure
 from jaxlmm.families.base import Modes, covariances
+from jaxlmm.families.known import KnownCurves
 from jaxlmm.families.parameters import lower_triangle
 from jaxlmm.families.registry import Model
 from jaxlmm.inference import distributions, hypotheses, tails
@@ -87,6 +88,8 @@ class Fit(Exports):
         What ``jaxlmm.lmm`` made X with, to apply it to new data.
     weights : ndarray, (n_obs, m), or None
         Of each response's own observations, as given; None where all share the design's, or there are none.
+    known : KnownCurves or None
+        What fitting has kept for tests of responses with designs of their own. All of it can be computed anew.
     """
 
     design: Design
@@ -105,6 +108,7 @@ class Fit(Exports):
     labels: Labels = field(repr=False, default=NO_LABELS)
     source: Any = field(repr=False, default=None)
     weights: Any = field(repr=False, default=None)
+    known: KnownCurves | None = field(repr=False, default=None)
 
     def __post_init__(self) -> None:
         if self.labels is NO_LABELS:
@@ -736,7 +740,8 @@ class Fit(Exports):
     def _take(self, where: np.ndarray, labels: Labels) -> Fit:
         rows = {name: getattr(self, name)[where] for name in ROWS}
         weights = None if self.weights is None else self.weights[:, where]
-        return dataclasses.replace(self, **rows, Y=self.Y[:, where], labels=labels, weights=weights)
+        known = None if self.known is None else self.known.at(where)
+        return dataclasses.replace(self, **rows, Y=self.Y[:, where], labels=labels, weights=weights, known=known)
 
     def __len__(self) -> int:
         return self.n_responses
