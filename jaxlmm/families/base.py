@@ -24,7 +24,7 @@ from __future__ import annotations
 
 import abc
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -227,6 +227,16 @@ class Family(abc.ABC):
     def know(self, known: KnownCurves, at: np.ndarray, theta: np.ndarray, method: str) -> None:
         """Write to ``known``, of its responses ``at``, which have theta (c, k) on this design, if that is cheap."""
         return None
+
+    def designs(
+        self, Y: np.ndarray | WeightedMatrix, where: np.ndarray
+    ) -> Iterator[tuple[np.ndarray, np.ndarray, Family]]:
+        """The designs of the columns ``where`` of Y, which miss observations or have weights of their own.
+
+        Each with the positions in ``where`` of its responses and the mask of its rows; those that share one together.
+        """
+        for rows, weights, columns in shared_designs(Y, where):
+            yield columns, rows, self._take(rows, weights)
 
     def _take(self, rows: np.ndarray, weights: np.ndarray | None) -> Family:
         return self.take(rows) if weights is None else self.take(rows, weights)

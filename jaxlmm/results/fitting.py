@@ -86,12 +86,12 @@ def fit_model(
     check_rows(X=known.get("X"), Y=Y, groups=known.get("groups"), weights=known.get("weights"))
     matrix, given_names = response_matrix(Y, model.design.n_obs, response_names)
     both: Any = matrix if weights is None else weighted_matrix(matrix, weights)
-    out, known = _fit_matrix(model, both, options.method, options.missing)
+    out, kept = _fit_matrix(model, both, options.method, options.missing)
     own = None if weights is None else weights_of(both)
     return Fit(
         design=model.design, method=options.method, df_method=options.df, **out,
         Y=values_of(both), model=Model(model.family), source=source, weights=own,
-        labels=Labels.of_matrix(matrix.shape[1], given_names) if labels is None else labels, known=known,
+        labels=Labels.of_matrix(matrix.shape[1], given_names) if labels is None else labels, known=kept,
     )  # fmt: skip
 
 

@@ -45,6 +45,7 @@ from jaxlmm.results.exports import Exports
 from jaxlmm.results.summary import overview, summary_text
 from jaxlmm.results.varcorr import RandomEffects, RandomParameters, random_parameters
 from jaxlmm.runtime.text import Text
+from jaxlmm.sources.weighted import WeightedMatrix
 from jaxlmm.tabular.dataset import ROWS
 from jaxlmm.tabular.labels import NO_LABELS, Labels
 
@@ -160,6 +161,11 @@ class Fit(Exports):
     def own_design(self) -> np.ndarray:
         """Whether the response has a design of its own, (m,): it is incomplete, or has weights of its own."""
         return self.incomplete if self.weights is None else self.converged
+
+    @property
+    def responses(self) -> Any:
+        """The responses, together with their weights if they have some of their own."""
+        return self.Y if self.weights is None else WeightedMatrix(self.Y, self.weights)
 
     @property
     def n_groups(self) -> int:
@@ -393,8 +399,12 @@ class Fit(Exports):
         Raises
         ------
         ValueError
-            Responses that miss observations, unless ``kind`` is "cases"; fewer than 5 independent blocks for "wild"
-            and "cases"; more replicates than memory should hold.
+            Fewer than 5 independent blocks for "wild" and "cases"; more replicates than memory should hold.
+
+        Notes
+        -----
+        A response that misses observations, or has weights of its own, keeps its rows and weights in every replicate.
+        It gets a design of its own (those that share one together), some 10 ms each.
         """
         return bootstrap(self, n, kind, seed, progress)
 

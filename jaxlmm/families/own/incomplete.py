@@ -11,6 +11,7 @@ import concurrent.futures
 import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -133,7 +134,8 @@ class _Results:
             some = np.arange(start, min(start + width, len(at)))
             index = np.resize(some, width)
             with float64_scope():
-                data = replace(self.like, **{name: a[index] for name, a in each.items()})
+                some_of: dict[str, Any] = {name: a[index] for name, a in each.items()}
+                data = replace(self.like, **some_of)
                 raw = settle_cross_block(data, self.points, lam[index])
             found = jax.tree.map(lambda a: np.asarray(a)[..., : len(some)], raw)  # noqa: B023
             part = empty_results(len(some), self.design.n_fixef, int(self.design.n_groups > 0))
@@ -142,7 +144,7 @@ class _Results:
                 self.out[name][at[some]] = value
             self._know(at[some], joined.take(some), found)
 
-    def _know(self, at: np.ndarray, stats: OwnStats, found: CrossFit) -> None:
+    def _know(self, at: np.ndarray, stats: OwnStats, found: Any) -> None:
         """Keep what tests need, of the variance ratio of the weights as given."""
         if self.known is None:
             return
@@ -154,7 +156,7 @@ class _Results:
 
 
 def _store(
-    design: OwnDesign, reml: bool, out: dict[str, np.ndarray], cols: slice, stats: OwnStats, found: CrossFit
+    design: OwnDesign, reml: bool, out: dict[str, np.ndarray], cols: slice, stats: OwnStats, found: Any
 ) -> None:
     """Results in the user's units."""
     p = design.n_fixef

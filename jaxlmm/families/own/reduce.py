@@ -167,7 +167,8 @@ def _reduce_panel(design: OwnDesign, responses: np.ndarray | WeightedMatrix) -> 
     """As :func:`reduce_own`, of all columns (n_obs, c)."""
     Y, W = values_of(responses), responses.weights if isinstance(responses, WeightedMatrix) else None
     rounding = max(0.5 * np.finfo(Y.dtype).eps if Y.dtype.kind == "f" else 0.0, NOISE)
-    scaled = _Scaled(Y, W, *np.ones((2, Y.shape[1])), np.ones(Y.shape[1], dtype=bool))
+    one = np.ones(Y.shape[1])
+    scaled = _Scaled(Y, W, one, one, one > 0)
     with np.errstate(all="ignore"):
         panel = _read(design, scaled)
         unit = _unit_of(design, panel)
