@@ -206,7 +206,7 @@ def campaign(name: str, X: np.ndarray, terms: list[RandomTerm], options: argpars
     stats = jax.tree.map(np.asarray, stats)
     problem = Deviance(family, float(len(X) - X.shape[1]), True)
     check_deviance(problem, terms, Q, Y, stats, scaling.scale)
-    optimum = minimise_several(problem, stats, rough=problem.rough(int(stats.rest.shape[-1])))
+    optimum = minimise_several(problem, stats, windows=family.windows(problem.nu, True, m))
     best, evaluations = best_of_starts(problem, stats, m, options.starts, seed=3)
     below = 0.5 * (optimum.value - best)
     row = {

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +11,11 @@ import click
 import matplotlib
 
 __all__ = ["main"]
+
+# Of p-values over responses.
+ADJUSTMENTS = ("bh", "fdr", "fdr_bh", "by", "fdr_by", "holm", "hochberg", "hommel", "bonferroni")
+# What shells call a command that was stopped by Ctrl-C.
+INTERRUPTED = 130
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -83,7 +90,7 @@ def demo(responses: int, plot: Path) -> None:
 @click.option("--decimal", default=".", show_default=True, help="Decimal sign of TABLE's numbers.")
 @click.option(
     "--adjust",
-    type=click.Choice(["bh", "fdr", "fdr_bh", "by", "fdr_by", "holm", "bonferroni"], case_sensitive=False),
+    type=click.Choice(ADJUSTMENTS, case_sensitive=False),
     help="Adjust p-values over responses.",
 )
 @click.option(
@@ -94,7 +101,10 @@ def demo(responses: int, plot: Path) -> None:
 @click.option("--overwrite", is_flag=True, help="Replace files of results if there are any.")
 @click.option("--resume", is_flag=True, help="Go on with what a run to .zarr left when it was stopped.")
 @click.option("--verify", is_flag=True, help="Resume although the files of --array have other times: compare them.")
-@click.option("--progress/--no-progress", default=None, help="Progress bar; default: on a terminal only.")
+@click.option(
+    "--progress/--no-progress", "show", default=None,
+    help="A bar, once two seconds have passed; default: on a terminal only.",
+)  # fmt: skip
 def fit(**options: Any) -> None:
     """Fit a formula to columns of TABLE, or to an array beside it, and write a table.
 
@@ -122,7 +132,7 @@ def fit(**options: Any) -> None:
 )  # fmt: skip
 @click.option("--at", multiple=True, metavar="NAME=LABEL", help="For a map: a label of a third dimension.")
 @click.option(
-    "--adjust", default="bh", show_default=True, type=click.Choice(["bh", "fdr", "by", "holm", "bonferroni", "none"]),
+    "--adjust", default="bh", show_default=True, type=click.Choice([*ADJUSTMENTS, "none"], case_sensitive=False),
     help="How p-values are adjusted for what volcano and map show as significant.",
 )  # fmt: skip
 @click.option("--alpha", default=0.05, show_default=True, type=click.FloatRange(0, 1, True, True), help="Its level.")
@@ -147,4 +157,18 @@ def _run(name: str, **options: Any) -> None:
         report = getattr(drawing if name == "plot_file" else run, name)(**options)
     except (ValueError, OSError, ImportError) as error:
         raise click.ClickException(" ".join(str(error).split())) from None
+    except KeyboardInterrupt as stop:
+        click.echo(_stopped(stop, options["out"], sys.argv[1:]), err=True)
+        raise SystemExit(INTERRUPTED) from None
     click.echo(report)
+
+
+def _stopped(stop: KeyboardInterrupt, out: Path, words: list[str]) -> str:
+    """How far a command came that was interrupted, and how to go on."""
+    far = " ".join(note for note in getattr(stop, "__notes__", [])[:1] if "stopped after" in note)
+    far = far.partition(" Nothing is kept")[0] or "Stopped."
+    if not out.with_name(f"{out.name}.part").exists():
+        again = "" if out.suffix == ".zarr" else "; a run with --out ending in .zarr goes on where it was stopped"
+        return f"{far} Nothing was written{again}."
+    again = shlex.join(["jaxlmm", *(word for word in words if word not in ("--overwrite", "--resume")), "--resume"])
+    return f"{far} What is finished stays; go on with:\n{again}"

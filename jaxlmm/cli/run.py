@@ -6,13 +6,11 @@ import dataclasses
 import fnmatch
 import functools
 import re
-import sys
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import tqdm
 
 try:
     import pandas as pd
@@ -31,6 +29,7 @@ from jaxlmm.inference.multiplicity import adjust_pvalues
 from jaxlmm.outofcore.place import Place
 from jaxlmm.results.options import FitOptions
 from jaxlmm.results.tables import glance, tidy
+from jaxlmm.runtime.progress import progress
 from jaxlmm.sources.lazy import LazyMatrix
 from jaxlmm.sources.opening import open_path
 from jaxlmm.sources.sources import open_source
@@ -38,7 +37,7 @@ from jaxlmm.sources.table import as_frame
 
 __all__ = ["fit_file"]
 
-# Responses fitted and tabled between two steps of the progress bar.
+# Responses fitted and tabled at once.
 CHUNK = 8192
 WRITERS = {".csv": "to_csv", ".parquet": "to_parquet"}
 STORE = ".zarr"
@@ -76,7 +75,7 @@ def fit_file(
     what: str,
     overwrite: bool,
     resume: bool | str,
-    progress: bool | None,
+    show: bool | None,
     save: Path | None,
     by: Sequence[str] = (),
     obs: Sequence[str] = (),
@@ -107,7 +106,7 @@ def fit_file(
         unused = {"--adjust": adjust, "--what glance": what == "glance", "--save": save}
         return _fit_blocks(
             read, formula, responses, array, out, weights=weights, method=method, df=df, overwrite=overwrite,
-            resume=resume, progress=progress, unused=unused, na=incomplete, **long,
+            resume=resume, progress=show, unused=unused, na=incomplete, **long,
         )  # fmt: skip
     if resume:
         raise ValueError(f"--resume and --verify go with results that end in {STORE}; '{out}' is written at the end.")
@@ -123,9 +122,9 @@ def fit_file(
         refuse_beside_by(long["by"], obs=long["obs"])
         model, opened = long_model(formula, data, responses=responses, weights=weights, na=incomplete, **long)
         if save is not None:
-            whole = fit_responses(model, opened, FitOptions(method, df), Place())
+            whole = fit_responses(model, opened, FitOptions(method, df), Place(progress=show))
             whole.save(save, include_Y=True, overwrite=overwrite)
-        result, counts = _fit_long(model, opened, method, df, what, progress)
+        result, counts = _fit_long(model, opened, method, df, what, show)
     else:
         model = prepare(formula, data, weights=weights, na=incomplete)
         assert model.formula is not None
@@ -134,9 +133,10 @@ def fit_file(
         columns = model.columns(responses, given=array is not None)
         values = columns if array is None else _array(array)
         if save is not None:
-            whole = model.fit(None if array is None else values, responses=responses, method=method, df=df)
+            given = None if array is None else values
+            whole = model.fit(given, responses=responses, method=method, df=df, progress=show)
             whole.save(save, include_Y=True, overwrite=overwrite)
-        result, counts = _fit_chunks(model, values, method, df, what, progress)
+        result, counts = _fit_chunks(model, values, method, df, what, show)
     if adjust is not None and what == "tidy":
         fixed = result["effect"] == "fixed"
         for term in result.loc[fixed, "term"].unique():
@@ -154,14 +154,14 @@ def fit_file(
 
 
 def _fit_long(
-    model: Model, opened: Responses, method: str, df: str, what: str, progress: bool | None
+    model: Model, opened: Responses, method: str, df: str, what: str, show: bool | None
 ) -> tuple[pd.DataFrame, dict[str, int]]:
     """The results of a long table, in whose place of ``response`` stand the columns ``by``."""
     labels, own = opened.labels, opened.weights
     assert labels is not None  # of the combinations
     values = opened.values.reshape(len(opened.values), -1)
     W = None if own is None else own.values.reshape(values.shape)
-    result, counts = _fit_chunks(model, values, method, df, what, progress, weights=W)
+    result, counts = _fit_chunks(model, values, method, df, what, show, weights=W)
     rows = pd.Index([f"y{j}" for j in range(labels.size)]).get_indexer(pd.Index(result.pop("response")))
     for at, (name, of_each) in enumerate(labels.keys.items()):
         if name in result:
@@ -171,7 +171,7 @@ def _fit_long(
 
 
 def _fit_chunks(
-    model: Model, response: Any, method: str, df: str, what: str, progress: bool | None, weights: Any = None
+    model: Model, response: Any, method: str, df: str, what: str, show: bool | None, weights: Any = None
 ) -> tuple[pd.DataFrame, dict[str, int]]:
     names = [str(c) for c in response.columns] if hasattr(response, "columns") else None
     values = response.to_numpy() if names is not None else response
@@ -179,8 +179,7 @@ def _fit_chunks(
     model = dataclasses.replace(model, formula=None, data=None, rows=())  # parts of what was looked at already
     names = names or [f"y{j}" for j in range(values.shape[1])]
     frames, counts = [], {}  # type: ignore[var-annotated]
-    show = sys.stderr.isatty() if progress is None else progress
-    with tqdm.tqdm(total=len(names), unit=" responses", disable=not show) as bar:
+    with progress("Fit", len(names), "responses", show) as work:
         for start in range(0, len(names), CHUNK):
             part = slice(start, start + CHUNK)
             own = None if weights is None else weights[:, part]
@@ -188,7 +187,7 @@ def _fit_chunks(
             frames.append(tidy(fit) if what == "tidy" else glance(fit))
             for name, n in fit.status_counts().items():
                 counts[name] = counts.get(name, 0) + n
-            bar.update(len(names[part]))
+            work.reach(start + len(names[part]))
     return pd.concat(frames, ignore_index=True), counts
 
 

@@ -10,6 +10,7 @@ from jaxlmm._types import Status
 from jaxlmm.families.base import Family
 from jaxlmm.resampling.bootstrap import simulate_responses
 from jaxlmm.results.results import Fit
+from jaxlmm.runtime.progress import progress
 
 __all__ = ["bootstrap_pvalues"]
 
@@ -18,7 +19,7 @@ WIDTH, BYTES = 4096, 256 * 2**20
 
 
 def bootstrap_pvalues(
-    small: Fit, large: Fit, statistic: np.ndarray, offset: float, n: int, seed: int
+    small: Fit, large: Fit, statistic: np.ndarray, offset: float, n: int, seed: int, show: bool | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
     """p-values of likelihood ratios, and how many replicates each is made of.
 
@@ -31,6 +32,8 @@ def bootstrap_pvalues(
     offset : float
         What is added to the statistic where X of the two are different bases of one space.
     n, seed : int
+    show : bool, optional
+        A bar, as :func:`jaxlmm.runtime.progress.progress` takes it.
 
     Returns
     -------
@@ -41,19 +44,20 @@ def bootstrap_pvalues(
     m, method = len(statistic), small.method
     larger, used = np.zeros(m, dtype=int), np.zeros(m, dtype=int)
     where = np.flatnonzero(~np.isnan(statistic))
-    for families, chunk, at in _chunks(small, large, where):
-        several = max(1, BYTES // (8 * small.n_obs * len(at)))
-        for first in range(0, n, several):
-            streams = [np.random.default_rng([seed, i, *chunk]) for i in range(first, min(first + several, n))]
-            drawn = [simulate_responses(small, families[0].design, at, rng) for rng in streams]
-            Y = np.concatenate(drawn, axis=1)
-            fits = [family.fit(Y, method) for family in families]
-            good = np.all([found["status"] <= Status.SINGULAR for found in fits], axis=0).reshape(-1, len(at))
-            ratio = np.maximum(2 * (fits[1]["loglik"] - fits[0]["loglik"]) + offset, 0.0).reshape(-1, len(at))
-            # Ratios that differ by rounding alone are the same: 0 where the larger model is the smaller one.
-            with np.errstate(invalid="ignore"):
-                larger[at] += np.sum(good & (ratio >= statistic[at] - 1e-8 * (1 + statistic[at])), axis=0)
-            used[at] += good.sum(axis=0)
+    with progress("Bootstrap", 2 * n * len(where), "fits", show, kept="Nothing is kept of it."):
+        for families, chunk, at in _chunks(small, large, where):
+            several = max(1, BYTES // (8 * small.n_obs * len(at)))
+            for first in range(0, n, several):
+                streams = [np.random.default_rng([seed, i, *chunk]) for i in range(first, min(first + several, n))]
+                drawn = [simulate_responses(small, families[0].design, at, rng) for rng in streams]
+                Y = np.concatenate(drawn, axis=1)
+                fits = [family.fit(Y, method) for family in families]
+                good = np.all([found["status"] <= Status.SINGULAR for found in fits], axis=0).reshape(-1, len(at))
+                ratio = np.maximum(2 * (fits[1]["loglik"] - fits[0]["loglik"]) + offset, 0.0).reshape(-1, len(at))
+                # Ratios that differ by rounding alone are the same: 0 where the larger model is the smaller one.
+                with np.errstate(invalid="ignore"):
+                    larger[at] += np.sum(good & (ratio >= statistic[at] - 1e-8 * (1 + statistic[at])), axis=0)
+                used[at] += good.sum(axis=0)
     p = np.full(m, np.nan)
     p[where] = (1 + larger[where]) / (1 + used[where])
     return p, used

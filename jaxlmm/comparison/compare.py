@@ -94,7 +94,14 @@ class Comparison(Tabular):
         return Table(title, {"model": [str(j) for j in range(k)]}, columns, {"statistic": "Chisq"}, notes)
 
 
-def compare(*fits: Fit, refit: str | None = None, method: str = "chisq", n: int = 1000, seed: int = 0) -> Comparison:
+def compare(
+    *fits: Fit,
+    refit: str | None = None,
+    method: str = "chisq",
+    n: int = 1000,
+    seed: int = 0,
+    progress: bool | None = None,
+) -> Comparison:
     """Compare two or more nested fits of the same responses, the smallest model first.
 
     Parameters
@@ -111,6 +118,8 @@ def compare(*fits: Fit, refit: str | None = None, method: str = "chisq", n: int 
         that miss observations or have weights of their own keep these, each simulated and fitted on its own design.
     n, seed : int
         Of the bootstrap: simulated responses for each response, and where random numbers start.
+    progress : bool, optional
+        Of the bootstrap: a bar, once two seconds have passed; by default on a terminal and in a notebook.
 
     Returns
     -------
@@ -168,7 +177,7 @@ def compare(*fits: Fit, refit: str | None = None, method: str = "chisq", n: int 
     if method == "bootstrap":
         for k, (small, large) in enumerate(itertools.pairwise(fits)):
             offset = _logdet_xtx(large, fits[0]) - _logdet_xtx(small, fits[0]) if small.method == "REML" else 0.0
-            pvalue[:, k] = bootstrap_pvalues(small, large, stat[:, k], offset, n, seed)[0]
+            pvalue[:, k] = bootstrap_pvalues(small, large, stat[:, k], offset, n, seed, progress)[0]
     aic = -2 * loglik + 2 * np.array(n_params)
     bic = -2 * loglik + np.log(np.maximum(fits[0].n_used, 1))[:, None] * np.array(n_params)
     rest = dict(

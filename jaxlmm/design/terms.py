@@ -184,9 +184,10 @@ def type3_contrasts(structure: TermStructure, names: Sequence[str]) -> dict[str,
             out[term.name] = _hypothesis(term, outer, structure, covariates)
         elif outer:
             raise ValueError(
-                f"term '{term.name}' is part of '{outer[0].name}', of which some combination of levels has no row or "
-                "whose coding is not known, so there is no type III test; use joint_tests(), anova(type=2), or test "
-                "your own contrasts with ftest."
+                f"term '{term.name}' is part of '{outer[0].name}', of which some combination of levels has no row "
+                "(or whose coding is not known), so there is no type III test: what SAS and lmerTest call so does "
+                "not compare means then, but mixtures of cells that depend on which are filled. Use joint_tests(), "
+                "which tests what the data determine, anova(type=2), or contrasts of the means that there are."
             )
         else:
             out[term.name] = identity[list(term.columns)]

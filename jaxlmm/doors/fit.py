@@ -115,10 +115,12 @@ def fit(
         - ``overwrite``: replace results at ``out``, once the new ones are complete, and unfinished
           ones at once;
         - ``share``, ``(i, k)``: this process does the i-th of k shares, others do theirs at the same
-          time with the same ``out``. Default: as ``jax.distributed`` says, or all;
-        - ``progress``: a bar with responses per second and time left; by default on a terminal.
+          time with the same ``out``. Default: as ``jax.distributed`` says, or all.
     level : float, optional
         Of the Wald intervals in results on disk, and of dask arrays. Default: 0.95.
+    progress : bool, optional
+        A bar with responses per second and time left, once two seconds have passed. Default: on a terminal and in a
+        notebook. Dask has bars of its own for what it computes.
 
     Returns
     -------

@@ -204,6 +204,7 @@ def fit_responses(model: Model, opened: Responses, options: FitOptions, place: P
     if opened.lazy:
         from jaxlmm.outofcore.cluster import lazy_fit
 
+        place.refuse_progress()
         values = opened.values.data if opened.labelled else opened.values
         own = opened.weights
         weights = None if own is None else own.values.data if own.labelled else own.values
@@ -211,10 +212,10 @@ def fit_responses(model: Model, opened: Responses, options: FitOptions, place: P
         assert opened.labels is not None  # dask arrays are given some
         return lazy_fit(values, opened.axis, opened.labels, design, text, options, level, weights=weights)
     place.refuse_level()
-    return _in_memory(model, opened, options)
+    return _in_memory(model, opened, options, place.progress)
 
 
-def _in_memory(model: Model, opened: Responses, options: FitOptions) -> Fit:
+def _in_memory(model: Model, opened: Responses, options: FitOptions, show: bool | None) -> Fit:
     """A fit, with the labels of its responses."""
     # X, responses and labels of groups are in the fit already.
     source = model.formula
@@ -226,5 +227,5 @@ def _in_memory(model: Model, opened: Responses, options: FitOptions) -> Fit:
     weights = None if opened.weights is None else opened.weights.columns()
     return fit_model(
         model.prepared, opened.columns(), options, response_names=opened.names, labels=labels, source=source,
-        weights=weights,
+        weights=weights, show=show,
     )  # fmt: skip

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from jaxlmm._types import Status
+from jaxlmm.runtime.progress import advance
 
 __all__ = ["Found", "Scaling", "empty_results", "finish"]
 
@@ -114,3 +115,5 @@ def finish(
         out[name][at] = value
         out[name][at][failed] = np.nan
     out["status"][at] = status
+    # Those that miss observations are fitted after the others.
+    advance(int(np.count_nonzero(scaling.finite)))

@@ -17,13 +17,24 @@ from jaxlmm.families.base import Moments
 from jaxlmm.families.parameters import phi_from_theta, second_derivatives, theta_gradient, theta_jacobian
 from jaxlmm.optimize.several import Evaluation
 
-__all__ = ["Deviance", "phi_derivatives"]
+__all__ = ["Deviance", "in_theta", "phi_derivatives"]
 
 
 def phi_derivatives(at: Moments, nu: Any) -> tuple[Any, Any]:
     """Gradient (k, c) and Hessian (k, k, c) in phi of the profiled deviance; numpy or JAX."""
     pull = at.s1 / at.s
     return nu * pull + at.l1, nu * (at.s2 / at.s - pull[:, None] * pull[None]) + at.l2
+
+
+def in_theta(
+    value: jax.Array, first: jax.Array, second: jax.Array, theta: jax.Array, sizes: tuple[int, ...]
+) -> Evaluation:
+    """A function with ``first`` (k, c) and ``second`` (k, k, c) derivatives in phi, at theta (k, c)."""
+    jacobian = theta_jacobian(theta, sizes)
+    inner = (second[:, :, None] * jacobian[None]).sum(1)
+    curved = jnp.tensordot(second_derivatives(sizes), first, axes=(0, 0))
+    hessian = (jacobian[:, :, None] * inner[:, None]).sum(0) + curved
+    return Evaluation(value, theta_gradient(first, jacobian), hessian, first)
 
 
 @jax.tree_util.register_dataclass
@@ -34,7 +45,7 @@ class Deviance:
     Attributes
     ----------
     family : families.base.Family
-        With ``deviance_parts``, which is cheap where all responses share phi.
+        With ``node_parts``, which is cheap where all responses share phi.
     nu : scalar or (c,)
     reml : bool, static
     """
@@ -53,22 +64,12 @@ class Deviance:
         """Memory that the evaluation of one response takes."""
         return self.family.bytes_per_response
 
-    def rough(self, c: int) -> Deviance | None:
-        """Nearly the same function, which costs c responses less, if the family knows one."""
-        tabled = self.family.tabled(self.reml, c)
-        return None if tabled is None else Deviance(tabled, self.nu, self.reml)
-
     def evaluate(self, theta: jax.Array, stats: Any) -> Evaluation:
         """Value, gradient and Hessian in theta, and the gradient in phi, at theta (k, c)."""
         at = self.family.moments(phi_from_theta(theta, self.sizes), stats, reml=self.reml)
-        first, second = phi_derivatives(at, self.nu)
-        jacobian = theta_jacobian(theta, self.sizes)
-        inner = (second[:, :, None] * jacobian[None]).sum(1)
-        curved = jnp.tensordot(second_derivatives(self.sizes), first, axes=(0, 0))
-        hessian = (jacobian[:, :, None] * inner[:, None]).sum(0) + curved
-        return Evaluation(self.nu * jnp.log(at.s) + at.l, theta_gradient(first, jacobian), hessian, first)
+        return in_theta(self.nu * jnp.log(at.s) + at.l, *phi_derivatives(at, self.nu), theta, self.sizes)
 
-    def value(self, theta: jax.Array, stats: Any) -> jax.Array:
-        """Value (c,) at theta (k, c), or (k, 1) for all responses."""
-        s, l = self.family.deviance_parts(phi_from_theta(theta, self.sizes), stats, reml=self.reml)  # noqa: E741
-        return self.nu * jnp.log(s) + l
+    def at_nodes(self, theta: jax.Array, stats: Any) -> jax.Array:
+        """Value (K, c) at theta (k, K) that all responses share."""
+        s, l = self.family.node_parts(phi_from_theta(theta, self.sizes), stats, reml=self.reml)  # noqa: E741
+        return self.nu * jnp.log(s) + l[:, None]

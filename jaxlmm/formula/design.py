@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import warnings
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -129,6 +129,20 @@ class FormulaDesign:
     def values(self, name: str) -> np.ndarray:
         """A variable of the fixed part in the data of the fit, (n_obs,)."""
         return np.asarray(self.frame[name])
+
+    def computed(self, expression: str) -> tuple[str, Callable[[Mapping[str, Any]], np.ndarray]] | None:
+        """What is computed of one variable, such as "log(x)": the variable, and the column (n, 1) of new values.
+
+        None if it is no column of numbers of one variable. State, as of ``scale(x)``, is that of the data of the fit.
+        """
+        formula = f"0 + {expression}"
+        try:
+            made = apply_formula(formula, read_formula(formula, self.frame, self.context), self.frame, self.context)
+        except ValueError:
+            return None
+        if made.random or made.X.shape[1] != 1 or len(made.variables) != 1 or made.variables[0].factor:
+            return None
+        return made.variables[0].name, made.all_rows
 
     def offsets(self, data: Any = None) -> np.ndarray | None:
         """The offset of new data, or of the data of the fit, (n,); None without one.

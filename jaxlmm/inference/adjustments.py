@@ -20,7 +20,9 @@ from jaxlmm.inference.tukey import range_tail
 
 __all__ = ["ADJUSTMENTS", "FamilyOfTests", "adjusted_halfwidth", "adjusted_pvalues", "suitable"]
 
-ADJUSTMENTS = ("tukey", "dunnettx", "mvt", "scheffe", "sidak", "holm", "bonferroni", "bh", "by", "none")
+ADJUSTMENTS = (
+    "tukey", "dunnettx", "mvt", "scheffe", "sidak", "hommel", "hochberg", "holm", "bonferroni", "bh", "by", "none",
+)  # fmt: skip
 STEPS = 60
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -22,7 +23,7 @@ INTEGER_TOL = 0.05
 class Comparison:
     """Weights (q, k) of k means, with names, and how the tests are adjusted unless the user says.
 
-    ``pairs`` are all pairwise differences, the one family that Tukey's range is for.
+    ``pairs`` are all pairwise differences, the one family that Tukey's range is for, of ``n_means`` means.
     """
 
     names: tuple[str, ...]
@@ -30,8 +31,21 @@ class Comparison:
     adjust: str
     pairs: bool = False
 
+    @property
+    def n_means(self) -> int:
+        """Means that are compared: those with a weight."""
+        return int(np.count_nonzero((self.weights != 0).any(axis=0)))
 
-def comparison(method: Any, names: Sequence[str], *, ref: Any = None, reverse: bool = False) -> Comparison:
+
+def comparison(
+    method: Any,
+    names: Sequence[str],
+    *,
+    ref: Any = None,
+    reverse: bool = False,
+    exclude: Any = None,
+    include: Any = None,
+) -> Comparison:
     """A way to compare means, as weights.
 
     Parameters
@@ -45,12 +59,22 @@ def comparison(method: Any, names: Sequence[str], *, ref: Any = None, reverse: b
         The means that "trt.vs.ctrl" compares with. Default: the first.
     reverse : bool
         Turn the differences round.
+    exclude, include : str or sequence of str, optional
+        Means that have no part in the comparison, or the only ones that have.
 
     Raises
     ------
     ValueError
-        An unknown method or mean, weights of another length.
+        An unknown method or mean, weights of another length; both of ``exclude`` and ``include``, or nothing left.
     """
+    kept = _kept(tuple(names), exclude, include)
+    if len(kept) < len(names):
+        if not isinstance(method, str):
+            raise ValueError("exclude and include go with a method by name; give weights of 0 instead.")
+        part = comparison(method, [names[i] for i in kept], ref=ref, reverse=reverse)
+        weights = np.zeros((len(part.names), len(names)))
+        weights[:, kept] = part.weights
+        return dataclasses.replace(part, weights=weights)
     if isinstance(method, str):
         name = _method(method)
         found = METHODS[name](tuple(names), ref)
@@ -66,6 +90,21 @@ def comparison(method: Any, names: Sequence[str], *, ref: Any = None, reverse: b
     if reverse:
         raise ValueError("reverse turns differences round; change the signs of your own weights instead.")
     return found
+
+
+def _kept(names: tuple[str, ...], exclude: Any, include: Any) -> list[int]:
+    """Positions of the means that are compared."""
+    if exclude is not None and include is not None:
+        raise ValueError("exclude and include are both given; leave one out.")
+    word, given = ("include", include) if exclude is None else ("exclude", exclude)
+    if given is None:
+        return list(range(len(names)))
+    single = isinstance(given, (str, bytes)) or not hasattr(given, "__iter__")
+    found = {_position(one, names) for one in ([given] if single else given)}
+    kept = [i for i in range(len(names)) if (i in found) == (word == "include")]
+    if not kept:
+        raise ValueError(f"{word} leaves no mean to compare; the means are {', '.join(names)}.")
+    return kept
 
 
 def _method(given: str) -> str:

@@ -23,6 +23,7 @@ from jaxlmm.inference.comparisons import Comparison, comparison
 from jaxlmm.inference.estimates import Estimates
 from jaxlmm.inference.grid import RowSource, reference_grid
 from jaxlmm.inference.hypotheses import TTest, t_table
+from jaxlmm.inference.largest import accuracy
 from jaxlmm.inference.specs import OVERALL, Specs, names_of, read_specs
 from jaxlmm.inference.tabular import Table, Tabular
 from jaxlmm.runtime.arguments import shown
@@ -123,7 +124,10 @@ class Contrasts(Tabular):
 
     def _table(self, level: float) -> Table:
         title = "Contrasts" + ("" if self.adjust == "none" else f", P adjusted by {self.adjust}")
-        return t_table(title, self.axes, self.test, self.pvalue, None, notes=self.notes, per=self.per)
+        notes = self.notes
+        if self.adjust == "mvt" and self.families:
+            notes += (f"P by mvt: {accuracy(self._correlations(slice(*self.families[0][:2])))}",)
+        return t_table(title, self.axes, self.test, self.pvalue, None, notes=notes, per=self.per)
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -194,7 +198,15 @@ class EMMeans(Tabular):
         notes = self.notes if np.isfinite(self.L).all() else (*self.notes, NOT_ESTIMABLE)
         return t_table(title, axes, self, None, self.conf_int(level), notes=notes, per=self.trend)
 
-    def pairs(self, adjust: str | None = "tukey", *, by: Any = None, reverse: bool = False) -> Contrasts:
+    def pairs(
+        self,
+        adjust: str | None = "tukey",
+        *,
+        by: Any = None,
+        reverse: bool = False,
+        exclude: Any = None,
+        include: Any = None,
+    ) -> Contrasts:
         """Compare every mean with every later one, within each level of ``by``; see :meth:`contrast`.
 
         Parameters
@@ -206,8 +218,10 @@ class EMMeans(Tabular):
             Variables in the place of those that the means were divided by; ``[]`` for none.
         reverse : bool
             The second less the first.
+        exclude, include : str or sequence of str, optional
+            As of :meth:`contrast`.
         """
-        found = self.contrast("pairwise", adjust=adjust, by=by, reverse=reverse)
+        found = self.contrast("pairwise", adjust=adjust, by=by, reverse=reverse, exclude=exclude, include=include)
         if not found.labels:
             names = ", ".join(self.specs) or "the overall mean"
             raise ValueError(f"{names} has a single marginal mean, so there is nothing to compare.")
@@ -226,6 +240,8 @@ class EMMeans(Tabular):
         ref: Any = None,
         reverse: bool = False,
         interaction: bool = False,
+        exclude: Any = None,
+        include: Any = None,
     ) -> Contrasts:
         """Contrasts of the means within each level of ``by``, as R's ``contrast``.
 
@@ -243,8 +259,10 @@ class EMMeans(Tabular):
             ``{"b vs rest": {"b": 1, "a": -0.5, "c": -0.5}}``.
         adjust : str, optional
             Adjustment of the p-values for the contrasts of one response at one level of ``by``: "tukey" (of pairs
-            alone), "dunnettx" (emmeans' approximation), "mvt" (of the largest of the correlated t, to 1 percent),
-            "scheffe", "sidak", "bonferroni", "holm", "bh" ("fdr"), "by", "none". Default: emmeans' for the method:
+            alone), "dunnettx" (emmeans' approximation), "mvt" (of the largest of the correlated t: by quadrature for
+            three means, and from a control in balanced designs; else to 0.2 to 1 percent, as the table says),
+            "scheffe", "sidak", "bonferroni", "holm", "hochberg", "hommel", "bh" ("fdr"), "by",
+            "none". Default: emmeans' for the method:
             tukey for pairs, dunnettx from a control, mvt for "consec" and "mean_chg", fdr for effects, else none.
         by : str or sequence of str, optional
             Variables in the place of those that the means were divided by; ``[]`` for none.
@@ -255,6 +273,9 @@ class EMMeans(Tabular):
         interaction : bool
             Contrasts of contrasts: the method for each variable, and all products of them; adjusted by "none" unless
             ``adjust`` says otherwise.
+        exclude, include : str or sequence of str, optional
+            Names of means that have no part in the comparison, or of the only ones that have, within each level of
+            ``by``. Those left out do not count for ``adjust`` either.
 
         Raises
         ------
@@ -272,7 +293,10 @@ class EMMeans(Tabular):
         for i, label in enumerate(self.labels):
             groups.setdefault(tuple(label[name] for name in outer), []).append(i)
         first = next(iter(groups.values()))
-        made, axes = self._comparison(method, [self.labels[i] for i in first], inner, ref, reverse, interaction)
+        left = {"exclude": exclude, "include": include}
+        made, axes = self._comparison(
+            method, [self.labels[i] for i in first], inner, interaction, ref=ref, reverse=reverse, **left
+        )
         default = "none" if interaction else made.adjust
         word, note = suitable(default if adjust is None else adjust, made.pairs, len(made.names))
         q, rank = len(made.names), int(np.linalg.matrix_rank(made.weights)) if made.names else 0
@@ -288,7 +312,7 @@ class EMMeans(Tabular):
             tuple(dict(zip(outer, levels, strict=True)) for levels in groups for _ in range(q)),
             word,
             _tested(self.estimates, L, self.df_method),
-            tuple((j * q, (j + 1) * q, len(first), rank) for j in range(len(groups))),
+            tuple((j * q, (j + 1) * q, made.n_means, rank) for j in range(len(groups))),
             _axes(self.labels, outer[::-1]) | axes,
             lambda at: _covariance(self.estimates, L[at], self.df_method),
             tuple(notes),
@@ -301,22 +325,23 @@ class EMMeans(Tabular):
         method: Any,
         labels: list[dict[str, Any]],
         inner: tuple[str, ...],
-        ref: Any,
-        reverse: bool,
         products: bool,
+        **options: Any,
     ) -> tuple[Comparison, dict[str, Sequence[Any]]]:
         """The weights for the means of one level of by, and the axes of the contrasts."""
         if not products:
-            made = comparison(method, [_bracketed(_name(label, inner)) for label in labels], ref=ref, reverse=reverse)
+            made = comparison(method, [_bracketed(_name(label, inner)) for label in labels], **options)
             return made, {"contrast": made.names}
         if not isinstance(method, str):
             raise ValueError(f"interaction=True takes the name of a method for each variable, found {shown(method)}.")
+        if options["exclude"] is not None or options["include"] is not None:
+            raise ValueError("exclude and include go with one comparison; with interaction=True take levels by at=.")
         names: list[str] = [""]
         weights = np.ones((1, 1))
         axes: dict[str, Sequence[Any]] = {}
         for name in inner:
             levels = list(dict.fromkeys(label[name] for label in labels))
-            one = comparison(method, [_bracketed(_text(name, level)) for level in levels], ref=ref, reverse=reverse)
+            one = comparison(method, [_bracketed(_text(name, level)) for level in levels], **options)
             weights = np.kron(one.weights, weights)
             names = [f"{old}, {new}" if old else new for new in one.names for old in names]
             axes = {f"{name}_{method}": one.names, **axes}

@@ -10,7 +10,7 @@ import collections
 import dataclasses
 import itertools
 import numbers
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -60,6 +60,12 @@ class RowSource(Protocol):
     def values(self, name: str) -> np.ndarray:
         """A variable in the data of the fit, (n_obs,)."""
 
+    def computed(self, expression: str) -> tuple[str, Callable[[Mapping[str, Any]], np.ndarray]] | None:
+        """What is computed of one variable, such as "log(x)": the variable, and the column (n, 1) of new values.
+
+        None if it is no column of numbers of one variable.
+        """
+
     @property
     def offset(self) -> str | None:
         """What was subtracted from the responses, as text."""
@@ -88,9 +94,10 @@ class Grid:
     estimable: Estimable
 
     def slopes(self, source: RowSource, var: Any) -> Grid:
-        """The same cells with the derivatives of their rows in a covariate, as difference quotients.
+        """The same cells with the derivatives of their rows in a covariate, or in what is computed of one, "log(x)".
 
-        Central ones, which are exact for polynomials up to the second degree; emmeans takes forward ones.
+        Central difference quotients with one step of Richardson's extrapolation, exact for polynomials up to the
+        fourth degree; emmeans takes forward ones.
 
         Raises
         ------
@@ -99,18 +106,30 @@ class Grid:
         """
         variables = {v.name: v for v in source.variables}
         covariates = ", ".join(name for name, v in variables.items() if not v.factor) or "(none)"
-        if not isinstance(var, str) or var not in variables or variables[var].factor:
+        name, computed = var, None
+        if isinstance(var, str) and var not in variables:
+            name, computed = source.computed(var) or (var, None)
+        if not isinstance(name, str) or name not in variables or variables[name].factor:
             what = f"the factor '{var}'" if isinstance(var, str) and var in variables else shown(var)
             raise ValueError(f"var is {what}; slopes are of a covariate of the model: {covariates}.")
-        values = np.asarray(source.values(var), dtype=np.float64)
-        half = STEP * float(np.ptp(values)) / 2
+        values = np.asarray(source.values(name), dtype=np.float64)
         cells = list(itertools.product(*self.levels.values()))
-        columns = {name: [cell[i] for cell in cells] for i, name in enumerate(self.levels)}
-        here = np.array(columns[var], dtype=np.float64)
-        up, down = here + half, here - half
-        rows = source.all_rows(columns | {var: up}) - source.all_rows(columns | {var: down})
-        made = (rows / (up - down)[:, None]).reshape(self.rows.shape)
-        return dataclasses.replace(self, rows=made)
+        columns = {one: [cell[i] for cell in cells] for i, one in enumerate(self.levels)}
+        here = np.array(columns[name], dtype=np.float64)
+
+        def derivative(function: Callable[[Mapping[str, Any]], np.ndarray]) -> np.ndarray:
+            quotients = []
+            for half in STEP * float(np.ptp(values)) / np.array([2, 4]):
+                up, down = here + half, here - half
+                rows = function(columns | {name: up}) - function(columns | {name: down})
+                quotients.append(rows / (up - down)[:, None])
+            return np.asarray((4 * quotients[1] - quotients[0]) / 3)
+
+        rows = derivative(source.all_rows)
+        if computed is not None:
+            with np.errstate(divide="ignore", invalid="ignore"):
+                rows = rows / derivative(computed)
+        return dataclasses.replace(self, rows=rows.reshape(self.rows.shape))
 
 
 def reference_grid(source: RowSource, at: Any = None, spread: Mapping[str, Any] | None = None) -> Grid:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import math
 from collections.abc import Callable, Collection, Hashable, Sequence
 from typing import Any
@@ -14,8 +15,10 @@ __all__ = ["ADJUSTMENTS", "SYNONYMS", "adjust_pvalues", "adjustment"]
 
 # The default of axis=: each effect over all its responses.
 FAMILIES = "responses"
+# Families of so many tests or fewer are adjusted together, by Hommel's method.
+FEW = 64
 # How R, statsmodels and others call the same.
-SYNONYMS = {"fdr": "bh", "fdr_bh": "bh", "fdr_by": "by"}
+SYNONYMS = {"fdr": "bh", "fdr_bh": "bh", "fdr_by": "by", "simes-hochberg": "hochberg"}
 
 
 def adjust_pvalues(p: Any, method: str = "bh", axis: Any = FAMILIES) -> Any:
@@ -25,12 +28,14 @@ def adjust_pvalues(p: Any, method: str = "bh", axis: Any = FAMILIES) -> Any:
     ----------
     p : array-like, or xarray DataArray
         p-values, of any shape. NaN stays NaN and does not count as a test.
-    method : {"bh" or "fdr", "by", "bonferroni", "holm", "none"}, any case
+    method : {"bh" or "fdr", "by", "bonferroni", "holm", "hochberg", "hommel", "none"}, any case
         "bh" controls the false discovery rate under independence or positive dependence
         (Benjamini & Hochberg 1995), "by" under any dependence (Benjamini & Yekutieli 2001);
         "bonferroni" and "holm" (Holm 1979, never less powerful) control the probability of one
-        false rejection or more, under any dependence; "none" changes nothing. "fdr" (R's name) and
-        "fdr_bh", "fdr_by" (statsmodels') are the same as "bh" and "by".
+        false rejection or more, under any dependence; "hochberg" (Hochberg 1988) and "hommel"
+        (Hommel 1988, never less powerful) do so where Simes' test holds: independence, or positive
+        dependence; "none" changes nothing. "fdr" (R's name) and "fdr_bh", "fdr_by" (statsmodels')
+        are the same as "bh" and "by", and so for its "simes-hochberg".
     axis : int, name of a dimension, several of either, or None; optional
         Entries along it are one family of tests; None: all entries are.
 
@@ -161,11 +166,60 @@ def _holm(p: np.ndarray) -> np.ndarray:
     return np.minimum(np.maximum.accumulate(p * (n - np.arange(n)), axis=1), 1.0)
 
 
+def _hochberg(p: np.ndarray) -> np.ndarray:
+    n = p.shape[1]
+    return np.minimum(np.minimum.accumulate((p * (n - np.arange(n)))[:, ::-1], axis=1)[:, ::-1], 1.0)
+
+
+def _hommel(p: np.ndarray) -> np.ndarray:
+    """The closed test by Simes' tests: p_k becomes the largest min(i p_k, s_i) over i = 1 ... n, s_i the p-value of
+    Simes' test of the i largest (Meijer, Krebs & Goeman 2019, Stat Appl Genet Mol Biol 18(1))."""
+    n = p.shape[1]
+    number = np.arange(1, n + 1)
+    simes = _simes_few(p) if n <= FEW else np.stack([_simes_many(row) for row in p])
+    if n <= FEW:
+        return np.asarray(np.minimum(p[:, :, None] * number, simes[:, None, :]).max(axis=2))
+    # i p_k grows with i, so that of later i the largest s_i counts, which falls; they cross where s_i / i passes p_k.
+    simes = np.maximum.accumulate(simes[:, ::-1], axis=1)[:, ::-1]
+    out = np.empty_like(p)
+    for row, s, made in zip(p, simes, out, strict=True):
+        i = np.searchsorted(-s / number, -row, side="right")
+        made[:] = np.maximum(i * row, s[np.minimum(i, n - 1)] * (i < n))
+    return out
+
+
+def _simes_few(p: np.ndarray) -> np.ndarray:
+    """Simes' p-values (c, n) of the 1, 2, ... n largest of each row."""
+    n = p.shape[1]
+    return np.stack([i * np.min(p[:, n - i :] / np.arange(1, i + 1), axis=1) for i in range(1, n + 1)], axis=1)
+
+
+def _simes_many(p: np.ndarray) -> np.ndarray:
+    """The same of one row. s_i / i is the least slope from (n - i, 0) to the points (k, p_k) beyond it: a tangent of
+    their lower hull, whose point of contact moves left with n - i, so that each point is passed by once."""
+    n = len(p)
+    hull: collections.deque[tuple[int, float]] = collections.deque()
+    out = np.empty(n)
+    for a in range(n - 1, -1, -1):
+        new = (a + 1, float(p[a]))
+        while len(hull) > 1 and (hull[0][1] - new[1]) * (hull[1][0] - new[0]) >= (hull[1][1] - new[1]) * (
+            hull[0][0] - new[0]
+        ):
+            hull.popleft()
+        hull.appendleft(new)
+        while len(hull) > 1 and hull[-2][1] * (hull[-1][0] - a) <= hull[-1][1] * (hull[-2][0] - a):
+            hull.pop()
+        out[n - 1 - a] = (n - a) * hull[-1][1] / (hull[-1][0] - a)
+    return out
+
+
 ADJUSTMENTS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "bh": _false_discovery("bh"),
     "fdr": _false_discovery("bh"),
     "by": _false_discovery("by"),
     "bonferroni": _bonferroni,
     "holm": _holm,
+    "hochberg": _hochberg,
+    "hommel": _hommel,
     "none": np.copy,
 }

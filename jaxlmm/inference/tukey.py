@@ -15,10 +15,13 @@ scipy.stats.studentized_range gives the same numbers in some 50 times the time.
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
+
 import numpy as np
 import scipy.special
 
-__all__ = ["range_tail"]
+__all__ = ["range_tail", "tail_of_ratio"]
 
 # Half width of the integral over z about its middle.
 Z_MAX = 8.4
@@ -42,21 +45,47 @@ def range_tail(q: np.ndarray, k: float, df: np.ndarray) -> np.ndarray:
     df : ndarray, of the shape of ``q``
         Degrees of freedom; infinity for a known standard deviation.
     """
+    return tail_of_ratio(q, df, lambda w, at: _tail_known_sd(w, k), nodes=len(_z_nodes(k)), fine=k > FEW)
+
+
+def tail_of_ratio(
+    q: np.ndarray, df: np.ndarray, tail: Callable[[np.ndarray, np.ndarray], np.ndarray], *, nodes: int, fine: bool
+) -> np.ndarray:
+    """P(X / s > q) for X with P(X > w) = ``tail``, about exp(-w^2 / 4), over an independent s.
+
+    Parameters
+    ----------
+    q, df : ndarray
+        As of :func:`range_tail`.
+    tail : callable
+        Of w (c, ...) and the positions (c,) of its rows in ``q``, flattened.
+    nodes : int
+        Numbers that ``tail`` forms for each w.
+    fine : bool
+        Whether the tail asks for finer steps.
+    """
     q, df = np.broadcast_arrays(np.asarray(q, dtype=np.float64), np.asarray(df, dtype=np.float64))
     out = np.where(np.isposinf(q) & (df > 0), 0.0, np.nan)
-    known = np.isposinf(df) & np.isfinite(q)
-    out[known] = _tail_known_sd(q[known], k)
+    known = np.flatnonzero((np.isposinf(df) & np.isfinite(q)).ravel())
+    flat = out.ravel()
+    for first in range(0, len(known), max(1, CHUNK // nodes)):
+        at = known[first : first + max(1, CHUNK // nodes)]
+        flat[at] = tail(q.ravel()[at], at)
     estimated = np.flatnonzero((np.isfinite(df) & (df > 0) & np.isfinite(q)).ravel())
     # Together those of like df, which need the same number of nodes.
     estimated = estimated[np.argsort(df.ravel()[estimated])]
-    flat, start = out.ravel(), 0
+    start = 0
     while start < len(estimated):
-        low, high, step = _limits(q.ravel()[estimated[start:]].max(), k, df.ravel()[estimated[start]])
-        width = max(1, int(CHUNK / ((high - low) / step * len(_z_nodes(k)))))
+        low, high, step = _limits(q.ravel()[estimated[start:]].max(), df.ravel()[estimated[start]], fine)
+        width = max(1, int(CHUNK / ((high - low) / step * nodes)))
         at = estimated[start : start + width]
-        flat[at] = _tail(q.ravel()[at], k, df.ravel()[at])
+        flat[at] = _tail(q.ravel()[at], df.ravel()[at], functools.partial(_at, tail, at), fine)
         start += width
     return flat.reshape(q.shape)
+
+
+def _at(tail: Callable[[np.ndarray, np.ndarray], np.ndarray], at: np.ndarray, w: np.ndarray) -> np.ndarray:
+    return tail(w, at)
 
 
 def _z_nodes(k: float) -> np.ndarray:
@@ -74,7 +103,7 @@ def _tail_known_sd(w: np.ndarray, k: float) -> np.ndarray:
     return np.asarray(np.minimum(k * (z[1] - z[0]) * np.sum(density * above ** (k - 1) * share, axis=-1), 1.0))
 
 
-def _limits(q: np.ndarray, k: float, df: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _limits(q: np.ndarray, df: np.ndarray, fine: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Where the integrand in u = log s is not negligible, and the step that resolves it.
 
     It behaves as exp(-df/2 (e^y - 1 - y)), y = 2 (u - u0), with u0 between 0 and the value for
@@ -82,17 +111,17 @@ def _limits(q: np.ndarray, k: float, df: np.ndarray) -> tuple[np.ndarray, np.nda
     """
     left = (4 / 3 * DEPTH + np.sqrt((4 / 3 * DEPTH) ** 2 + 16 * DEPTH * df)) / (2 * df)
     right = np.minimum(np.sqrt(4 * DEPTH / df), np.log1p(4 * DEPTH / df) + 1)
-    step = (0.6 if k <= FEW else 0.4) * np.minimum(1 / np.sqrt(2 * df), 0.225)
+    step = (0.4 if fine else 0.6) * np.minimum(1 / np.sqrt(2 * df), 0.225)
     return -0.5 * np.log1p(q * q / (2 * df)) - left / 2, right / 2, step
 
 
-def _tail(q: np.ndarray, k: float, df: np.ndarray) -> np.ndarray:
-    low, high, step = _limits(q, k, df)
+def _tail(q: np.ndarray, df: np.ndarray, tail: Callable[[np.ndarray], np.ndarray], fine: bool) -> np.ndarray:
+    low, high, step = _limits(q, df, fine)
     n = int(np.max(np.ceil((high - low) / step))) + 1
     u = low[:, None] + (high - low)[:, None] * np.linspace(0, 1, n)
     half = df[:, None] / 2
     exact = half * (np.log(half) - 1) - scipy.special.gammaln(half)
     series = 0.5 * np.log(half / (2 * np.pi)) - 1 / (12 * half) + 1 / (360 * half**3)  # Stirling's
     log_density = np.log(2) + np.where(half < 100, exact, series) + half * (2 * u - np.expm1(2 * u))
-    values = np.exp(log_density) * _tail_known_sd(q[:, None] * np.exp(u), k)
+    values = np.exp(log_density) * tail(q[:, None] * np.exp(u))
     return np.asarray(np.minimum(np.sum(values, axis=1) * (high - low) / (n - 1), 1.0))

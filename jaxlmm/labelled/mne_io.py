@@ -37,23 +37,29 @@ UNITS = dict.fromkeys(("eeg", "eog", "ecg", "emg", "bio", "seeg", "ecog", "dbs")
 
 def epochs_to_dataarray(
     epochs: mne.BaseEpochs | mne.time_frequency.EpochsTFR | mne.time_frequency.EpochsSpectrum,
+    *,
+    bads: str = "drop",
 ) -> xr.DataArray:
     """Epochs as responses for :func:`jaxlmm.lmm`, whose ``obs_dim`` is "trial".
 
     Parameters
     ----------
     epochs : Epochs, EpochsTFR or EpochsSpectrum of MNE
-        All channels are taken, bad ones too: use ``epochs.pick`` before. Epochs that are not loaded
-        yet are read, and those that their ``reject`` drops are not there, as in ``epochs.get_data``.
+        Epochs that are not loaded yet are read, and those that their ``reject`` or annotations such as "BAD_blink"
+        drop are not there, as in ``epochs.get_data``. Channels of all types are taken; ``epochs.pick`` chooses.
+    bads : {"drop", "missing", "keep"}
+        What becomes of channels in ``info["bads"]``: they are left out, the default of ``mne.pick_types``, so that
+        they are no tests in corrections for many tests and no members of clusters; all of them is missing, so
+        that maps have every channel; or they are like others, as in MNE's averages.
 
     Returns
     -------
     DataArray, (trial, channel, time), (trial, channel, freq) or (trial, channel, freq, time)
         Coordinates: ``trial`` (numbers before epochs were dropped), ``event`` (name, or the code if
-        it has none), the columns of ``epochs.metadata``, if any; ``channel``, ``channel_type``, of
-        Epochs ``units`` of each channel; ``time`` in seconds, ``freq`` in hertz. If all channels
-        have the same units, they are in ``attrs`` too. Power has none, as these depend on how it
-        was made.
+        it has none), the columns of ``epochs.metadata``, if any; ``channel``, ``channel_type``, ``bad`` (whether it
+        is in ``info["bads"]``), of Epochs ``units`` of each channel; ``time`` in seconds, ``freq`` in
+        hertz. If all channels have the same units, they are in ``attrs`` too. Power has none, as
+        these depend on how it was made.
 
         Categories of the metadata keep their order: the coordinate has the attribute
         ``categories``, which files and :func:`jaxlmm.lmm` understand.
@@ -62,10 +68,14 @@ def epochs_to_dataarray(
     ------
     ValueError
         No epochs, such as averages or raw data; complex numbers; metadata with a column by the name
-        of another coordinate.
+        of another coordinate; no channel is left.
     """
+    bads = check_option("bads", bads, ("drop", "missing", "keep"))
     values, axes = _values(epochs)
     types = epochs.get_channel_types(unique=False)
+    bad = np.isin(epochs.ch_names, epochs.info["bads"])
+    if bads == "drop" and len(bad) and bad.all():
+        raise ValueError("all channels are in info['bads'], so none is left; give bads='keep', or correct the list.")
     names = {code: name for name, code in epochs.event_id.items()}
     codes = [int(code) for code in epochs.events[:, 2]]
     selection = getattr(epochs, "selection", None)
@@ -74,6 +84,7 @@ def epochs_to_dataarray(
         "event": ("trial", [str(names.get(code, code)) for code in codes]),
         "channel": list(epochs.ch_names),
         "channel_type": ("channel", types),
+        "bad": ("channel", bad),
         **axes,
     }
     units = [UNITS.get(kind, "") for kind in types] if set(axes) == {"time"} else []
@@ -88,8 +99,11 @@ def epochs_to_dataarray(
     for axis, unit in (("time", "s"), ("freq", "Hz")):
         if axis in made.coords:
             made[axis].attrs["units"] = unit
-    if len(set(units)) == 1 and units[0]:
-        made.attrs["units"] = units[0]
+    if bads != "keep" and bad.any():
+        made = made.isel(channel=~bad) if bads == "drop" else made.where(~made["bad"])
+    left = set(made["units"].values.tolist()) if units else set()
+    if len(left) == 1 and "" not in left:
+        made.attrs["units"] = left.pop()
     return made
 
 

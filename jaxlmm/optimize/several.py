@@ -45,6 +45,12 @@ LOOKING = 4
 NEAR = 0.2
 # Starts of each response: the best node and the next lowest local minima among the nodes.
 N_STARTS = 3
+# Responses of a batch whose windows are checked.
+CHECKED = 16
+# Memory that the evaluation of a response takes where it costs little.
+CHEAP_BYTES = 8192
+# Memory that a response takes for each node.
+BYTES_PER_NODE = 64
 # What counts as converged: gradient in theta (or in log theta where theta > 1), relative to nu.
 TOL_GRADIENT = 1e-11
 TOL_CONVERGED = 1e-9
@@ -100,8 +106,20 @@ class Problem(Protocol):
         """Value and derivatives at theta (k, c)."""
         ...
 
-    def value(self, theta: jax.Array, stats: Any) -> jax.Array:
-        """Value (c,) at theta (k, c), or (k, 1) for all responses."""
+    def at_nodes(self, theta: jax.Array, stats: Any) -> jax.Array:
+        """Value (K, c) at theta (k, K) that all responses share."""
+        ...
+
+
+class Windows(Protocol):
+    """A problem of which many values on a grid, and a close approximation around a point, cost little."""
+
+    def starts(self, stats: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Nodes theta (k, K) of a grid, the values there (K, c), and the nodes (K, 8) next to each."""
+        ...
+
+    def around(self, theta: np.ndarray, stats: Any) -> tuple[Problem, Any]:
+        """The problem, and its statistics, which is exact to TOL_CONVERGED near theta (k, c), infinite elsewhere."""
         ...
 
 
@@ -140,7 +158,7 @@ class _State:
 
 
 def minimise_several(
-    problem: Problem, stats: Any, *, n_starts: int = N_STARTS, rough: Problem | None = None
+    problem: Problem, stats: Any, *, n_starts: int = N_STARTS, windows: Windows | None = None
 ) -> SeveralOptimum:
     """Global minimum of c responses.
 
@@ -151,21 +169,16 @@ def minimise_several(
         Response axis last.
     n_starts : int
         Starts of each response at most.
-    rough : Problem
-        Nearly the same function, infinite where it is not known: its minima are where those of ``problem`` are
-        looked for.
+    windows : Windows
+        The same function by other means, which cost less.
     """
     c = int(jax.tree.leaves(stats)[0].shape[-1])
     search, everyone = _Search.of(problem, stats), np.arange(c)
     with float64_scope():
-        starts, height = _starts(problem, stats, n_starts)
-        if rough is None:
-            search.from_nodes(starts, height)
+        if windows is None:
+            search.from_nodes(*_starts(problem, stats, n_starts))
         else:
-            draft = _Search.of(rough, stats)
-            draft.from_nodes(starts, height)
-            draft.to_boundary(everyone)
-            search.keep(everyone, search.polish(everyone, draft.theta, limit=FIRST_STEPS))
+            search.from_windows(windows, n_starts)
         search.to_boundary(everyone)
         search.to_the_end()
         search.off_saddles(everyone)
@@ -242,11 +255,11 @@ def _starts(problem: Problem, stats: Any, n_starts: int) -> tuple[np.ndarray, np
     """Starts (n_starts, k, c), and the deviance there (n_starts, c), infinite where there is no other minimum."""
     nodes, neighbours = _nodes(problem.sizes)
     c = int(jax.tree.leaves(stats)[0].shape[-1])
-    width = width_for(c, problem.bytes_per_response)
+    width = width_for(c, BYTES_PER_NODE * len(nodes))
 
     def lowest(index: np.ndarray) -> Any:
         with float64_scope():
-            return _lowest(_take_nu(problem, index), nodes[:, :, None], neighbours, take(stats, index), n_starts)
+            return _lowest(_take_nu(problem, index), nodes.T, neighbours, take(stats, index), n_starts)
 
     order, height = in_batches(lowest, c, width)
     return np.moveaxis(nodes[order], 2, 1), height
@@ -256,13 +269,21 @@ def _starts(problem: Problem, stats: Any, n_starts: int) -> tuple[np.ndarray, np
 def _lowest(
     problem: Problem, nodes: jax.Array, neighbours: jax.Array, stats: Any, n_starts: int
 ) -> tuple[jax.Array, jax.Array]:
+    return _minima(problem.at_nodes(nodes, stats), neighbours, n_starts)
+
+
+@functools.partial(programs.jit, static_argnums=2)
+def _lowest_of(value: jax.Array, neighbours: jax.Array, n_starts: int) -> tuple[jax.Array, jax.Array]:
+    return _minima(value, neighbours, n_starts)
+
+
+def _minima(value: jax.Array, neighbours: jax.Array, n_starts: int) -> tuple[jax.Array, jax.Array]:
     """The best node of each response and the next ones that no neighbour is below, (n_starts, c); their heights."""
-    value = jax.lax.map(lambda theta: problem.value(theta, stats), nodes)
     value = jnp.where(jnp.isfinite(value), value, np.inf)
     local = functools.reduce(
         jnp.logical_and, (value <= jnp.take(value, neighbours[:, j], axis=0) for j in range(neighbours.shape[1]))
     )
-    low, numbers = value, np.arange(len(nodes))[:, None]
+    low, numbers = value, np.arange(len(value))[:, None]
     order, height = [], []
     for _ in range(n_starts):
         at = jnp.argmin(low, axis=0)
@@ -423,6 +444,48 @@ class _Search:
         for start, above in zip(starts[1:], height[1:], strict=True):
             self.try_another(everyone[above < reach], start)
 
+    def from_windows(self, windows: Windows, n_starts: int) -> None:
+        """Down in windows around the lowest nodes of a grid; what leaves its window goes on by itself."""
+        nodes, value, neighbours = windows.starts(self.stats)
+        everyone = np.arange(value.shape[1])
+        width = width_for(len(everyone), BYTES_PER_NODE * len(value))
+
+        def lowest(index: np.ndarray) -> Any:
+            with float64_scope():
+                return _lowest_of(value[:, index], neighbours, n_starts)
+
+        order, height = in_batches(lowest, len(everyone), width)
+        self._down_window(windows, everyone, nodes[:, order[0]])
+        if not self._as_windows(everyone):
+            self.value[:] = np.inf
+            return self.from_nodes(*_starts(self.problem, self.stats, n_starts))
+        reach = height[0] + 0.5 + 3 * np.maximum(height[0] - self.value, 0)
+        for at, above in zip(order[1:], height[1:], strict=True):
+            if len(rows := everyone[above < reach]):
+                self._down_window(windows, rows, nodes[:, at[rows]])
+
+    def _down_window(self, windows: Windows, rows: np.ndarray, start: np.ndarray) -> None:
+        """Down from ``start`` (k, len(rows)) in the windows around it."""
+        draft = _Search.of(*windows.around(start, take(self.stats, rows)))
+        everyone = np.arange(len(rows))
+        draft.keep(everyone, draft.polish(everyone, start, limit=FIRST_STEPS))
+        draft.to_boundary(everyone)
+        arrived = np.isfinite(draft.value) & (draft._steepness() <= TOL_CONVERGED * self.problem.nu)
+        lower = arrived & (draft.value < self.value[rows] - SAME * self.problem.nu)
+        for name in ("theta", "value", "gradient", "hessian", "slope"):
+            getattr(self, name)[..., rows[lower]] = getattr(draft, name)[..., lower]
+        if len(rest := rows[~arrived]):
+            onward = np.where(np.isfinite(draft.value), draft.theta, start)[:, ~arrived]
+            self.keep(rest, self.polish(rest, onward, limit=FIRST_STEPS))
+
+    def _as_windows(self, everyone: np.ndarray) -> bool:
+        """Whether some responses have at their minima the derivatives that their windows gave."""
+        some = everyone[:: max(1, len(everyone) // CHECKED)][:CHECKED]
+        at = self.polish(some, self.theta[:, some], limit=1).at
+        nu, smallest = self.problem.nu, TOL_CONVERGED * np.maximum(np.abs(self.theta[:, some]), 1)
+        near = np.abs(at.gradient - self.gradient[:, some]) <= nu * smallest
+        return bool(np.all(near | ~np.isfinite(at.gradient)))
+
     def converged(self) -> np.ndarray:
         """Whether each response stands at a minimum, to TOL_CONVERGED or to rounding."""
         nu = self.problem.nu
@@ -442,6 +505,11 @@ class _Search:
         share = max(width, -(-c // N_THREADS))
         by_chunks(c, share, lambda part: self._polish_share(rows, out, np.arange(part.start, part.stop), width))
         return out
+
+    @property
+    def cheap(self) -> bool:
+        """Whether a step takes about as long as moving a response to another batch."""
+        return self.problem.bytes_per_response <= CHEAP_BYTES
 
     def _width(self, c: int) -> int:
         return width_for(c, self.problem.bytes_per_response)
@@ -463,13 +531,14 @@ class _Search:
     def _advance_until(self, rows: np.ndarray, out: _State, index: np.ndarray, n: int, more: bool) -> np.ndarray:
         """Steps of the responses ``index``, the first n of them not padding, until it pays to regroup.
 
-        That is when enough are done to let others in, or so few are left that narrower batches take less.
+        That is when enough are done to let others in, or so few are left that narrower batches take less. Where a
+        step takes no longer than the moving, only when most are done.
         Returns which of the n are not done.
         """
         width = len(index)
         state, stats, problem = take(out, index), take(self.stats, rows[index]), _take_nu(self.problem, rows[index])
         state.done[n:] = 1.0
-        enough = n - width // 8 if more else few(width)
+        enough = (width // 4 if self.cheap else n - width // 2) if more else few(width)
         state = _compiled()(state, problem, stats, min(enough, n - 1))
         left = np.asarray(state.done)[:n] == 0
         for whole, part in zip(jax.tree.leaves(out), jax.tree.leaves(state), strict=True):

@@ -53,13 +53,22 @@ class Place:
                     f"out must be the path of a folder to be made, such as 'maps.zarr', found {shown(self.out)}."
                 )
             return
-        for name in ("resume", "block", "share", "overwrite", "progress"):
+        for name in ("resume", "block", "share", "overwrite"):
             value = getattr(self, name)
             if value is not None and value is not False:
                 raise ValueError(
                     f"{name} is given without out: it is for results that are written to disk, out='maps.zarr'; give "
                     f"out too, or leave {name} out."
                 )
+
+    def refuse_progress(self) -> None:
+        """ValueError if a bar is asked of what dask will compute, which has bars of its own."""
+        if self.progress:
+            raise ValueError(
+                "progress=True is given, but Y is a dask array, which is fitted when dask computes the result; write "
+                "'with dask.diagnostics.ProgressBar(minimum=2): result.compute()', on a cluster "
+                "distributed.progress(result.persist()), or give out='maps.zarr'."
+            )
 
     def refuse_level(self) -> None:
         """ValueError if a level is given: the result in memory has intervals of any level."""

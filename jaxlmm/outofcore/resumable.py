@@ -5,17 +5,16 @@ from __future__ import annotations
 import contextlib
 import math
 import os
-import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
-import tqdm
 
 from jaxlmm.outofcore.run_settings import check_same
 from jaxlmm.runtime.overlap import overlapped
+from jaxlmm.runtime.progress import progress
 from jaxlmm.sources.fingerprint import array_crc, content_sum
 from jaxlmm.sources.lazy import read_responses
 from jaxlmm.sources.sources import At, Source
@@ -25,7 +24,7 @@ from jaxlmm.storage.places import check_name, remove
 from jaxlmm.storage.result_store import ResultStore, clean_up
 from jaxlmm.storage.stored import check_replaceable, is_result_store, part_of, read_settings, stored_settings
 
-__all__ = ["check_content", "check_share", "open_run", "run_blocks"]
+__all__ = ["check_content", "check_share", "interrupted", "open_run", "run_blocks"]
 
 
 def check_share(share: tuple[int, int] | None) -> tuple[int, int]:
@@ -110,7 +109,7 @@ def run_blocks(
     compute: Callable[[Any, tuple[int, ...]], Mapping[str, np.ndarray]],
     stamp: str | None,
     verify: bool,
-    progress: bool | None,
+    show: bool | None,
 ) -> bool:
     """Read, compute and write the blocks of this share that are not finished; whether all shares are.
 
@@ -124,6 +123,8 @@ def run_blocks(
     verify : bool
         Whether to compare the responses of finished blocks with what they were; so it is without
         a stamp.
+    show : bool or None
+        A bar, as :func:`jaxlmm.runtime.progress.progress` takes it.
     """
     blocks, done = store.blocks, store.finished()
     if verify or stamp is None:
@@ -131,11 +132,8 @@ def run_blocks(
     sizes = [math.prod(_shape(at)) for at in blocks]
     mine = [k for k in range(len(blocks)) if k % share[1] == share[0]]
     todo = [k for k in mine if k not in done]
-    show = sys.stderr.isatty() if progress is None else progress
-    total = sum(sizes[k] for k in mine)
-    with tqdm.tqdm(
-        total=total, initial=total - sum(sizes[k] for k in todo), unit=" responses", unit_scale=True, disable=not show
-    ) as bar:
+    with progress("Fit", sum(sizes[k] for k in mine), "responses", show) as work:
+        work.skip(work.total - sum(sizes[k] for k in todo))
 
         def read(k: int) -> tuple[Any, int]:
             try:
@@ -148,7 +146,10 @@ def run_blocks(
             return block, 0 if source.in_memory else _content(block)
 
         def fit(k: int, block: tuple[Any, int]) -> tuple[Mapping[str, np.ndarray], int]:
-            return compute(block[0], _shape(blocks[k])), block[1]
+            before = work.done
+            made = compute(block[0], _shape(blocks[k]))
+            work.reach(before + sizes[k])
+            return made, block[1]
 
         def write(k: int, made: tuple[Mapping[str, np.ndarray], int]) -> None:
             try:
@@ -160,7 +161,6 @@ def run_blocks(
                     f"{len(finished(store.part))} of {len(blocks)} blocks are finished and stay; make room, and call "
                     "again with resume=True",
                 ) from error
-            bar.update(sizes[k])
 
         overlapped(todo, read, fit, write)
     try:
@@ -173,6 +173,20 @@ def run_blocks(
             "with overwrite=True."
         )
     return store.complete()
+
+
+def interrupted(store: ResultStore, share: tuple[int, int], overwrite: bool) -> str:
+    """What an interrupted run leaves, and how it goes on; nothing, if there is no finished block of any."""
+    done = len(finished(store.part))
+    if not done and share[1] == 1:
+        store.close()
+        remove(store.part)
+        return f"No block was finished, and nothing is left at '{store.part}'; call again as before."
+    how = " in the place of overwrite=True" if overwrite else ""
+    return (
+        f"'{store.part}' holds {done} of {len(store.blocks)} blocks, finished. The same call with resume=True{how} "
+        f"goes on with the others: jaxlmm.fit(..., out='{store.out}', resume=True), or lmm, or model.fit."
+    )
 
 
 def check_content(source: Source, blocks: list[At], done: Mapping[int, int]) -> None:

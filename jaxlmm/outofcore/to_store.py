@@ -20,7 +20,7 @@ from jaxlmm._types import Status
 from jaxlmm.engine.finish import empty_results
 from jaxlmm.families.registry import Model
 from jaxlmm.outofcore.place import LEVEL, Place
-from jaxlmm.outofcore.resumable import check_content, check_share, open_run, run_blocks
+from jaxlmm.outofcore.resumable import check_content, check_share, interrupted, open_run, run_blocks
 from jaxlmm.outofcore.run_settings import digest, make_settings
 from jaxlmm.results.fitting import fit_model
 from jaxlmm.results.options import FitOptions
@@ -110,8 +110,12 @@ def fit_to_disk(task: Task, options: FitOptions, place: Place) -> xr.Dataset | N
     else:
         verify = resume == "verify"
         with contextlib.closing(store):
-            if not run_blocks(store, source, mine, compute, settings["Y"]["stamp"], verify, place.progress):
-                return None
+            try:
+                if not run_blocks(store, source, mine, compute, settings["Y"]["stamp"], verify, place.progress):
+                    return None
+            except KeyboardInterrupt as stop:
+                stop.add_note(interrupted(store, mine, place.overwrite))
+                raise
     return xr.open_zarr(target, chunks=None)
 
 

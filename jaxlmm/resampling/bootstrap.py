@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import scipy.special
-import tqdm
 
 from jaxlmm._types import Status
 from jaxlmm.design.contrasts import contrast_matrix
@@ -21,6 +20,7 @@ from jaxlmm.resampling.refit import fit_columns
 from jaxlmm.resampling.schemes import block_rows, independent_blocks
 from jaxlmm.resampling.whitening import effect_columns, symmetric_roots
 from jaxlmm.runtime.arguments import check_integer, check_option
+from jaxlmm.runtime.progress import progress
 from jaxlmm.runtime.threads import N_THREADS, by_chunks
 from jaxlmm.sources.weighted import WeightedMatrix
 
@@ -190,7 +190,7 @@ def _replicate(like: Bootstrap, found: dict[str, np.ndarray]) -> Bootstrap:
     )
 
 
-def bootstrap(fit: Any, n: int, kind: str, seed: int, progress: bool | None) -> Bootstrap:
+def bootstrap(fit: Any, n: int, kind: str, seed: int, show: bool | None) -> Bootstrap:
     """See :meth:`jaxlmm.Fit.bootstrap`."""
     n, seed = check_integer("n", n, 1), check_integer("seed", seed, 0)
     kind = check_option("kind", kind, KINDS)
@@ -205,15 +205,15 @@ def bootstrap(fit: Any, n: int, kind: str, seed: int, progress: bool | None) -> 
     out = {name: np.full((n, m, p), np.nan) for name in ("coef", "se_gls")}
     out |= {"theta": np.full((n, m, k), np.nan), "sigma2": np.full((n, m), np.nan)}
     status = np.full((n, m), Status.OK, dtype=np.int8)
-    where = np.flatnonzero(fit.converged)
-    hide = None if progress is None else not progress
-    with tqdm.tqdm(total=n * len(where), unit=" fits", unit_scale=True, disable=hide) as bar:
+    where, done = np.flatnonzero(fit.converged), 0
+    with progress("Bootstrap", n * len(where), "fits", show, kept="Nothing is kept of it.") as work:
         for replicates, at, found in _DRAWS[kind](fit, n, seed, where):
             shape = (len(replicates), len(at))
             for name, whole in out.items():
                 whole[np.ix_(replicates, at)] = found[name].reshape(*shape, *found[name].shape[1:])
             status[np.ix_(replicates, at)] = found["status"].reshape(shape)
-            bar.update(len(replicates) * len(at))
+            done += len(replicates) * len(at)
+            work.reach(done)
     return Bootstrap(
         kind, out["coef"], out["se_gls"], out["theta"], out["sigma2"],
         np.sum(status == Status.SINGULAR, axis=0), np.sum(status > Status.SINGULAR, axis=0), _TEXTS[kind], fit,

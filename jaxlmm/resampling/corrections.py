@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxlmm.resampling.maps import Adjacency, enhance, find_clusters
+from jaxlmm.resampling.maps import Adjacency, enhance, find_clusters, largest_clusters
 from jaxlmm.resampling.refit import Statistics
 
 __all__ = ["SAME", "Clusters", "Enhanced", "Largest", "Orientation", "exceedances"]
@@ -100,8 +100,13 @@ class Clusters:
         directed = values if orient.two_sided else orient(values)
         return find_clusters(directed, self.cut, self.adjacency, size=self.size, signs=self.signs)
 
+    def largest(self, values: np.ndarray, orient: Orientation) -> np.ndarray:
+        """Of each draw (n, m), (n,)."""
+        directed = values if orient.two_sided else orient(values)
+        return largest_clusters(directed, self.cut, self.adjacency, size=self.size, signs=self.signs)
+
     def result(self, observed: np.ndarray, collected: _Whole, orient: Orientation, again: int) -> dict[str, Any]:
-        null = np.array([np.abs(self.find(v, orient)[1]).max(initial=0.0) for v in collected.values])
+        null = self.largest(collected.values, orient)
         label, mass = self.find(observed, orient)
         p = (exceedances(null, np.abs(mass)) + again) / (len(null) + again)
         order = np.lexsort((-np.abs(mass), p))

@@ -39,9 +39,19 @@ class Journal:
             return
         path = self._path(number)
         part = path.with_suffix(f".{os.getpid()}.part")
-        with open(part, "wb") as file:
-            np.savez(file, where=found.where, values=found.values, singular=found.singular, failed=found.failed)
-        os.replace(part, path)
+        try:
+            with open(part, "wb") as file:
+                np.savez(file, where=found.where, values=found.values, singular=found.singular, failed=found.failed)
+            os.replace(part, path)
+        finally:
+            part.unlink(missing_ok=True)
+
+    def kept(self, of: int, call: str) -> str:
+        """What an interrupt leaves, and how to go on."""
+        if self.folder is None:
+            return "Nothing is kept of it; with out='folder' a test that was stopped goes on where it was."
+        done = len(list(self.folder.glob("piece-*.npz")))
+        return f"'{self.folder}' keeps {done} of {of} pieces; the same call goes on with the others: {call}"
 
     def _path(self, number: int) -> Path:
         assert self.folder is not None
@@ -78,6 +88,9 @@ def open_journal(out: Any, settings: dict[str, Any], arrays: list[np.ndarray]) -
         raise ValueError(f"out='{folder}' exists and holds no permutation test; use a new folder.")
     folder.mkdir(parents=True, exist_ok=True)
     part = folder / f"settings.{os.getpid()}.part"
-    part.write_text(json.dumps(settings, indent=1))
-    os.replace(part, path)
+    try:
+        part.write_text(json.dumps(settings, indent=1))
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
     return Journal(folder)

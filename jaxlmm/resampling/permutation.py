@@ -8,7 +8,6 @@ from collections.abc import Hashable, Mapping
 from typing import Any
 
 import numpy as np
-import tqdm
 
 from jaxlmm.inference.distributions import f_quantile, halfwidth
 from jaxlmm.inference.hypotheses import contrast_se_df, f_test
@@ -21,11 +20,14 @@ from jaxlmm.resampling.refit import observed_statistic, prepare_refits
 from jaxlmm.resampling.result import PermutationTest
 from jaxlmm.resampling.schemes import Scheme, choose_scheme
 from jaxlmm.runtime.arguments import check_integer, check_option, shown
+from jaxlmm.runtime.progress import progress
 
 __all__ = ["permutation_test"]
 
 STATISTICS = ("max", "cluster", "tfce")
 TAILS = ("two-sided", "greater", "less")
+# Fits between two that a folder keeps: seconds with one random intercept, a minute or two with others.
+KEPT_AFTER = 500_000
 
 
 def permutation_test(
@@ -108,7 +110,8 @@ def permutation_test(
         A folder that keeps the statistics of finished responses: a test that was stopped goes on when it is called
         again.
     progress : bool, optional
-        A bar; by default on a terminal.
+        A bar with fits per second and time left, once two seconds have passed; by default on a terminal and in a
+        notebook.
 
     Returns
     -------
@@ -164,43 +167,52 @@ def permutation_test(
             extent, height, first = (_number(*pair, 0.0) for pair in (("E", E), ("H", H), ("start", start)))
             step = None if dh is None else _number("dh", dh, 0.0, above=True)
             score = Enhanced(neighbours, extent, height, first, step, signs)
+    most = None if out is None else max(KEPT_AFTER // draws.n, 1)
     settings = dict(
-        L=L.tolist(), method=fit.method, n=draws.n, scheme=chosen.kind, seed=seed, responses=len(where),
+        L=L.tolist(), method=fit.method, n=draws.n, scheme=chosen.kind, seed=seed, responses=len(where), pieces=most,
         random=[term.label for term in fit.design.random],
     )  # fmt: skip
     journal = open_journal(
         out, settings, [] if out is None else [draws.values, fit.design.X, fit.coef, chosen.blocks]
     )
-    return _run(fit, hypothesis, chosen, draws, where, score, orient, journal, progress, statistic, tail)
+    return _run(fit, hypothesis, chosen, draws, where, score, orient, journal, most, progress, statistic, tail)
 
 
 def _run(
     fit: Any, hypothesis: Tested, chosen: Scheme, draws: Draws, where: np.ndarray, score: Any, orient: Orientation,
-    journal: Journal, progress: bool | None, kind: str, tail: str,
+    journal: Journal, most: int | None, show: bool | None, kind: str, tail: str,
 ) -> PermutationTest:  # fmt: skip
     refits = prepare_refits(hypothesis, chosen, fit.method)
     m = fit.n_responses
     observed = np.full(m, np.nan)
-    observed[where] = observed_statistic(refits, fit.Y, where)
     larger, singular, failed = np.zeros(m, dtype=int), np.zeros(m, dtype=int), np.zeros(m, dtype=int)
     total = np.zeros(m, dtype=int)
     collected = score.collector(draws.n, m)
-    size = orient(observed)
-    pieces = refits.pieces(where)
-    hide = None if progress is None else not progress
-    with tqdm.tqdm(total=len(where) * draws.n, unit=" fits", unit_scale=True, disable=hide) as bar:
+    pieces = refits.pieces(where, most)
+    # A response's own fit, that of the model without the effect, and one for each draw.
+    each = draws.n + 1
+    call = f"permutation_test(fit, {hypothesis.name!r}, {draws.n}, ..., out='{journal.folder}')"
+    with progress(
+        "Permutation test", len(where) * (1 + each), "fits", show, kept=lambda: journal.kept(len(pieces), call)
+    ) as work:
+        observed[where] = observed_statistic(refits, fit.Y, where)
+        work.reach(len(where))
+        size = orient(observed)
         for number, at in enumerate(pieces):
             found = journal.read(number)
-            if found is None:
+            if found is not None:
+                work.skip(len(at) * each)
+            else:
+                before = work.done
                 found = refits.statistics(fit.Y, at, draws)
                 journal.write(number, found)
+                work.reach(before + len(at) * each)
             values = orient(found.values)
             with np.errstate(invalid="ignore"):
                 larger[at] = np.sum(values >= size[at] * (1 - SAME * np.sign(size[at])), axis=0)
             total[at] = np.sum(~np.isnan(values), axis=0)
             singular[at], failed[at] = found.singular, found.failed
             collected.add(at, found, orient)
-            bar.update(len(at) * draws.n)
     again = 0 if draws.exhaustive else 1
     alone = np.full(m, np.nan)
     with np.errstate(invalid="ignore", divide="ignore"):

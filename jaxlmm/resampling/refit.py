@@ -59,13 +59,13 @@ class Refits:
     reduced: Family | None
     method: str
 
-    def pieces(self, where: np.ndarray) -> list[np.ndarray]:
-        """The responses ``where``, cut into those whose residuals, and roots of V, fit in memory."""
+    def pieces(self, where: np.ndarray, most: int | None = None) -> list[np.ndarray]:
+        """The responses ``where``, at most ``most`` together, whose residuals, and roots of V, fit in memory."""
         design = self.tested.design
         size = design.n_obs
         if self.scheme.kind == "whitened":
             size += sum(term.size * term.n_levels for term in design.random) ** 2
-        width = max(1, BYTES // (8 * size * 4))
+        width = max(1, min(BYTES // (8 * size * 4), len(where) if most is None else most))
         return [where[k : k + width] for k in range(0, len(where), width)]
 
     def statistics(self, Y: Any, where: np.ndarray, draws: Draws) -> Statistics:

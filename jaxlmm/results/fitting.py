@@ -20,6 +20,7 @@ from jaxlmm.families.registry import Model, make_family
 from jaxlmm.results.options import FitOptions
 from jaxlmm.results.results import Fit
 from jaxlmm.runtime.device import DeviceMatrix
+from jaxlmm.runtime.progress import progress
 from jaxlmm.sources.lazy import LazyMatrix
 from jaxlmm.sources.sources import open_source
 from jaxlmm.sources.weighted import WeightedMatrix, WeightedSource, values_of
@@ -28,6 +29,8 @@ from jaxlmm.tabular.labels import Labels
 __all__ = ["fit_model", "make_model", "weighted_matrix"]
 
 DEFAULT = FitOptions()
+# What an interrupted fit says.
+KEPT = "Nothing is kept of it; with out='maps.zarr' a fit that was stopped goes on where it was."
 
 
 def make_model(
@@ -65,6 +68,7 @@ def fit_model(
     labels: Labels | None = None,
     source: Any = None,
     weights: Any = None,
+    show: bool | None = False,
 ) -> Fit:
     """Fit a model to Y, a matrix or what makes one.
 
@@ -81,12 +85,15 @@ def fit_model(
         What X was made with.
     weights : array-like, (n_obs, m), optional
         Of each response's own observations.
+    show : bool, optional
+        A bar, as :func:`jaxlmm.runtime.progress.progress` takes it.
     """
     known = dict(model.indexes)
     check_rows(X=known.get("X"), Y=Y, groups=known.get("groups"), weights=known.get("weights"))
     matrix, given_names = response_matrix(Y, model.design.n_obs, response_names)
     both: Any = matrix if weights is None else weighted_matrix(matrix, weights)
-    out, kept = _fit_matrix(model, both, options.method, options.missing)
+    with progress("Fit", both.shape[1], "responses", show, kept=KEPT):
+        out, kept = _fit_matrix(model, both, options.method, options.missing)
     own = None if weights is None else weights_of(both)
     return Fit(
         design=model.design, method=options.method, df_method=options.df, **out,

@@ -44,6 +44,7 @@ from jaxlmm.results.derived import (
 from jaxlmm.results.exports import Exports
 from jaxlmm.results.summary import overview, summary_text
 from jaxlmm.results.varcorr import RandomEffects, RandomParameters, random_parameters
+from jaxlmm.runtime.progress import progress as counted
 from jaxlmm.runtime.text import Text
 from jaxlmm.sources.weighted import WeightedMatrix
 from jaxlmm.tabular.dataset import ROWS
@@ -364,12 +365,15 @@ class Fit(Exports):
         half = distributions.halfwidth(level, self.df) * self.se
         return np.stack([self.coef - half, self.coef + half], axis=-1)
 
-    def profile(self, level: float = 0.95) -> Profile:
+    def profile(self, level: float = 0.95, *, progress: bool | None = None) -> Profile:
         """Profile likelihood intervals of standard deviations, correlations, ``sigma`` and ``coef``.
 
-        By maximum likelihood whatever ``method`` is, as R's ``confint(fit, method="profile")``.
+        By maximum likelihood whatever ``method`` is, as R's ``confint(fit, method="profile")``. ``progress`` is as in
+        :func:`jaxlmm.fit`.
         """
-        return dataclasses.replace(fit_profile(self, level), names=self.names, responses=self.labels)
+        with counted("Profile", int(np.count_nonzero(self.converged)), "responses", progress):
+            found = fit_profile(self, level)
+        return dataclasses.replace(found, names=self.names, responses=self.labels)
 
     def bootstrap(
         self, n: int = 1000, *, kind: str = "parametric", seed: int = 0, progress: bool | None = None
@@ -388,7 +392,8 @@ class Fit(Exports):
             terms compile anew for each number, which takes seconds.
         seed : int
         progress : bool, optional
-            A bar; by default on a terminal.
+            A bar with fits per second and time left, once two seconds have passed; by default on a terminal and in a
+            notebook.
 
         Returns
         -------
@@ -520,8 +525,9 @@ class Fit(Exports):
         specs, by, at, weights
             As in :meth:`emmeans`. ``at`` may name ``var``: where the slope of a curve is taken.
         var : str
-            A covariate of the formula. Slopes are derivatives (central differences): of ``log(x)`` and the like they
-            are those in x itself.
+            A covariate of the formula, also where it has only ``log(x)`` and the like: slopes are derivatives in x
+            itself (central differences, exact to about 1e-9). Or what is computed of a covariate, ``"log(x)"``:
+            slopes are derivatives in that, by the chain rule.
 
         Raises
         ------

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from click.testing import CliRunner
 from conftest import REFERENCE, load_reference
 
 import jaxlmm
+from jaxlmm.cli import run as fit_file
 from jaxlmm.cli.cli import main
 
 pd = pytest.importorskip("pandas")
@@ -118,11 +120,20 @@ def test_glance_and_overwrite(tmp_path: Path) -> None:
     assert len(pd.read_csv(tmp_path / "g.csv")) == 1
 
 
-def test_progress_bar_only_when_asked_for(tmp_path: Path) -> None:
+def test_progress_bar_only_when_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[bool | None] = []
+    counted = fit_file.progress
+
+    def seen(name: str, total: int, unit: str, show: bool | None) -> Any:
+        asked.append(show)
+        return counted(name, total, unit, False)
+
+    monkeypatch.setattr(fit_file, "progress", seen)
     table, _ = trials(tmp_path)
     arguments = ["fit", table, "--formula", "elec_1 ~ x + (1 | subject)", "--out", tmp_path / "g.csv", "--overwrite"]
-    assert "responses/s" not in run(*arguments)[1]
-    assert "responses/s" in run(*arguments, "--progress")[1]
+    for option in ([], ["--progress"], ["--no-progress"]):
+        assert run(*arguments, *option)[0] == 0
+    assert asked == [None, True, False]
 
 
 @pytest.mark.parametrize(

@@ -169,7 +169,7 @@ ERRORS: dict[str, tuple[Callable[[], Any], str]] = {
     **{
         name: (lambda given=(name, value): jaxlmm.fit(X, Y, **dict([given])), f"{name} is given without out")
         for name, value in {
-            "resume": True, "block": 9, "share": (0, 2), "overwrite": True, "progress": True, "level": 0.9,
+            "resume": True, "block": 9, "share": (0, 2), "overwrite": True, "level": 0.9,
         }.items()
     },
     "obs_dim": (lambda: jaxlmm.fit(X, Y, GROUPS, obs_dim="trial"), "obs_dim is 'trial', but Y is no DataArray"),

@@ -53,7 +53,7 @@ def fit_general(family: General, Y: np.ndarray, *, reml: bool = True) -> General
     stats, scaling = family.reduce(Y)
     nu = float(core.n_obs - core.p if reml else core.n_obs)
     problem = Deviance(family, nu, reml)
-    optimum = minimise_several(problem, stats, rough=problem.rough(Y.shape[1]))
+    optimum = minimise_several(problem, stats, windows=family.windows(nu, reml, Y.shape[1]))
     pwrss, fixef = family.estimates(optimum.theta, stats)
     bad = ~scaling.finite | scaling.constant | scaling.exact
     scale = np.where(bad, np.nan, scaling.scale)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -28,13 +29,59 @@ class Case:
         return jnp.eye(len(self.Q)) + jnp.tensordot(phi, self.G, 1)
 
     def deviance_parts(self, phi, y, reml):  # type: ignore[no-untyped-def]
-        V = self.V(phi)
-        Vinv = jnp.linalg.inv(V)
-        M = self.Q.T @ Vinv @ self.Q
-        beta = jnp.linalg.solve(M, self.Q.T @ Vinv @ y)
-        r = y - self.Q @ beta
-        l = jnp.linalg.slogdet(V)[1] + (jnp.linalg.slogdet(M)[1] if reml else 0.0)  # noqa: E741
-        return r @ Vinv @ r, l
+        """pwrss s (c,) and log-determinants l (c,) at phi (k, c) for y (n, c), with gradients and Hessians in phi."""
+        k, G = len(phi), filled(self.G)
+        value, first, second = by_columns(lambda p, v: deviance_derivatives(p, v, G, self.Q), filled(phi), y)
+        parts = value, first[:k], second[:k, :k]
+        return [part[..., 0, :] for part in parts], [part[..., 1, :] + reml * part[..., 2, :] for part in parts]
+
+    def covariance(self, phi, L):  # type: ignore[no-untyped-def]
+        """L C L' (q, q, c) at phi (k, c), C = (Q'V^-1 Q)^-1, with first and second derivatives in phi."""
+        k, G = len(phi), filled(self.G)
+        value, first, second = by_columns(lambda p: covariance_derivatives(p, G, self.Q, L), filled(phi))
+        return value, first[:k], second[:k, :k]
+
+
+# Of all the structures below: with zeros for what a structure lacks, one compiled program serves them all.
+MOST_PHI = 8
+
+
+def filled(array):  # type: ignore[no-untyped-def]
+    return np.concatenate([array, np.zeros((MOST_PHI - len(array), *array.shape[1:]))])
+
+
+def derivatives(function):  # type: ignore[no-untyped-def]
+    """Value, gradient and Hessian in the first argument, compiled, the axes of that argument first."""
+
+    def of_one(phi, *given):  # type: ignore[no-untyped-def]
+        first = jax.jacfwd(function)(phi, *given)
+        second = jax.jacfwd(jax.jacrev(function))(phi, *given)
+        return function(phi, *given), jnp.moveaxis(first, -1, 0), jnp.moveaxis(second, (-2, -1), (0, 1))
+
+    return jax.jit(of_one)
+
+
+def dense_parts(phi, y, G, Q):  # type: ignore[no-untyped-def]
+    """pwrss, log|V| and log|Q'V^-1 Q| of one response."""
+    V = jnp.eye(len(Q)) + jnp.tensordot(phi, G, 1)
+    Vinv = jnp.linalg.inv(V)
+    M = Q.T @ Vinv @ Q
+    r = y - Q @ jnp.linalg.solve(M, Q.T @ Vinv @ y)
+    return jnp.stack([r @ Vinv @ r, jnp.linalg.slogdet(V)[1], jnp.linalg.slogdet(M)[1]])
+
+
+def dense_covariance(phi, G, Q, L):  # type: ignore[no-untyped-def]
+    V = jnp.eye(len(Q)) + jnp.tensordot(phi, G, 1)
+    return L @ jnp.linalg.inv(Q.T @ jnp.linalg.solve(V, Q)) @ L.T
+
+
+deviance_derivatives, covariance_derivatives = derivatives(dense_parts), derivatives(dense_covariance)
+
+
+def by_columns(function, *columns):  # type: ignore[no-untyped-def]
+    """One response after another: XLA's batches of LAPACK calls may wait for each other for ever on a CPU."""
+    found = [function(*each) for each in zip(*(array.T for array in columns), strict=True)]
+    return [np.stack(parts, axis=-1) for parts in zip(*found, strict=True)]
 
 
 def make_case(X, terms, weights=None) -> Case:  # type: ignore[no-untyped-def]

@@ -260,7 +260,7 @@ def test_what_empty_cells_leave_is_the_fit_of_the_cells_there_are(data: Any) -> 
     assert np.isnan(predicted).tolist() == [True, False, False]  # no row says anything of the first
     expected = cells.predict(new[1:].assign(cell=["a3b1", "a2b2"]))[:, 0]
     np.testing.assert_allclose(predicted[1:], expected, rtol=1e-6)
-    with pytest.raises(ValueError, match=r"there is no type III test; use joint_tests\(\), anova\(type=2\)"):
+    with pytest.raises(ValueError, match=r"there is no type III test: .* Use joint_tests\(\), .* anova\(type=2\)"):
         found.anova()
 
 

@@ -15,7 +15,7 @@ import pytest
 from jaxlmm import lmm
 
 FOUND = json.loads((Path(__file__).parents[1] / "reference" / "emmeans.json").read_text())
-CASES: dict[str, list[Any]] = {kind: [] for kind in ("means", "joint", "anova")}
+CASES: dict[str, list[Any]] = {kind: [] for kind in ("means", "joint", "anova", "mixed")}
 for case in FOUND["cases"]:
     CASES[case["kind"]].append(case)
 # Of estimates, standard errors, df and log p: the optimum of lme4 is good to about 1e-7 in the variance ratio, and
@@ -67,8 +67,8 @@ def test_means_and_trends(case: Any) -> None:
 
 def compare_contrasts(means: Any, asked: dict[str, Any], wanted: dict[str, Any], i: int) -> None:
     method, options = asked["method"], {"by": asked["by"]} if "by" in asked else {}
-    if "ref" in asked:
-        options["ref"] = means.names[asked["ref"] - 1]
+    for name in {"ref", "exclude", "include"} & set(asked):  # R's are positions
+        options[name] = [means.names[k - 1] for k in np.atleast_1d(asked[name])]
     default = means.contrast(method, **options)
     assert list(default.labels) == wanted["name"]
     r_default = wanted["default"].lower().replace("fdr", "bh")
@@ -78,7 +78,7 @@ def compare_contrasts(means: Any, asked: dict[str, Any], wanted: dict[str, Any],
         for name, tolerance in LOOSE.items():
             close(getattr(found, name)[i], wanted[name], tolerance, 1e-6)
         p = np.array(wanted["p"][adjust], dtype=float)
-        # R's mvt is random, good to 1e-3, and with df rounded down, ours to 1 percent; its dunnettx intervals are
+        # R's mvt is random, good to 1e-3, and with df rounded down; its dunnettx intervals are
         # good to 5e-4; beside a contrast that is not estimable its Tukey rounds df to whole numbers.
         loose = {"mvt": (1e-2, 2e-3, 2e-2), "dunnettx": (1e-4, 1e-7, 1e-3)}.get(adjust, (1e-4, 1e-7, 1e-4))
         if adjust == "tukey" and np.isnan(p).any():
@@ -115,3 +115,19 @@ def test_tables_of_each_type(case: Any) -> None:
         close(found.statistic[i], expected["F"], 2e-4)
         close(found.df_den[i], expected["df_den"], 2e-3)
         close(np.log(found.pvalue[i]), np.log(expected["p"]).tolist(), 1e-3, 1e-4)
+
+
+@pytest.mark.parametrize("case", CASES["mixed"], ids=lambda case: case["response"])
+def test_type_iii_with_an_empty_cell_is_refused_for_what_lmertest_tests(case: Any) -> None:
+    """lmerTest tests contrasts that mix cells, with weights that follow from which are filled: by ``ftest`` here."""
+    fit = fitted("hole", "a * b + x + (1 | g)", False).select([case["response"]])
+    with pytest.raises(
+        ValueError, match=r"so there is no type III test: .* does not compare means then.* joint_tests"
+    ):
+        fit.anova()
+    assert list(fit.names) == ["Intercept", "a[T.q]", "a[T.r]", "b[T.v]", "x", "a[T.q]:b[T.v]"]
+    assert np.array(case["L"]["a"])[1].tolist() == [0, 0, 1, 0, 0, 0.25]  # nothing of the means at b = v
+    for k, L in enumerate(case["L"].values()):
+        found = fit.ftest(np.atleast_2d(L))
+        close(found.statistic, [case["F"][k]], 2e-4)
+        close(found.df_den, [case["df"][k]], 2e-3)

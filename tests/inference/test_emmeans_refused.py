@@ -41,7 +41,9 @@ REFUSED: dict[str, list[Any]] = {
         lambda: jaxlmm.fit(np.ones((60, 1)), RNG.normal(size=60)).emmeans("a"),
         lambda: jaxlmm.fit(np.ones((60, 1)), RNG.normal(size=60)).joint_tests(),
     ],
-    "trends-factor": [lambda: FIT.emtrends("a", "b"), lambda: FIT.emtrends("a", "log(x)")],
+    "trends-factor": [
+        lambda: FIT.emtrends("a", "b"), lambda: FIT.emtrends("a", "log(z)"), lambda: FIT.emtrends("a", "x + b"),
+    ],
     "contrast-method": [lambda: MEANS.contrast("pairwize"), lambda: FIT.emmeans("pairwize ~ a")],
     "contrast-weights": [lambda: MEANS.contrast([1, -1]), lambda: MEANS.contrast({"one": [1, -1]})],
     "contrast-mean": [
@@ -49,6 +51,12 @@ REFUSED: dict[str, list[Any]] = {
         lambda: MEANS.contrast({"one": {"p": 1, "z": -1}}),
     ],
     "contrast-ref": [lambda: MEANS.contrast("pairwise", ref="p"), lambda: MEANS.contrast([1, -1, 0], ref="p")],
+    "contrast-exclude": [
+        lambda: MEANS.contrast("pairwise", exclude="p", include="q"),
+        lambda: MEANS.contrast([1, -1, 0], exclude="p"),
+        lambda: MEANS.contrast("pairwise", interaction=True, include="p"),
+    ],
+    "contrast-nothing": [lambda: MEANS.pairs(exclude=["p", "q", "r"]), lambda: MEANS.contrast("eff", include=[])],
     "contrast-by": [lambda: MEANS.pairs(by="b")],
     "contrast-single": [lambda: FIT.emmeans("x").pairs(), lambda: FIT.emmeans("x", by="a").pairs()],
     "contrast-adjust": [lambda: MEANS.pairs("turkey")],

@@ -180,7 +180,10 @@ def test_errors() -> None:
     with pytest.raises(ValueError, match=r"outside \[0, 1\]: 2;"):
         adjust_pvalues(2.0)
     for wrong in ("fwer", None):
-        with pytest.raises(ValueError, match=f"'bh', 'fdr', 'by', 'bonferroni', 'holm', 'none', found {wrong!r}"):
+        with pytest.raises(
+            ValueError,
+            match=f"'bh', 'fdr', 'by', 'bonferroni', 'holm', 'hochberg', 'hommel', 'none', found {wrong!r}",
+        ):
             adjust_pvalues([0.1], wrong)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="axis must be at most 0, found 1; p has 1 dimensions"):
         adjust_pvalues([0.1], axis=1)

@@ -91,6 +91,41 @@ def test_a_code_without_a_name_is_its_own_name() -> None:
     assert sorted(set(found["event"].values.tolist())) == ["2", "a"]
 
 
+def test_bad_channels() -> None:
+    epochs = make(preload=True)
+    whole = jaxlmm.mne_io.epochs_to_dataarray(epochs)
+    assert whole["bad"].values.tolist() == [False, False]
+    epochs.info["bads"] = ["Fz"]
+    found = jaxlmm.mne_io.epochs_to_dataarray(epochs)
+    assert found["channel"].values.tolist() == ["Cz"] and found["bad"].values.tolist() == [False]
+    np.testing.assert_array_equal(found.sel(channel="Cz"), epochs.get_data(picks="Cz")[:, 0])
+    assert mne.pick_types(epochs.info, eeg=True).tolist() == [1]  # MNE's own default
+    kept = jaxlmm.mne_io.epochs_to_dataarray(epochs, bads="keep")
+    assert kept["bad"].values.tolist() == [True, False] and kept.attrs["units"] == "V"
+    np.testing.assert_array_equal(kept, whole)
+    missing = jaxlmm.mne_io.epochs_to_dataarray(epochs, bads="missing")
+    assert missing.attrs == kept.attrs and missing.shape == kept.shape
+    assert missing.sel(channel="Fz").isnull().all() and not missing.sel(channel="Cz").isnull().any()
+    fit = jaxlmm.lmm("cond + (1 | subject)", Y=missing.isel(time=[3, 4]), obs_dim="trial")
+    assert fit.converged.reshape(2, 2).tolist() == [[False, False], [True, True]]
+    assert fit.to_dataset()["bad"].values.tolist() == [True, False]
+    psd = epochs.compute_psd(picks="all", fmin=5, fmax=40, verbose=False)
+    assert jaxlmm.mne_io.epochs_to_dataarray(psd)["channel"].values.tolist() == ["Cz"]
+    epochs.info["bads"] = ["Fz", "Cz"]
+    with pytest.raises(ValueError, match="all channels are in info\\['bads'\\], so none is left; give bads='keep'"):
+        jaxlmm.mne_io.epochs_to_dataarray(epochs)
+    with pytest.raises(ValueError, match="bads must be one of 'drop', 'missing', 'keep', found 'no'"):
+        jaxlmm.mne_io.epochs_to_dataarray(epochs, bads="no")
+
+
+def test_annotated_epochs_are_not_there() -> None:
+    raw = mne.io.RawArray(np.ones((1, 1000)), mne.create_info(["Cz"], 100, "eeg"), verbose=False)
+    raw.set_annotations(mne.Annotations([3.1], [0.1], ["BAD_blink"]))
+    events = np.c_[np.arange(1, 9) * 100, np.zeros(8, int), np.ones(8, int)]
+    epochs = mne.Epochs(raw, events, tmin=0, tmax=0.2, baseline=None, preload=False, verbose=False)
+    assert jaxlmm.mne_io.epochs_to_dataarray(epochs)["trial"].values.tolist() == [0, 1, 3, 4, 5, 6, 7]
+
+
 def test_metadata_with_the_name_of_a_coordinate() -> None:
     epochs = make(preload=True)
     epochs.metadata = epochs.metadata.rename(columns={"k": "event"})

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -17,6 +19,22 @@ from jaxlmm.optimize import certificate
 from jaxlmm.optimize.certificate import Shape, interval_bounds, is_alone, safe_step
 from jaxlmm.optimize.search import first_minimum, make_grid
 from jaxlmm.runtime import programs
+
+LOWEST = jax.jit(minimise)
+
+
+@jax.jit
+def first(terms: Terms, u2: jax.Array, rest: jax.Array, grid: jax.Array) -> Any:
+    """What grid and Newton steps find, and whether that is not proved to be the lowest; and its shape."""
+    problem = Responses(terms, u2, rest)
+    found, undecided = first_minimum(problem, make_nodes(terms, u2, rest, grid))
+    return found, undecided, Shape.of(found, problem)
+
+
+@jax.jit
+def step_from(terms: Terms, u2: jax.Array, rest: jax.Array, t: jax.Array, gap: jax.Array) -> jax.Array:
+    problem = Responses(terms, u2, rest)
+    return safe_step(Shape.of(problem.evaluate(t), problem), gap)
 
 
 def deviances(t: np.ndarray, terms: Terms, u2: np.ndarray, rest: np.ndarray) -> np.ndarray:
@@ -38,10 +56,9 @@ def test_without_its_last_step_minima_are_missed() -> None:
     with float64_scope():
         for _ in range(8):
             terms, u2, rest = draw("built", rng)
-            grid = jnp.asarray(make_grid(np.asarray(terms.d)))
-            problem = Responses(jax.device_put(terms), jnp.asarray(u2), jnp.asarray(rest))
-            alone, undecided = first_minimum(problem, make_nodes(terms, u2, rest, grid))
-            best = np.asarray(minimise(problem.terms, problem.u2, problem.rest, grid).deviance)
+            given = terms, u2, rest, make_grid(np.asarray(terms.d))
+            alone, undecided, _ = first(*given)
+            best = np.asarray(LOWEST(*given).deviance)
             lost = np.asarray(alone.deviance) - best > 1e-7
             missed += lost.sum()
             assert not (lost & ~np.asarray(undecided)).any()
@@ -116,10 +133,8 @@ def test_bounds_of_the_means(beta: int) -> None:
 def test_a_minimum_is_alone_where_it_is_said(kind: str, seed: int) -> None:
     terms, u2, rest = draw(kind, np.random.default_rng([9, seed]), 256)
     with float64_scope():
-        grid = jnp.asarray(make_grid(np.asarray(terms.d)))
-        problem = Responses(terms, jnp.asarray(u2), jnp.asarray(rest))
-        found, _ = first_minimum(problem, make_nodes(terms, u2, rest, grid))
-        shape, t = Shape.of(found, problem), np.asarray(found.t)
+        found, _, shape = first(terms, u2, rest, make_grid(np.asarray(terms.d)))
+        t = np.asarray(found.t)
         reach = np.zeros_like(t)
         for r in np.linspace(0.05, 4, 80):
             reach = np.where(np.asarray(is_alone(shape, r, t == 0)), np.maximum(reach, r), reach)
@@ -139,8 +154,7 @@ def test_steps_of_the_sweep_pass_over_nothing(kind: str) -> None:
         terms, u2, rest = draw(kind, rng, 256)
         t, gap = rng.uniform(0, np.log(terms.d_max) + 4, 256), 10.0 ** rng.uniform(-6, 2, 256)
         with float64_scope():
-            problem = Responses(terms, jnp.asarray(u2), jnp.asarray(rest))
-            step = np.asarray(safe_step(Shape.of(problem.evaluate(jnp.asarray(t)), problem), jnp.asarray(gap)))
+            step = np.asarray(step_from(terms, u2, rest, t, gap))
         x = t + np.linspace(0, 1, 2001)[:, None] * np.minimum(step, 30)
         value = deviances(x, terms, u2, rest)
         noise = 1e-11 * (1 + np.abs(value[0]))
@@ -237,7 +251,7 @@ def test_ratios_of_any_size(rest: float, method: str) -> None:
     nu = n_groups * n_each
     with float64_scope():
         terms = Terms(d, m, np.float64(nu), np.float64(n_each), 8, 0, 0)  # type: ignore[arg-type]
-        found = jax.jit(minimise)(terms, u2, np.full(4, rest), make_grid(d))
+        found = LOWEST(terms, u2, np.full(4, rest), make_grid(d))
     lam = ((u2[0] / n_groups) / (rest / (nu - n_groups)) - 1) / n_each
     assert np.asarray(found.converged).all()
     np.testing.assert_allclose(found.lam, lam, rtol=1e-9)

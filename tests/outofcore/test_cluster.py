@@ -262,6 +262,7 @@ def blas_threads() -> set[tuple[str, int]]:
     ("change", "message"),
     [
         ({"Y": responses()}, "level is given without out: it is for results on disk, and of dask arrays"),
+        ({"progress": True}, "write 'with dask.diagnostics.ProgressBar(minimum=2): result.compute()'"),
         (
             {"obs_dim": None, "groups": None},
             "Y has 3 dimensions; say which holds the observations, obs_dim=...; the dimensions of Y are "
@@ -273,7 +274,7 @@ def blas_threads() -> set[tuple[str, int]]:
         ({"Y": responses().chunk().astype(complex)}, "Y must be numeric, found dtype complex128; take its real part"),
         ({"level": 95}, "level must lie between 0 and 1"),
     ],
-    ids=["memory", "no-obs_dim", "obs_dim", "0d", "unknown", "complex", "level"],
+    ids=["memory", "progress", "no-obs_dim", "obs_dim", "0d", "unknown", "complex", "level"],
 )  # fmt: skip
 def test_errors_of_the_call(change: dict[str, Any], message: str) -> None:
     arguments = {

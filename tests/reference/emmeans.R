@@ -77,7 +77,7 @@ means <- function(data, formula, specs, by = NULL, at = NULL, weights = "equal",
   add(case)
 }
 
-all_adjust <- c("tukey", "scheffe", "sidak", "dunnettx", "mvt", "bonferroni", "holm", "fdr", "BY", "none")
+all_adjust <- c("tukey", "scheffe", "sidak", "dunnettx", "mvt", "bonferroni", "holm", "hochberg", "hommel", "fdr", "BY", "none")
 pairs_ <- function(...) c(list(method = "pairwise"), list(...))
 for (ddf in c("satterthwaite", "kenward-roger")) {
   means("cross", "a * b + x + (1 | g)", "a", by = "b", ddf = ddf,
@@ -102,6 +102,19 @@ means("cross", "a * b + x + (1 + x | g)", "a", contrasts = list(pairs_(adjust = 
 means("cross", "a * (x + I(x^2)) + b + (1 | g)", "a", by = "b", at = list(x = 1.5), var = "x",
       contrasts = list(pairs_(adjust = "tukey")))
 means("cross", "a * x * half + (1 | g)", c("a", "half"), var = "x")
+# Comparisons of some of the means; slopes of a covariate that the model has only transformed, and in the transformed one.
+means("cross", "a * b + factor(k) * x + (1 | g)", "k", contrasts = list(
+  pairs_(exclude = 2, adjust = c("tukey", "mvt", "hommel")), pairs_(include = c(1, 4), adjust = "tukey"),
+  list(method = "revpairwise", include = 2:4, adjust = c("tukey", "scheffe")),
+  list(method = "trt.vs.ctrl", exclude = 3, adjust = c("dunnettx", "mvt", "hochberg")),
+  list(method = "trt.vs.ctrl", ref = 4, exclude = 1, adjust = "dunnettx"),
+  list(method = "eff", exclude = 4, adjust = "fdr"), list(method = "del.eff", include = c(1, 2, 4), adjust = "none"),
+  list(method = "consec", exclude = 2, adjust = c("mvt", "sidak")),
+  list(method = "mean_chg", exclude = 3, adjust = "none")))
+means("cross", "a * log(k) + b + x + (1 | g)", "a", var = "k", at = list(k = 5), contrasts = list(pairs_(adjust = "tukey")))
+means("cross", "a * log(k) + b + x + (1 | g)", "a", var = "log(k)", contrasts = list(pairs_(adjust = "tukey")))
+means("cross", "a * I(k^2) + b + x + (1 | g)", "a", var = "k", at = list(k = 3), ddf = "kenward-roger")
+means("cross", "a * (sqrt(k) + I(k^2)) + x + (1 | g)", "a", var = "sqrt(k)", at = list(k = 5))
 means("hole", "a * b + x + (1 | g)", c("a", "b"), contrasts = list(pairs_(adjust = c("tukey", "bonferroni", "holm"))))
 means("hole", "a * b + x + (1 | g)", "a", by = "b", contrasts = list(pairs_(adjust = c("scheffe", "sidak", "fdr"))))
 means("hole", "a * b + x + (1 | g)", "a", weights = "cells", contrasts = list(pairs_(adjust = "tukey")))
@@ -150,6 +163,14 @@ tables("cross", "x + a + I(x^2) + b + (1 + x | g)", types = 1:2)
 tables("hole", "a * b + x + (1 | g)", types = 1:2)
 # Type II of region: lmerTest does not see that region:clinic contains region, and tests it at the first clinic.
 tables("nest", "region / clinic + x + (1 | g)", types = 1)
+
+# Type III of lmerTest where a cell is empty, with the contrasts that it tests and its message to take care.
+for (response in c("y1", "y2")) {
+  m <- fit_of("hole", "a * b + x + (1 | g)", response, FALSE)
+  a <- suppressMessages(anova(m, type = 3))
+  add(list(kind = "mixed", response = response, names = I(names(fixef(m))), df = numbers(a$DenDF), F = numbers(a[["F value"]]),
+           L = lapply(suppressMessages(lmerTest:::get_contrasts_type3(m)), function(L) unname(L))))
+}
 
 writeLines(toJSON(list(versions = list(emmeans = as.character(packageVersion("emmeans")),
                                        lmerTest = as.character(packageVersion("lmerTest"))),

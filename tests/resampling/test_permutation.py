@@ -15,11 +15,12 @@ import scipy.sparse
 
 import jaxlmm
 from jaxlmm.design.design import make_design
+from jaxlmm.resampling import maps as neighbours
 from jaxlmm.resampling import refit
 from jaxlmm.resampling.contrast import find_contrast, make_tested
 from jaxlmm.resampling.corrections import exceedances
 from jaxlmm.resampling.draws import Draws, make_draws
-from jaxlmm.resampling.maps import enhance, find_clusters, make_adjacency
+from jaxlmm.resampling.maps import enhance, find_clusters, largest_clusters, make_adjacency
 from jaxlmm.resampling.refit import prepare_refits
 from jaxlmm.resampling.schemes import choose_scheme
 from jaxlmm.resampling.whitening import make_roots
@@ -344,6 +345,29 @@ def test_neighbours() -> None:
     )
     np.testing.assert_array_equal(label, [0, 2, -1, 1, 0, -1, -1, 1, -1, -1, -1, -1])
     np.testing.assert_array_equal(mass, [2, 2, -1])
+
+
+@pytest.mark.parametrize("size", [False, True])
+@pytest.mark.parametrize("dims", ["line", "three dimensions", "no neighbours"])
+def test_clusters_of_many_maps_are_those_of_each(dims: str, size: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    near = np.array([[0, 1, 0], [1, 0, 1], [0, 1, 0]])
+    adjacency = {
+        "line": lambda: make_adjacency(Labels(("time",), (24,)), None),
+        "three dimensions": lambda: make_adjacency(Labels(("channel", "f", "time"), (3, 2, 4)), {"channel": near}),
+        "no neighbours": lambda: make_adjacency(Labels(("time",), (24,)), "none"),
+    }[dims]()
+    rng = np.random.default_rng(7)
+    maps = rng.normal(size=(50, 24))
+    maps[rng.random(maps.shape) < 0.1] = np.nan
+    maps[3], maps[4] = np.nan, 0.0
+    cut = rng.uniform(0.3, 1.0, 24)
+    for signs in ((1,), (1, -1)):
+        how = dict(size=size, signs=signs)
+        each = [np.abs(find_clusters(one, cut, adjacency, **how)[1]).max(initial=0.0) for one in maps]
+        assert max(each) > min(each) == 0
+        for together in (neighbours.PAIRS, 100):  # all at once, and four
+            monkeypatch.setattr(neighbours, "PAIRS", together)
+            np.testing.assert_array_equal(largest_clusters(maps, cut, adjacency, **how), each)
 
 
 # -- the same whatever the way there -------------------------------------------------------------------

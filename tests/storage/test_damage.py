@@ -180,7 +180,7 @@ seed, path = int(sys.argv[1]), sys.argv[2]
 rng = np.random.default_rng(seed)
 X, Y = np.column_stack([np.ones(60), rng.normal(size=60)]), rng.normal(size=(60, 50))
 fit = jaxlmm.fit(X, Y, np.arange(60) % 6)
-for _ in range(25):
+for _ in range(15):
     fit.save(path, overwrite=True)
 """
 

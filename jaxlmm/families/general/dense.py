@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-__all__ = ["diagonals", "inverse_factor", "last_apply", "last_inverse_factor", "last_product"]
+__all__ = ["diagonals", "inverse_factor"]
 
 # Up to this many rows the elimination is written out, and up to this many it is a loop.
 WRITTEN = 3
@@ -88,27 +88,3 @@ def _written_out(M: jax.Array) -> tuple[jax.Array, jax.Array]:
     zero = np.zeros(len(M), M.dtype)
     rows = [jnp.stack([inverse.get((i, j), zero) for j in range(d)], axis=-1) for i in range(d)]
     return jnp.stack(rows, axis=-2), jnp.stack([L[j, j] for j in range(d)], axis=-1)
-
-
-# With the responses last ------------------------------------------------------------------------------
-
-
-def last_inverse_factor(M: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """As :func:`inverse_factor`, of a few rows: L^-1 (d, d, c) and log diag(L)^2 (d, c) for M (d, d, c)."""
-    d, below = len(M), np.arange(len(M))
-    rows = jnp.concatenate([M, jnp.broadcast_to(np.eye(d, dtype=M.dtype)[:, :, None], M.shape)], axis=1)
-    for j in range(d - 1):
-        factor = jnp.where((below > j)[:, None], rows[:, j] / rows[j, j], 0.0)
-        rows = rows - factor[:, None] * rows[j]
-    pivots = jnp.stack([rows[j, j] for j in range(d)])
-    return rows[:, d:] / jnp.sqrt(pivots)[:, None], jnp.log(pivots)
-
-
-def last_product(A: jax.Array, B: jax.Array) -> jax.Array:
-    """A B of small matrices (i, j, c) and (j, l, c)."""
-    return functools.reduce(operator.add, (A[:, j, None] * B[None, j] for j in range(A.shape[1])))
-
-
-def last_apply(A: jax.Array, x: jax.Array) -> jax.Array:
-    """A x of small matrices (i, j, c) and vectors (j, c)."""
-    return functools.reduce(operator.add, (A[:, j] * x[j] for j in range(A.shape[1])))

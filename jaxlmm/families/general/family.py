@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeGuard
 
 import jax
 import jax.numpy as jnp
@@ -23,15 +23,15 @@ from jaxlmm.families.general.moments import Stats
 from jaxlmm.families.general.reduce import reduce_responses, reduce_to_strata
 from jaxlmm.families.general.strata import StrataCore, StrataReducer, make_strata
 from jaxlmm.families.general.strata_moments import StrataStats
-from jaxlmm.families.general.table import Tabled, make_tabled
+from jaxlmm.families.general.windows import Grids, Windows, make_grids
 from jaxlmm.families.parameters import lower_triangle, phi_from_theta
 from jaxlmm.runtime import programs
-from jaxlmm.runtime.batches import in_batches, take, width_for
+from jaxlmm.runtime.batches import in_batches, on_gpu, take, width_for
 
 __all__ = ["AnyStats", "General", "block_matrix", "make_general"]
 
-# Responses for which a table of the log-determinants is made.
-WORTH_A_TABLE = 1024
+# Responses for which the windows of a design are made.
+WORTH_WINDOWS = 1024
 
 AnyCore = Core | StrataCore
 AnyStats = Stats | StrataStats
@@ -41,7 +41,7 @@ AnyStats = Stats | StrataStats
 class General:
     """A design with random terms, as ``families.base.Family``.
 
-    What compiled code calls (``moments``, ``deviance_parts``, ``fixef``, ``covariance``, ``simulate``) takes phi of
+    What compiled code calls (``moments``, ``node_parts``, ``fixef``, ``covariance``, ``simulate``) takes phi of
     whitened columns (see ``layout``), and so does the optimiser's theta; ``to_user`` and ``hessian_to_user`` take
     its results to the columns of Z as they were given. ``modes``, ``curves`` and ``information``, in numpy, take
     phi of the columns as given. Inside compiled code only ``core`` is there.
@@ -102,36 +102,19 @@ class General:
         found: Moments = _search_kernel(self.core).moments(self.core, phi, stats, reml=reml)
         return found
 
-    def deviance_parts(self, phi: jax.Array, stats: AnyStats, *, reml: bool) -> tuple[jax.Array, jax.Array]:
-        """pwrss and log-determinant (c,) alone, at phi (k, c), or (k, 1) for all."""
-        found: tuple[jax.Array, jax.Array] = _search_kernel(self.core).deviance_parts(
-            self.core, phi, stats, reml=reml
-        )
+    def node_parts(self, phi: jax.Array, stats: AnyStats, *, reml: bool) -> tuple[jax.Array, jax.Array]:
+        """pwrss (K, c) and log-determinants (K,) at phi (k, K) that all responses share."""
+        found: tuple[jax.Array, jax.Array] = _search_kernel(self.core).node_parts(self.core, phi, stats, reml=reml)
         return found
 
-    def tabled(self, reml: bool, c: int) -> Tabled | None:
-        """The same with log-determinants off a table, where c responses are worth one."""
-        core = self.core
-        if isinstance(core, StrataCore) or core.sizes != (1, 1) or not core.second or c < WORTH_A_TABLE:
-            return None
-        return self._table(reml)
+    def windows(self, nu: float, reml: bool, c: int) -> Windows | None:
+        """What makes the search cheap for a design with two variances, where c responses are worth it."""
+        grids = self._grids if c >= WORTH_WINDOWS else None
+        return None if grids is None else Windows(grids, nu, reml)
 
     @functools.cached_property
-    def _table(self) -> Callable[[bool], Tabled]:
-        @functools.cache
-        def make(reml: bool) -> Tabled:
-            def logdet(phi: np.ndarray) -> np.ndarray:
-                def some(index: np.ndarray) -> Any:
-                    with float64_scope():
-                        return _logdet(self.core, phi[:, index], reml=reml)
-
-                found: np.ndarray = in_batches(some, phi.shape[1], self._width(phi.shape[1]))
-                return found
-
-            assert isinstance(self.core, Core)
-            return make_tabled(self.core, logdet)
-
-        return make
+    def _grids(self) -> Grids | None:
+        return make_grids(self.core) if isinstance(self.core, Core) else None
 
     def fixef(self, phi: jax.Array, stats: AnyStats) -> jax.Array:
         """Generalised least squares estimate (p, c) of b, the coefficients of Q."""
@@ -240,7 +223,7 @@ class General:
             with float64_scope():
                 return _own_covariance(self.core, inner[:, index], contrasts)
 
-        value, first = in_batches(covariance, phi.shape[1], self._width(phi.shape[1]))
+        value, first = self._where_known(inner, lambda grids, some: grids.own_covariance(some, contrasts), covariance)
         back = np.linalg.inv(self.phi_to_user_matrix)
         turned = np.einsum("ts,tqm->msq", back, first[:, :q], optimize=True)
         return np.ascontiguousarray(value[:q].T), turned
@@ -253,9 +236,27 @@ class General:
             with float64_scope():
                 return _information(self.core, inner[:, index], reml=reml)
 
-        l1, l2 = in_batches(derivatives, phi.shape[1], self._width(phi.shape[1]))
+        l1, l2 = self._where_known(inner, lambda grids, some: grids.information(some, reml=reml), derivatives)
         back = np.linalg.inv(self.phi_to_user_matrix)
         return l1.T @ back, np.einsum("ts,uv,tum->msv", back, back, l2, optimize=True)
+
+    def _where_known(
+        self,
+        phi: np.ndarray,
+        read: Callable[[Grids, np.ndarray], tuple[np.ndarray, ...]],
+        compute: Callable[[np.ndarray], Any],
+    ) -> tuple[np.ndarray, ...]:
+        """What does not depend on y, off the grids of the design where it has some; ``compute(index)`` elsewhere."""
+        m = phi.shape[1]
+        grids = self._grids if m >= WORTH_WINDOWS else None
+        if grids is None:
+            return tuple(in_batches(compute, m, self._width(m)))
+        known, found = grids.known(phi), read(grids, phi)
+        if len(rest := np.flatnonzero(~known)):
+            others = in_batches(lambda index: compute(rest[index]), len(rest), self._width(len(rest)))
+            for whole, part in zip(found, others, strict=True):
+                whole[..., rest] = part
+        return found
 
     def _width(self, c: int) -> int:
         return width_for(c, self.bytes_per_response)
@@ -353,7 +354,12 @@ def _kernel(core: AnyCore) -> Any:
 
 def _search_kernel(core: AnyCore) -> Any:
     """The module that knows what the search for the optimum asks for."""
-    return one_factor if one_factor.fits(core) else _kernel(core)
+    return one_factor if _written_out(core) else _kernel(core)
+
+
+def _written_out(core: AnyCore) -> TypeGuard[Core]:
+    """Whether ``one_factor`` is the fastest; its loops are a CPU's."""
+    return one_factor.fits(core) and not on_gpu()
 
 
 @programs.jit
@@ -368,7 +374,7 @@ def _covariance(core: AnyCore, phi: jax.Array, L: jax.Array) -> Any:
 
 @programs.jit
 def _own_covariance(core: AnyCore, phi: jax.Array, L: jax.Array) -> Any:
-    if one_factor.fits(core):
+    if _written_out(core):
         return one_factor.own_covariance(core, phi, L)
     # Second derivatives are left out by the compiler.
     at = _kernel(core).covariance(core, phi, L)
@@ -380,11 +386,6 @@ def _variances(core: AnyCore, theta: jax.Array, L: jax.Array) -> jax.Array:
     # Derivatives are left out by the compiler.
     at = _kernel(core).covariance(core, phi_from_theta(theta, core.sizes), L)
     return _contrast_by_contrast(at.value)
-
-
-@functools.partial(programs.jit, static_argnames="reml")
-def _logdet(core: Core, phi: jax.Array, *, reml: bool) -> jax.Array:
-    return kernel.logdet(core, phi, reml=reml)
 
 
 @functools.partial(programs.jit, static_argnames="reml")
@@ -400,7 +401,7 @@ def _estimates(core: AnyCore, theta: jax.Array, stats: AnyStats) -> Any:
 @programs.jit
 def _solutions(core: AnyCore, theta: jax.Array, stats: AnyStats, L: jax.Array) -> Any:
     phi, known = phi_from_theta(theta, core.sizes), _kernel(core)
-    if one_factor.fits(core):
+    if _written_out(core):
         assert isinstance(stats, Stats)
         return one_factor.solutions(core, phi, stats, L)
     pwrss, fixef = known.estimates(core, phi, stats)

@@ -97,10 +97,10 @@ class HeldDeviance:
         gradient = _pulled(theta_gradient(first, jacobian), B)
         return Evaluation(value, gradient, _pulled_twice(hessian, B), first)
 
-    def value(self, v: jax.Array, held: Held) -> jax.Array:
-        """Value (c,) where nothing is held, at theta (k, c), or (k, 1) for all responses."""
-        s, l = self.family.deviance_parts(phi_from_theta(v, self.sizes), held.stats, reml=False)  # noqa: E741
-        return self.nu * jnp.log(s / self.nu) + self.nu + l
+    def at_nodes(self, v: jax.Array, held: Held) -> jax.Array:
+        """Value (K, c) where nothing is held, at theta (k, K) that all responses share."""
+        s, l = self.family.node_parts(phi_from_theta(v, self.sizes), held.stats, reml=False)  # noqa: E741
+        return self.nu * jnp.log(s / self.nu) + self.nu + l[:, None]
 
 
 def _pulled(gradient: jax.Array, A: jax.Array) -> jax.Array:

@@ -90,7 +90,7 @@ class RandomTerms(Family):
         n, p = self.design.X.shape
         nu = float(n - p if reml else n)
         problem = Deviance(kernel, nu, reml)
-        optimum = minimise_several(problem, stats, rough=problem.rough(len(scaling.scale)))
+        optimum = minimise_several(problem, stats, windows=kernel.windows(nu, reml, len(scaling.scale)))
         contrasts = self.basis.contrast(np.eye(p))
         pwrss, fixef, variance = kernel.solutions(optimum.theta, stats, contrasts)
         theta = kernel.to_user(optimum.theta)

@@ -29,6 +29,7 @@ from jaxlmm.families.parameters import lower_triangle
 from jaxlmm.optimize.crossing import Bracket, crossings, expand
 from jaxlmm.optimize.several import descend, minimise_several, semidefinite_factor
 from jaxlmm.runtime.batches import take
+from jaxlmm.runtime.progress import advance
 
 __all__ = ["profile_limits"]
 
@@ -88,6 +89,7 @@ def profile_limits(
     for begin in range(0, len(where), size):
         at = where[begin : begin + size]
         out[at] = _block(kernel, basis, quantities, others, np.asarray(Y[:, at], dtype=np.float64), cut)
+        advance(len(at))
     K = len(quantities) - 1
     return out[:, :K], out[:, K], out[:, K + 1 :]
 

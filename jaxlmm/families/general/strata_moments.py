@@ -22,7 +22,7 @@ from jaxlmm.families.general.dense import inverse_factor
 from jaxlmm.families.general.strata import StrataCore
 
 __all__ = [
-    "StrataStats", "covariance", "deviance_parts", "estimates", "information", "moments", "simulate",
+    "StrataStats", "covariance", "estimates", "information", "moments", "node_parts", "simulate",
 ]  # fmt: skip
 
 # Up to this many columns products of matrices are written out.
@@ -58,13 +58,16 @@ def moments(core: StrataCore, phi: jax.Array, stats: StrataStats, *, reml: bool)
     return Moments(s, s1, s2, l, l1, l2)
 
 
-def deviance_parts(
-    core: StrataCore, phi: jax.Array, stats: StrataStats, *, reml: bool
-) -> tuple[jax.Array, jax.Array]:
-    """pwrss and log-determinant (c,) alone, at phi (k, c), or (k, 1) where all responses share it."""
-    w, C, log_M = _factor(core, phi)
+def node_parts(core: StrataCore, phi: jax.Array, stats: StrataStats, *, reml: bool) -> tuple[jax.Array, jax.Array]:
+    """pwrss (K, c) and log-determinants (K,) at phi (k, K) that all responses share: matrix products."""
+    w = 1 / (1 + core.row_values @ phi)
+    root, log_M = _root(core, w)
+    rows = jnp.einsum("ijn,jr,rn->nir", root, core.F.T, w, optimize=True)
+    explained = (rows.reshape(-1, len(w)) @ stats.h).reshape(phi.shape[1], core.p, -1)
+    v = 1 / (1 + core.rest_values @ phi)
+    s = v.T @ stats.rest + w.T @ (stats.h * stats.h) - jnp.sum(explained * explained, axis=1)
     value = core.dims @ jnp.log1p(core.values @ phi)
-    return _solve(core, phi, w, C, stats)[0], value + log_M if reml else value
+    return s, value + log_M if reml else value
 
 
 def estimates(core: StrataCore, phi: jax.Array, stats: StrataStats) -> tuple[jax.Array, jax.Array]:
@@ -147,10 +150,15 @@ def _products(values: jax.Array) -> jax.Array:
 def _factor(core: StrataCore, phi: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
     """w (J, c), C = M^-1 (p, p, c) and log|M| (c,)."""
     w = 1 / (1 + core.row_values @ phi)
+    root, log_M = _root(core, w)
+    return w, _product(jnp.swapaxes(root, 0, 1), root), log_M
+
+
+def _root(core: StrataCore, w: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """L^-1 (p, p, c) of M = L L', and log|M| (c,)."""
     M = (core.pairs.T @ w).reshape(core.p, core.p, -1)
     inverse, log_pivots = inverse_factor(jnp.moveaxis(M, 2, 0))
-    root = jnp.moveaxis(inverse, 0, 2)
-    return w, _product(jnp.swapaxes(root, 0, 1), root), log_pivots.sum(1)
+    return jnp.moveaxis(inverse, 0, 2), log_pivots.sum(1)
 
 
 def _solve(

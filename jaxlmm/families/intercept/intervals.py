@@ -15,6 +15,7 @@ from jaxlmm.families.intercept.objective import make_terms
 from jaxlmm.families.intercept.profile import ProfileConstants, profile_block
 from jaxlmm.families.intercept.reduce import Reducer, Stats
 from jaxlmm.optimize.search import make_grid
+from jaxlmm.runtime.progress import advance
 
 __all__ = ["profile_limits"]
 
@@ -53,6 +54,7 @@ def profile_limits(
         if projection.columns.constant is not None:
             b = b + projection.columns.constant[:, None, None] * (stats.shift * stats.scale)[:, None]
         coef[cols] = b.transpose(1, 0, 2)
+        advance(int(np.count_nonzero(good[cols])))
 
     stream_blocks(reducer, Y, width, start, store)
     for array in (random, sigma, coef):

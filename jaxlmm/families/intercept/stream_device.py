@@ -21,6 +21,7 @@ from jaxlmm.families.intercept.reduce_device import DeviceReducer, DeviceStats, 
 from jaxlmm.optimize.search import Optimum
 from jaxlmm.runtime import programs
 from jaxlmm.runtime.device import DeviceMatrix, take_block
+from jaxlmm.runtime.progress import advance
 
 __all__ = ["DeviceFitter", "fit_on_device", "fit_packed"]
 
@@ -43,7 +44,13 @@ def fit_on_device(reducer: Reducer, Y: DeviceMatrix, method: str, out: dict[str,
         they are bad. Their rows of ``out`` mean nothing.
     """
     left = np.ones(Y.shape[1], dtype=bool)
-    waiting: collections.deque[concurrent.futures.Future[None]] = collections.deque()
+    waiting: collections.deque[tuple[int, concurrent.futures.Future[None]]] = collections.deque()
+
+    def wait() -> None:
+        n, job = waiting.popleft()
+        job.result()
+        advance(n)
+
     # JAX may hold the calling thread while a GPU runs a loop; results are stored in another meanwhile.
     with float64_scope(), concurrent.futures.ThreadPoolExecutor(1) as pool:
         blocks = []
@@ -54,11 +61,13 @@ def fit_on_device(reducer: Reducer, Y: DeviceMatrix, method: str, out: dict[str,
         for turn in range(max(map(len, blocks))):
             for fitter, first, part, k in (b[turn] for b in blocks if turn < len(b)):
                 raw = fitter.start(part, k)
-                waiting.append(pool.submit(fitter.store, out, left, first, part.shape[1], k, raw))
+                n = min(fitter.width, part.shape[1] - k)
+                waiting.append((n, pool.submit(fitter.store, out, left, first, part.shape[1], k, raw)))
                 if len(waiting) > IN_FLIGHT * len(blocks):
-                    waiting.popleft().result()
-        for job in waiting:
-            job.result()
+                    wait()
+        while waiting:
+            wait()
+    advance(-int(np.count_nonzero(left)))
     return left
 
 

@@ -34,6 +34,7 @@ from jaxlmm.families.own.crosslik import (
 from jaxlmm.families.own.reduce import OwnDesign, OwnStats, reduce_own
 from jaxlmm.optimize.search import make_grid
 from jaxlmm.runtime.batches import on_gpu
+from jaxlmm.runtime.progress import advance
 from jaxlmm.runtime.threads import N_THREADS, single_threaded_blas
 from jaxlmm.sources.weighted import WeightedMatrix
 
@@ -138,6 +139,7 @@ class _Results:
                 data = replace(self.like, **some_of)
                 raw = settle_cross_block(data, self.points, lam[index])
             found = jax.tree.map(lambda a: np.asarray(a)[..., : len(some)], raw)  # noqa: B023
+            advance(-len(some))  # they were counted before
             part = empty_results(len(some), self.design.n_fixef, int(self.design.n_groups > 0))
             _store(self.design, self.reml, part, slice(0, len(some)), joined.take(some), found)
             for name, value in part.items():

@@ -25,6 +25,7 @@ from jaxlmm.families.own.crosslik import AXES, CrossFit, CrossProducts, first_cr
 from jaxlmm.families.own.incomplete import Matrix, grid, own_blocks, own_width
 from jaxlmm.families.own.reduce import OwnDesign, OwnStats
 from jaxlmm.runtime import programs
+from jaxlmm.runtime.progress import advance
 from jaxlmm.sources.weighted import WeightedMatrix
 
 __all__ = ["own_profile"]
@@ -189,6 +190,7 @@ def own_profile(
         random[at, 0] = (found[0] * stats.scale[:, None])[:c]
         sigma[at] = (found[1] * (stats.scale * np.sqrt(stats.unit_w))[:, None])[:c]
         coef[at] = _coefficients(stats, found[2])[:c]
+        advance(0 if nested else c)
     random = random[:, : int(design.n_groups > 0)]
     if not nested:
         limits = np.concatenate([random, sigma[:, None], coef], axis=1)
