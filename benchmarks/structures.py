@@ -63,3 +63,19 @@ def responses(X: np.ndarray, terms: list[RandomTerm], m: int, sds: list[float], 
         for j in range(t.size):
             Y += t.Z[:, j : j + 1] * effects[t.codes, j]
     return Y
+
+
+def small_designs(m: int, count: int = 8) -> list[tuple[np.ndarray, list[RandomTerm], np.ndarray]]:
+    """X, a term (1 + x | g), and responses (n, m) with outliers, on 12 to 39 rows in 3 to 7 groups."""
+    rng = np.random.default_rng(5)
+    out = []
+    for number in range(count):
+        n, n_groups = int(rng.integers(12, 40)), int(rng.integers(3, 8))
+        g = np.sort(np.concatenate([np.arange(n_groups), rng.integers(0, n_groups, n - n_groups)]))
+        x = rng.normal(size=n) if number % 2 else rng.standard_t(1.5, size=n)
+        X = np.column_stack([np.ones(n), x, rng.normal(size=n)])
+        Y = rng.standard_t(2, size=(n, m))
+        for column in (np.ones(n), x):
+            Y += column[:, None] * rng.normal(size=(n_groups, m))[g] * rng.choice([0, 1, 5], size=m)
+        out.append((X, [term("g", g, x)], Y))
+    return out

@@ -43,8 +43,12 @@ FIRST_STEPS = 12
 # lengths of the next step, that one must lead.
 LOOKING = 4
 NEAR = 0.2
-# Starts of each response: the best node and the next lowest local minima among the nodes.
-N_STARTS = 3
+# Starts of each response: the best node and the next lowest local minima among the nodes. More, and nodes that are
+# mostly close to correlations of 1, where a factor with slopes has few levels: there are often several minima there.
+N_STARTS, FEW_LEVELS, MORE_STARTS = 3, 30, 5
+# Of these, those whose deviance is above the best node's by no more than this, and this times the way down from that.
+# On small designs with slopes and outliers that mattered (benchmarks/structures_optimum.py --only small).
+ABOVE, LONGER = 6.0, 0.5
 # Responses of a batch whose windows are checked.
 CHECKED = 16
 # Memory that the evaluation of a response takes where it costs little.
@@ -59,7 +63,7 @@ TOL_CONVERGED = 1e-9
 ROUNDING, ROUNDING_RATIO = 1e-14, 1e-16
 # What that leaves of the gradient counts as converged too, where the steps lead no further, up to a gradient
 # (relative to nu) whose square is nothing.
-ROUNDING_GRADIENT, MOST_ROUNDING = 1e-12, 1e-6
+ROUNDING_GRADIENT, MOST_ROUNDING = 1e-11, 1e-6
 # The same for minima of which only the value counts: its error is this squared.
 TOL_DESCENT = 1e-6
 # Eigenvalues of Phi below this are tried as 0.
@@ -104,6 +108,15 @@ class Problem(Protocol):
 
     def evaluate(self, theta: jax.Array, stats: Any) -> Evaluation:
         """Value and derivatives at theta (k, c)."""
+        ...
+
+
+class Shared(Problem, Protocol):
+    """A problem whose values at points that all responses share cost little."""
+
+    @property
+    def n_levels(self) -> int:
+        """The fewest levels of a factor: the fewer, the more minima."""
         ...
 
     def at_nodes(self, theta: jax.Array, stats: Any) -> jax.Array:
@@ -158,7 +171,7 @@ class _State:
 
 
 def minimise_several(
-    problem: Problem, stats: Any, *, n_starts: int = N_STARTS, windows: Windows | None = None
+    problem: Shared, stats: Any, *, n_starts: int | None = None, windows: Windows | None = None
 ) -> SeveralOptimum:
     """Global minimum of c responses.
 
@@ -168,17 +181,17 @@ def minimise_several(
     stats : pytree of arrays
         Response axis last.
     n_starts : int
-        Starts of each response at most.
+        Starts of each response at most; by default as many as the design is worth.
     windows : Windows
         The same function by other means, which cost less.
     """
     c = int(jax.tree.leaves(stats)[0].shape[-1])
     search, everyone = _Search.of(problem, stats), np.arange(c)
+    if n_starts is None:
+        n_starts = MORE_STARTS if _few_levels(problem) else N_STARTS
     with float64_scope():
-        if windows is None:
+        if windows is None or not search.from_windows(windows, n_starts):
             search.from_nodes(*_starts(problem, stats, n_starts))
-        else:
-            search.from_windows(windows, n_starts)
         search.to_boundary(everyone)
         search.to_the_end()
         search.off_saddles(everyone)
@@ -219,17 +232,22 @@ def descend(
 # Starts --------------------------------------------------------------------------------------------
 
 
+def _few_levels(problem: Shared) -> bool:
+    return problem.n_levels < FEW_LEVELS and max(problem.sizes) > 1
+
+
 @functools.cache
-def _nodes(sizes: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
+def _nodes(sizes: tuple[int, ...], few_levels: bool) -> tuple[np.ndarray, np.ndarray]:
     """Nodes of theta (K, k), and the numbers (K, neighbours) of the nodes next to each.
 
-    Standard deviations spread on a log scale, correlations evenly, by a Sobol sequence.
+    Standard deviations spread on a log scale, correlations evenly or (``few_levels``) mostly close to 1, by a Sobol
+    sequence.
     """
     k = sum(r * (r + 1) // 2 for r in sizes)
     if k == 1:
         u = np.linspace(0, 1, 12)[:, None]
     else:
-        power = {2: 5, 3: 6}.get(k, 7)
+        power = {2: 5, 3: 8 if few_levels else 6}.get(k, 7)
         u = scipy.stats.qmc.Sobol(k, scramble=True, rng=np.random.default_rng(1)).random_base2(power)
     out, start = [], 0
     for r in sizes:
@@ -239,7 +257,7 @@ def _nodes(sizes: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
         for i in range(r):
             left = np.ones(len(u))
             for j in range(i):
-                partial = 1.8 * u[:, at] - 0.9
+                partial = np.tanh(6 * u[:, at] - 3) if few_levels else 1.8 * u[:, at] - 0.9
                 at += 1
                 T[:, i, j] = sd[:, i] * partial * np.sqrt(left)
                 left = left * (1 - partial**2)
@@ -251,9 +269,9 @@ def _nodes(sizes: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
     return np.concatenate(out, axis=1), np.argsort(distance, axis=1)[:, 1 : 2 + 4 * k]
 
 
-def _starts(problem: Problem, stats: Any, n_starts: int) -> tuple[np.ndarray, np.ndarray]:
+def _starts(problem: Shared, stats: Any, n_starts: int) -> tuple[np.ndarray, np.ndarray]:
     """Starts (n_starts, k, c), and the deviance there (n_starts, c), infinite where there is no other minimum."""
-    nodes, neighbours = _nodes(problem.sizes)
+    nodes, neighbours = _nodes(problem.sizes, _few_levels(problem))
     c = int(jax.tree.leaves(stats)[0].shape[-1])
     width = width_for(c, BYTES_PER_NODE * len(nodes))
 
@@ -267,7 +285,7 @@ def _starts(problem: Problem, stats: Any, n_starts: int) -> tuple[np.ndarray, np
 
 @functools.partial(programs.jit, static_argnums=4)
 def _lowest(
-    problem: Problem, nodes: jax.Array, neighbours: jax.Array, stats: Any, n_starts: int
+    problem: Shared, nodes: jax.Array, neighbours: jax.Array, stats: Any, n_starts: int
 ) -> tuple[jax.Array, jax.Array]:
     return _minima(problem.at_nodes(nodes, stats), neighbours, n_starts)
 
@@ -439,13 +457,14 @@ class _Search:
         """Down from the ``starts`` (n, k, c), where the deviance is ``height`` (n, c)."""
         everyone = np.arange(starts.shape[2])
         self.keep(everyone, self.polish(everyone, starts[0], limit=FIRST_STEPS))
-        # Another node can lead lower only if the way down from it is long beside that from the best node.
-        reach = height[0] + 0.5 + 3 * np.maximum(height[0] - self.value, 0)
         for start, above in zip(starts[1:], height[1:], strict=True):
-            self.try_another(everyone[above < reach], start)
+            self.try_another(everyone[self._within_reach(height[0], above)], start)
 
-    def from_windows(self, windows: Windows, n_starts: int) -> None:
-        """Down in windows around the lowest nodes of a grid; what leaves its window goes on by itself."""
+    def from_windows(self, windows: Windows, n_starts: int) -> bool:
+        """Down in windows around the lowest nodes of a grid; what leaves its window goes on by itself.
+
+        Says whether the windows are what they should be; else nothing is found yet.
+        """
         nodes, value, neighbours = windows.starts(self.stats)
         everyone = np.arange(value.shape[1])
         width = width_for(len(everyone), BYTES_PER_NODE * len(value))
@@ -458,11 +477,15 @@ class _Search:
         self._down_window(windows, everyone, nodes[:, order[0]])
         if not self._as_windows(everyone):
             self.value[:] = np.inf
-            return self.from_nodes(*_starts(self.problem, self.stats, n_starts))
-        reach = height[0] + 0.5 + 3 * np.maximum(height[0] - self.value, 0)
+            return False
         for at, above in zip(order[1:], height[1:], strict=True):
-            if len(rows := everyone[above < reach]):
+            if len(rows := everyone[self._within_reach(height[0], above)]):
                 self._down_window(windows, rows, nodes[:, at[rows]])
+        return True
+
+    def _within_reach(self, best: np.ndarray, above: np.ndarray) -> np.ndarray:
+        """Whether another start, ``above`` (c,) the best one, may lead lower than the minimum that is known."""
+        return np.asarray(above < best + ABOVE + LONGER * np.maximum(best - self.value, 0))
 
     def _down_window(self, windows: Windows, rows: np.ndarray, start: np.ndarray) -> None:
         """Down from ``start`` (k, len(rows)) in the windows around it."""

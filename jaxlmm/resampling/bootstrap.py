@@ -13,6 +13,7 @@ import scipy.special
 from jaxlmm._types import Status
 from jaxlmm.design.contrasts import contrast_matrix
 from jaxlmm.design.design import Design, checked_design
+from jaxlmm.design.random import RandomTerm
 from jaxlmm.families.base import Family, covariances
 from jaxlmm.families.registry import make_family
 from jaxlmm.inference.distributions import check_level
@@ -375,13 +376,14 @@ def _cases(fit: Any, n: int, seed: int, where: np.ndarray) -> Iterator[Found]:
     blocks = independent_blocks(design)
     _check_blocks(design, blocks, "cases")
     rows = block_rows(blocks)
+    steps = [_step(term, rows) for term in design.random]
     rng = np.random.default_rng(seed)
     for i in range(n):
         drawn = rng.integers(0, len(rows), len(rows))
         order = np.concatenate([rows[j] for j in drawn])
         copy = np.repeat(np.arange(len(drawn)), [len(rows[j]) for j in drawn])
         try:
-            family = make_family(_resampled(design, order, copy))
+            family = make_family(_filled(_resampled(design, order, copy), steps))
         except ValueError:  # blocks that cannot tell the effects apart
             failed = {name: np.full((len(where), *getattr(fit, name).shape[1:]), np.nan) for name in KEPT[:4]}
             yield np.array([i]), where, failed | {"status": np.full(len(where), Status.TOO_FEW)}
@@ -398,6 +400,26 @@ def _resampled(design: Design, order: np.ndarray, copy: np.ndarray) -> Design:
         random.append(dataclasses.replace(term, levels=levels, codes=codes.reshape(-1), Z=term.Z[order]))
     weights = None if design.weights is None else design.weights[order]
     return checked_design(design.X[order], design.names, tuple(random), weights, None)
+
+
+def _step(term: RandomTerm, rows: list[np.ndarray]) -> int:
+    """Levels of a term are filled up to a multiple of this: 1 where all blocks have as many."""
+    counts = [len(np.unique(term.codes[at])) for at in rows]
+    return 1 if len(set(counts)) == 1 else max(1, sum(counts) // 8)
+
+
+def _filled(design: Design, steps: list[int]) -> Design:
+    """The design with levels of which no observation is, so that what is compiled for one draw serves others.
+
+    Such a level adds nothing to the likelihood.
+    """
+    if design.has_one_intercept:  # its groups are not counted in what is compiled
+        return design
+    random = []
+    for term, step in zip(design.random, steps, strict=True):
+        more = tuple((-1, k) for k in range(-term.n_levels % step))
+        random.append(dataclasses.replace(term, levels=term.levels + more))
+    return dataclasses.replace(design, random=tuple(random))
 
 
 _DRAWS: dict[str, Callable[..., Iterator[Found]]] = {"parametric": _parametric, "wild": _wild, "cases": _cases}

@@ -115,7 +115,10 @@ def test_one_factor_as_any_others(name: str) -> None:
     def both(core, phi, stats):
         return (
             [
-                [known.moments(core, phi, stats, reml=reml) for known in (one_factor, moments)]
+                (
+                    *(known.moments(core, phi, stats, reml=reml) for known in (one_factor, moments)),
+                    one_factor.information(core, phi, reml=reml),
+                )
                 for reml in (True, False)
             ],
             moments.covariance(core, phi, L),
@@ -126,7 +129,9 @@ def test_one_factor_as_any_others(name: str) -> None:
 
     with float64_scope():
         each, covariance, (value, first), solutions, estimates = both(case.family.core, jnp.asarray(phi), stats)
-    for fast, slow in each:
+    for fast, slow, information in each:
+        for ours, theirs in zip(information, (slow.l1, slow.l2), strict=True):
+            np.testing.assert_allclose(ours, theirs, rtol=1e-11, atol=1e-12 * np.abs(theirs).max())
         for ours, theirs in zip(jax.tree.leaves(vars(fast)), jax.tree.leaves(vars(slow)), strict=True):
             np.testing.assert_allclose(ours, theirs, rtol=1e-11, atol=1e-12 * np.abs(theirs).max())
     np.testing.assert_allclose(value, np.einsum("iic->ic", covariance.value), rtol=1e-12)

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 from typing import Any
 
+import jax
 import numpy as np
 import pytest
 
 import jaxlmm
+from jaxlmm.design.design import make_design
+from jaxlmm.families.general.model import RandomTerms
+from jaxlmm.families.registry import make_family
 from jaxlmm.resampling import bootstrap as boot
 from jaxlmm.resampling.bootstrap import simulate_responses
+from jaxlmm.resampling.schemes import block_rows
 
 GROUP = np.repeat(np.arange(8), 6)
 X = np.column_stack([np.ones(48), np.tile([0.0, 1.0], 24), np.sin(np.arange(48.0) ** 2)])
@@ -131,6 +136,53 @@ def test_cases_are_fits_of_blocks_that_were_drawn() -> None:
         one = jaxlmm.fit(X[rows], fit.Y[rows], np.repeat(np.arange(8), 6))
         np.testing.assert_allclose(found.coef[i], one.coef, rtol=1e-9)
         np.testing.assert_allclose(found.sigma2[i], one.sigma2, rtol=1e-9)
+
+
+def unequal() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Subjects of 5 to 9 rows, the sites within them (2 or 3), and a covariate."""
+    subject = np.repeat(np.arange(7), [5, 9, 6, 8, 7, 9, 5])
+    site = 3 * subject + np.arange(len(subject)) % (2 + subject % 2)
+    return subject, site, np.sin(np.arange(len(subject)) ** 2)
+
+
+def test_cases_of_unequal_blocks_are_fits_of_blocks_that_were_drawn() -> None:
+    """Also where draws have other numbers of levels, and share what is compiled."""
+    subject, site, x = unequal()
+    X = np.column_stack([np.ones(len(x)), x])
+    rng = np.random.default_rng(3)
+    Y = rng.normal(size=(len(x), 4)) + rng.normal(size=(7, 4))[subject] + rng.normal(size=(21, 4))[site]
+    random = [jaxlmm.random_term(site, name="site"), jaxlmm.random_term(subject, name="subject")]
+    found = jaxlmm.fit(X, Y, random=random).bootstrap(3, kind="cases", seed=2, progress=False)
+    rng, counts = np.random.default_rng(2), set()
+    for i in range(3):
+        drawn = rng.integers(0, 7, 7)
+        rows = np.concatenate([np.flatnonzero(subject == j) for j in drawn])
+        copy = np.repeat(np.arange(7), [np.sum(subject == j) for j in drawn])
+        again = [jaxlmm.random_term(100 * copy + site[rows], name="site"), jaxlmm.random_term(copy, name="subject")]
+        one = jaxlmm.fit(X[rows], Y[rows], random=again)
+        counts.add(one.design.random[0].n_levels)
+        for name in ("coef", "sigma2", "theta"):
+            ours, theirs = getattr(found, name)[i], getattr(one, name)
+            np.testing.assert_allclose(ours, theirs, rtol=1e-6, atol=1e-7 * np.abs(theirs).max())
+    assert len(counts) > 1
+
+
+def test_draws_of_cases_share_compiled_code() -> None:
+    subject, site, x = unequal()
+    terms = [jaxlmm.random_term(site, name="site"), jaxlmm.random_term(subject, name="subject")]
+    design = make_design(np.column_stack([np.ones(len(x)), x]), None, random=terms)
+    rows, rng, shapes, sizes = block_rows(subject), np.random.default_rng(0), set(), set()
+    steps = [boot._step(term, rows) for term in design.random]
+    for _ in range(40):
+        drawn = rng.integers(0, 7, 7)
+        copy = np.repeat(np.arange(7), [len(rows[j]) for j in drawn])
+        one = boot._resampled(design, np.concatenate([rows[j] for j in drawn]), copy)
+        made = make_family(boot._filled(one, steps))
+        assert isinstance(made, RandomTerms)
+        leaves, structure = jax.tree.flatten(made.kernel.core)
+        shapes.add((structure, tuple(np.shape(leaf) for leaf in leaves)))
+        sizes.add((one.n_obs, one.random[0].n_levels))
+    assert len(shapes) <= 5 and len(sizes) > 20
 
 
 BAD = {

@@ -74,9 +74,9 @@ class General:
         return self.core.sizes
 
     @property
-    def shared(self) -> bool:
-        """Whether phi (k, 1) for all responses at once is a matrix product."""
-        return True
+    def n_levels(self) -> int:
+        """The fewest levels of a factor."""
+        return min(self.core.levels)
 
     @property
     def bytes_per_response(self) -> int:
@@ -270,9 +270,8 @@ class General:
         alpha = core.W_root @ jax.random.normal(keys[0], (core.W_root.shape[1], c), core.W.dtype)
         present = (jnp.abs(core.R).sum(1) > 0).reshape(-1, 1)
         b = jax.random.normal(keys[1], (core.r1 * core.G, c), core.W.dtype) * present - core.C @ alpha
-        rest = jnp.zeros(c)
-        if core.n_rest:
-            rest = 2 * jax.random.gamma(keys[2], 0.5 * core.n_rest, (c,), core.W.dtype)
+        half = jnp.maximum(0.5 * core.n_rest, 0.5)  # any number will do where there is no rest
+        rest = jnp.where(core.n_rest > 0, 2 * jax.random.gamma(keys[2], half, (c,), core.W.dtype), 0.0)
         start, effects = 0, {}
         for t, r in enumerate(core.sizes):
             pairs = list(zip(*lower_triangle(r), strict=True))
@@ -390,7 +389,7 @@ def _variances(core: AnyCore, theta: jax.Array, L: jax.Array) -> jax.Array:
 
 @functools.partial(programs.jit, static_argnames="reml")
 def _information(core: AnyCore, phi: jax.Array, *, reml: bool) -> Any:
-    return _kernel(core).information(core, phi, reml=reml)
+    return _search_kernel(core).information(core, phi, reml=reml)
 
 
 @programs.jit

@@ -66,6 +66,11 @@ class HeldDeviance:
         return self.family.sizes
 
     @property
+    def n_levels(self) -> int:
+        """The fewest levels of a factor."""
+        return self.family.n_levels
+
+    @property
     def bytes_per_response(self) -> int:
         """Memory that the evaluation of one response takes."""
         return self.family.bytes_per_response

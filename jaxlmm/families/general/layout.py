@@ -56,8 +56,10 @@ class Core:
         Columns and levels of each term.
     first, second : tuple of int, static
         The terms of the factor that is eliminated, and the others.
-    n_obs, p, n_rest : int, static
-        ``n_rest`` = n_obs less the rank of [Z, Q].
+    n_obs, n_rest : int
+        ``n_rest`` = n_obs less the rank of [Z, Q]. Not static: designs of any number of observations share what is
+        compiled.
+    p : int, static
     """
 
     R: jax.Array
@@ -69,9 +71,9 @@ class Core:
     levels: tuple[int, ...] = field(metadata=dict(static=True))
     first: tuple[int, ...] = field(metadata=dict(static=True))
     second: tuple[int, ...] = field(metadata=dict(static=True))
-    n_obs: int = field(metadata=dict(static=True))
+    n_obs: int
+    n_rest: int
     p: int = field(metadata=dict(static=True))
-    n_rest: int = field(metadata=dict(static=True))
 
     @property
     def r1(self) -> int:

@@ -27,7 +27,7 @@ from jaxlmm.families.general.eliminated import Entries, add, first_parameters, g
 from jaxlmm.families.general.layout import Core, packed_pairs
 from jaxlmm.families.general.moments import Stats
 
-__all__ = ["fits", "moments", "node_parts", "own_covariance", "solutions"]
+__all__ = ["fits", "information", "moments", "node_parts", "own_covariance", "solutions"]
 
 # Columns of X, and of Z, from which on the loops hold too many numbers.
 MOST_FIXEF, MOST_RANEF = 8, 4
@@ -107,6 +107,14 @@ def own_covariance(core: Core, phi: jax.Array, L: jax.Array) -> tuple[jax.Array,
         first.append([sums.add(add(zB[i] * zB[j] for i, j in orderings(*s))) for s in group.parameters])
     found = sums.found()
     return jnp.stack(values), jnp.stack([jnp.stack([found[n] for n in row]) for row in first], axis=1)
+
+
+def information(core: Core, phi: jax.Array, *, reml: bool) -> tuple[jax.Array, jax.Array]:
+    """First and second derivatives (k, c), (k, k, c) in phi of the log-determinants."""
+    group, sums = _Group(core, phi), _Sums()
+    l1, l2 = _logdet_derivatives(group, _factor(core, group), reml, sums)
+    found = sums.found()
+    return l1(found), l2(found)
 
 
 # A group, number by number -----------------------------------------------------------------------------

@@ -54,8 +54,10 @@ class StrataCore:
         Of the strata that hold more than their share of Q, and the dimensions of what they hold beside it.
     sizes, levels : tuple of int, static
         Columns (1) and levels of each term.
-    n_obs, p, n_rest : int, static
-        ``n_rest`` = n_obs less the rank of [Z, Q].
+    n_obs, n_rest : int
+        ``n_rest`` = n_obs less the rank of [Z, Q]. Not static: designs of any number of observations share what is
+        compiled.
+    p : int, static
     """
 
     F: jax.Array
@@ -67,9 +69,9 @@ class StrataCore:
     rest_dims: jax.Array
     sizes: tuple[int, ...] = field(metadata=dict(static=True))
     levels: tuple[int, ...] = field(metadata=dict(static=True))
-    n_obs: int = field(metadata=dict(static=True))
+    n_obs: int
+    n_rest: int
     p: int = field(metadata=dict(static=True))
-    n_rest: int = field(metadata=dict(static=True))
 
     @property
     def n_phi(self) -> int:

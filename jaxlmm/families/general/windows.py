@@ -93,10 +93,6 @@ class Windowed:
         inside = jnp.all(jnp.abs(z) <= 1 + 1e-9, axis=0)
         return in_theta(jnp.where(inside, f, np.inf), gradient, hessian, theta, self.sizes)
 
-    def at_nodes(self, theta: jax.Array, stats: WindowStats) -> jax.Array:
-        """Windows of different responses share no nodes."""
-        raise NotImplementedError
-
 
 def _sums(parts: list[jax.Array], axis: int) -> list[jax.Array]:
     """Sums of several arrays over an axis, in one loop."""
