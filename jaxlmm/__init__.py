@@ -14,6 +14,7 @@ from jaxlmm.resampling.result import PermutationTest
 from jaxlmm.results.concat import concat
 from jaxlmm.results.results import Fit
 from jaxlmm.runtime.compile_cache import enable_compile_cache
+from jaxlmm.runtime.pictures import draw_with
 
 if TYPE_CHECKING:
     from jaxlmm.loading.load import load
@@ -40,6 +41,16 @@ __all__ = [
 ]
 # Public modules, which need matplotlib, pandas or xarray.
 _MODULES = ("mne_io", "plots")
+
+
+def _drawings(result: Any) -> Any:
+    """The pictures of a result, which need matplotlib."""
+    from jaxlmm.plots.drawings import drawings
+
+    return drawings(result)
+
+
+draw_with(_drawings)
 
 
 def __getattr__(name: str) -> Any:

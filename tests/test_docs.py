@@ -111,10 +111,20 @@ def install(names: dict[str, Any], folder: Path) -> None:
     assert names["jax"].devices()
 
 
+def pictures(names: dict[str, Any], folder: Path) -> None:
+    """All pictures there are, less those that other pages show."""
+    from jaxlmm import plots
+
+    drawn = set(re.findall(r"\.plot\.(\w+)\(", page("pictures.md")))
+    others = {"pvalue_histogram", "icc_distribution", "stat_map", "plot_effects", "paper"}
+    assert drawn | others == set(plots.__all__)
+    assert names["fit"].n_responses == 32 * 60 and names["clusters"].cluster_pvalue[0] == 0.005
+
+
 # What a page's code must have made, beside the values in its comments, which are at least so many.
 AFTER = {
     "large.md": large, "usage.md": usage, "mne.md": mne, "from-lme4.md": from_lme4, "report.md": report,
-    "index.md": index, "install.md": install,
+    "index.md": index, "install.md": install, "pictures.md": pictures,
 }  # fmt: skip
 VALUES = {
     "large.md": 5, "from-lme4.md": 11, "from-statsmodels.md": 10, "mne.md": 6, "permutation.md": 2, "ieeg.md": 2,

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +12,12 @@ import pandas as pd
 from matplotlib.axes import Axes
 
 from jaxlmm import plots
-from jaxlmm._types import Status
-from jaxlmm.inference import tails
-from jaxlmm.inference.distributions import halfwidth
-from jaxlmm.inference.multiplicity import adjust_pvalues
+from jaxlmm.inference.multiplicity import ADJUSTMENTS, adjust_pvalues, adjustment
 from jaxlmm.loading.load import load
+from jaxlmm.plots.base import ADJUSTED
+from jaxlmm.plots.table import Effects
 from jaxlmm.results.images import map_values
-from jaxlmm.tabular.labels import Coord, Labels
+from jaxlmm.tabular.labels import Labels
 
 __all__ = ["PLOTS", "plot_file"]
 
@@ -35,107 +32,8 @@ PLOTS: dict[str, tuple[Callable[..., Axes] | None, tuple[str, ...]]] = {
     "residuals": (plots.residual_plot, ("response",)),
     "qq": (plots.qq_plot, ("response",)),
 }
-# Adjustments as pictures call them.
-NAMES = {"bh": "BH-adjusted", "fdr": "BH-adjusted", "by": "BY-adjusted", "none": "unadjusted"}
 # Those that a table of effects is enough for.
 OF_TABLES = ("forest", "volcano", "map", "pvalues")
-NEEDED = ("effect", "term", "estimate", "std.error", "statistic", "df", "p.value")
-
-
-@dataclass(frozen=True, eq=False)
-class Effects:
-    """The fixed effects of a table: what pictures of all responses ask a fit for.
-
-    Attributes
-    ----------
-    names : tuple of str, length p
-    labels : Labels
-        Of m responses.
-    coef, se, statistic, df, pvalue : ndarray, (m, p)
-    """
-
-    names: tuple[str, ...]
-    labels: Labels
-    coef: np.ndarray
-    se: np.ndarray
-    statistic: np.ndarray
-    df: np.ndarray
-    pvalue: np.ndarray
-
-    @classmethod
-    def of_table(cls, frame: pd.DataFrame, path: Path) -> Effects:
-        """Of what :func:`jaxlmm.Fit.tidy` gives; ValueError for any other table."""
-        missing = [name for name in NEEDED if name not in frame]
-        if missing:
-            raise ValueError(
-                f"'{path}' has no column {missing[0]!r}: it is no table of effects; give what 'jaxlmm fit' wrote "
-                "with --what tidy, or with --save."
-            )
-        fixed = frame[frame["effect"] == "fixed"]
-        names = tuple(fixed["term"].astype(str).unique())
-        if not names or len(fixed) % len(names) or not (_grid(fixed["term"], names) == np.array(names)).all():
-            raise ValueError(f"'{path}' does not hold the same effects of each response; was it sorted or cut?")
-        numbers = {name: _grid(fixed[name].astype(float), names) for name in NEEDED[2:]}
-        keys = list(frame.columns[: frame.columns.get_loc("effect")])
-        labels = _labels(fixed[keys].iloc[:: len(names)].reset_index(drop=True))
-        return cls(names, labels, *numbers.values())
-
-    @property
-    def response_names(self) -> tuple[str, ...]:
-        """A text for each response."""
-        return self.labels.names
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Lengths of the dimensions of the responses."""
-        return self.labels.shape
-
-    @property
-    def converged(self) -> np.ndarray:
-        """Whether a response has a fit, (m,)."""
-        return ~np.isnan(self.coef).all(axis=1)
-
-    @property
-    def status(self) -> np.ndarray:
-        """Outcome, (m,): a table says no more than whether there is a fit."""
-        return np.where(self.converged, Status.OK, Status.NONFINITE)
-
-    @functools.cached_property
-    def neglog10p(self) -> np.ndarray:
-        """As of a fit."""
-        return tails.neglog10_pvalues(self.statistic, self.df)
-
-    @functools.cached_property
-    def zscore(self) -> np.ndarray:
-        """As of a fit."""
-        return tails.zscores(self.statistic, self.df)
-
-    def conf_int(self, level: float = 0.95) -> np.ndarray:
-        """Wald intervals, (m, p, 2)."""
-        half = halfwidth(level, self.df) * self.se
-        return np.stack([self.coef - half, self.coef + half], axis=-1)
-
-    def select(self, rows: Any) -> Effects:
-        """Some responses."""
-        where = self.labels.positions(rows)
-        arrays = {name: getattr(self, name)[where] for name in ("coef", "se", "statistic", "df", "pvalue")}
-        return dataclasses.replace(self, labels=self.labels.take(where), **arrays)
-
-
-def _grid(column: pd.Series, names: Sequence[str]) -> np.ndarray:
-    return column.to_numpy().reshape(-1, len(names))
-
-
-def _labels(keys: pd.DataFrame) -> Labels:
-    """Labels of responses that these columns name: several dimensions if all combinations are there, in order."""
-    levels = [pd.unique(keys[name]) for name in keys]
-    shape = tuple(map(len, levels))
-    grid = pd.MultiIndex.from_product(levels)
-    if len(shape) == 1 or len(grid) != len(keys) or list(grid) != list(keys.itertuples(index=False, name=None)):
-        return Labels.of_matrix(len(keys), [", ".join(map(str, row)) for row in keys.itertuples(index=False)])
-    dims = tuple(map(str, keys.columns))
-    coords = {dim: Coord((dim,), np.asarray(values)) for dim, values in zip(dims, levels, strict=True)}
-    return Labels(dims, shape, coords)  # type: ignore[arg-type]
 
 
 def plot_file(
@@ -165,8 +63,6 @@ def plot_file(
         raise ValueError(f"--kind {kind} takes no --term.")
     if "responses" in takes:
         options["responses"] = list(response) or [found.response_names[0]]
-        if isinstance(found, Effects):  # without X, which says which column is constant
-            options["terms"] = [name for name in found.names if name != "Intercept"] or list(found.names)
     elif "response" in takes:
         if len(response) > 1:
             raise ValueError(f"--kind {kind} takes one --response, found {len(response)}.")
@@ -197,7 +93,8 @@ def _read(path: Path, kind: str) -> Any:
         ".csv": functools.partial(pd.read_csv, keep_default_na=False, na_values=[""]),
         ".parquet": pd.read_parquet,
     }
-    return Effects.of_table(read[path.suffix](path), path)
+    give = "what 'jaxlmm fit' wrote with --what tidy, or with --save"
+    return Effects.of_table(read[path.suffix](path), f"'{path}'", give)
 
 
 def _map(found: Any, term: str, value: str, at: Sequence[str], adjust: str, alpha: float) -> Axes:
@@ -220,7 +117,7 @@ def _map(found: Any, term: str, value: str, at: Sequence[str], adjust: str, alph
         )
     key = tuple(where.get(dim, slice(None)) for dim in dims)
     y, x = (found.labels._coord(found.labels.dims[k], found.shape[k]).values for k in rest)
-    called = NAMES.get(adjust, f"{adjust.title()}-adjusted")
+    called = ADJUSTED[adjustment(adjust, ADJUSTMENTS, "adjust")]
     return plots.stat_map(
         values[key], x=np.asarray(x), y=np.asarray(y), mask=p[key] <= alpha, x_label=dims[rest[1]],
         y_label=dims[rest[0]], value_label=f"{value} of {term}", mask_label=f"{called} p ≤ {alpha:g}",

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 
 from jaxlmm._types import Status
+from jaxlmm.families.base import Family
 from jaxlmm.resampling.bootstrap import simulate_responses
 from jaxlmm.results.results import Fit
 from jaxlmm.runtime.progress import progress
@@ -42,14 +45,13 @@ def bootstrap_pvalues(
     larger, used = np.zeros(m, dtype=int), np.zeros(m, dtype=int)
     where = np.flatnonzero(~np.isnan(statistic))
     with progress("Bootstrap", 2 * n * len(where), "fits", show, kept="Nothing is kept of it."):
-        for chunk, start in enumerate(range(0, len(where), WIDTH)):
-            at = where[start : start + WIDTH]
+        for families, chunk, at in _chunks(small, large, where):
             several = max(1, BYTES // (8 * small.n_obs * len(at)))
             for first in range(0, n, several):
-                replicates = range(first, min(first + several, n))
-                drawn = [simulate_responses(small, at, np.random.default_rng([seed, i, chunk])) for i in replicates]
+                streams = [np.random.default_rng([seed, i, *chunk]) for i in range(first, min(first + several, n))]
+                drawn = [simulate_responses(small, families[0].design, at, rng) for rng in streams]
                 Y = np.concatenate(drawn, axis=1)
-                fits = [fit.model.family.fit(Y, method) for fit in (small, large)]
+                fits = [family.fit(Y, method) for family in families]
                 good = np.all([found["status"] <= Status.SINGULAR for found in fits], axis=0).reshape(-1, len(at))
                 ratio = np.maximum(2 * (fits[1]["loglik"] - fits[0]["loglik"]) + offset, 0.0).reshape(-1, len(at))
                 # Ratios that differ by rounding alone are the same: 0 where the larger model is the smaller one.
@@ -59,3 +61,19 @@ def bootstrap_pvalues(
     p = np.full(m, np.nan)
     p[where] = (1 + larger[where]) / (1 + used[where])
     return p, used
+
+
+def _chunks(
+    small: Fit, large: Fit, where: np.ndarray
+) -> Iterator[tuple[tuple[Family, Family], tuple[int, ...], np.ndarray]]:
+    """Both models on one design, the number of a stream of random numbers, and those responses ``where`` on it."""
+    own = small.own_design[where]
+    complete, others = where[~own], where[own]
+    for chunk, start in enumerate(range(0, len(complete), WIDTH)):
+        yield (small.model.family, large.model.family), (chunk,), complete[start : start + WIDTH]
+    if not len(others):
+        return
+    parts = zip(*(fit.model.family.designs(fit.responses, others) for fit in (small, large)), strict=True)
+    for (columns, _, first), (_, _, second) in parts:
+        at = others[columns]
+        yield (first, second), (0, 1 + int(at[0])), at

@@ -115,7 +115,7 @@ def compare(
     method : {"chisq", "bootstrap"}
         How p-values are found: by the chi-square distribution (and its mixtures), or by the parametric bootstrap:
         responses are simulated from the smaller model and fitted by both, as pbkrtest's ``PBmodcomp``. Responses
-        that miss observations get no p-value by the bootstrap.
+        that miss observations or have weights of their own keep these, each simulated and fitted on its own design.
     n, seed : int
         Of the bootstrap: simulated responses for each response, and where random numbers start.
     progress : bool, optional
@@ -146,8 +146,6 @@ def compare(
         raise ValueError(f"refit must be None or 'ML', found {shown(refit)}.")
     refit = None if refit is None else "ML"
     method = check_option("method", method, ("chisq", "bootstrap"))
-    if method == "bootstrap" and any(isinstance(fit, Fit) and fit.weights is not None for fit in fits):
-        raise ValueError("there is no bootstrap of responses with weights of their own; use method='chisq'.")
     n, seed = check_integer("n", n, 1), check_integer("seed", seed, 0)
     _check_same_data(fits, refit)
     fixed_added = [_check_nested(a, b, k) for k, (a, b) in enumerate(itertools.pairwise(fits))]
@@ -179,8 +177,7 @@ def compare(
     if method == "bootstrap":
         for k, (small, large) in enumerate(itertools.pairwise(fits)):
             offset = _logdet_xtx(large, fits[0]) - _logdet_xtx(small, fits[0]) if small.method == "REML" else 0.0
-            complete = np.where(small.n_used == small.n_obs, stat[:, k], np.nan)
-            pvalue[:, k] = bootstrap_pvalues(small, large, complete, offset, n, seed, progress)[0]
+            pvalue[:, k] = bootstrap_pvalues(small, large, stat[:, k], offset, n, seed, progress)[0]
     aic = -2 * loglik + 2 * np.array(n_params)
     bic = -2 * loglik + np.log(np.maximum(fits[0].n_used, 1))[:, None] * np.array(n_params)
     rest = dict(

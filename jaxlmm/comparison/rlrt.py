@@ -5,8 +5,9 @@ hypothesis lies on the boundary, its distribution is not chi-square, and not the
 large samples either: its exact finite-sample distribution follows from the design's spectrum alone
 (Crainiceanu & Ruppert 2004, Journal of the Royal Statistical Society B 66:165-185). With y ~ N(0, I)
 the coordinates u_j are standard normal and ``rest`` is chi-square, and neither their scale nor the
-fixed effects matter. So one simulation serves all responses, as in R's ``RLRsim`` (Scheipl,
-Greven & Kuechenhoff 2008); here the supremum is found by the solver, not on a grid.
+fixed effects matter. So one simulation serves all responses on a design, as in R's ``RLRsim`` (Scheipl,
+Greven & Kuechenhoff 2008); here the supremum is found by the solver, not on a grid. Responses that miss
+observations, or have weights of their own, have designs of their own.
 """
 
 from __future__ import annotations
@@ -45,7 +46,8 @@ class RandomEffectTest(Tabular):
         p-values from the 50:50 mixture of chi-square with 0 and with 1 degree of freedom (Self &
         Liang 1987, Stram & Lee 1994). Right for many groups; with few it is conservative.
     null : ndarray, (n_sim,)
-        Simulated statistics, sorted.
+        Simulated statistics, sorted, of the responses that share the design; empty if none does. Those of responses
+        with designs of their own are not kept.
     n_sim, seed : int
     method : {"REML", "ML"}
         That of the fit, and so of the test.
@@ -80,7 +82,7 @@ def rlrt(fit: Fit, *, n_sim: int = 10_000, seed: int = 0) -> RandomEffectTest:
         Simulated statistics. Raise it where p-values are adjusted for many responses: none is
         below 1 / (1 + n_sim).
     seed : int
-        Seed of the simulation. All responses share its draws.
+        Seed of the simulation. All responses share its draws, so that each has the p-value that it has alone.
 
     Returns
     -------
@@ -94,7 +96,8 @@ def rlrt(fit: Fit, *, n_sim: int = 10_000, seed: int = 0) -> RandomEffectTest:
     Notes
     -----
     Exact for normal errors, up to the simulation. The model without groups is fitted here, which
-    reads Y once more.
+    reads Y once more. A response that misses observations, or has weights of its own, is tested on its own design, by
+    a simulation of its own if its statistic is not 0 (those that share a design, by one): n_sim fits each.
     """
     if not isinstance(fit, Fit):
         raise ValueError(f"rlrt takes what jaxlmm.fit returns, found a {type(fit).__name__}.")
@@ -108,33 +111,29 @@ def rlrt(fit: Fit, *, n_sim: int = 10_000, seed: int = 0) -> RandomEffectTest:
             "rlrt tests one random intercept, and this model has other random terms; compare it with the fit without "
             "one of them by jaxlmm.compare."
         )
-    if fit.weights is not None:
-        raise ValueError(
-            "responses with weights of their own do not share the null distribution; compare the fit with the one "
-            "without groups by jaxlmm.compare."
-        )
-    if fit.incomplete.any():
-        raise ValueError(
-            f"{int(fit.incomplete.sum())} responses miss observations, so that they do not share the null "
-            "distribution; test the others, fit.select(~fit.incomplete), or use jaxlmm.compare."
-        )
     n_sim = check_integer("n_sim", n_sim, 1, MOST_SIM, ", which would take hours; pvalue_mixture needs no simulation")
-    null = fit.model.family.null_distribution(n_sim, check_integer("seed", seed, 0), fit.method)
+    seed = check_integer("seed", seed, 0)
     without = fit_model(
-        make_model(fit.design.X, names=fit.names, weights=fit.design.weights), fit.Y, FitOptions(fit.method)
+        make_model(fit.design.X, names=fit.names, weights=fit.design.weights),
+        fit.Y,
+        FitOptions(fit.method),
+        weights=fit.weights,
     )
     stat = np.maximum(2 * (fit.loglik - without.loglik), 0.0)
     stat[fit.singular] *= 0  # the fits are one and the same; keeps NaN
+    own = np.flatnonzero(fit.own_design)
+    null = np.zeros(0)
+    if len(own) < np.count_nonzero(fit.converged) or not len(own):
+        null = fit.model.family.null_distribution(n_sim, seed, fit.method)
+    pvalue = _exact_pvalue(stat, null)
+    if len(own):
+        for columns, _, family in fit.model.family.designs(fit.responses, own):
+            at = own[columns]
+            some = family.null_distribution(n_sim, seed, fit.method) if np.any(stat[at] > 0) else np.zeros(n_sim)
+            pvalue[at] = _exact_pvalue(stat[at], some)
     return RandomEffectTest(
-        stat,
-        _exact_pvalue(stat, null),
-        mixture_pvalue(stat, 0),
-        null,
-        len(null),
-        operator.index(seed),
-        fit.method,
-        responses=fit.labels,
-    )
+        stat, pvalue, mixture_pvalue(stat, 0), null, n_sim, operator.index(seed), fit.method, responses=fit.labels,
+    )  # fmt: skip
 
 
 def mixture_pvalue(stat: np.ndarray, n_fixed: int) -> np.ndarray:

@@ -10,10 +10,13 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-__all__ = ["AXIS", "BLOCK_WIDTHS", "GPU_BYTES", "GPU_WIDTHS", "block_width", "mesh", "placement", "settled"]
+__all__ = [
+    "AXIS", "BLOCK_WIDTHS", "GPU_BYTES", "GPU_WIDTHS", "SETTLED_WIDTHS", "block_width", "mesh", "placement",
+    "settled",
+]  # fmt: skip
 
 # Blocks are padded up to one of these, so that a last or a small block compiles nothing new.
-BLOCK_WIDTHS = (8, 128, 2048)
+BLOCK_WIDTHS = (8, 128, 512, 2048)
 # A GPU does thousands of responses in the time of one.
 GPU_WIDTHS = (128, 2048, 16384)
 # Statistics of a block in the memory of a GPU.

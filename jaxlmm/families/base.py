@@ -24,7 +24,7 @@ from __future__ import annotations
 
 import abc
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -35,11 +35,14 @@ from jaxlmm._types import Status
 from jaxlmm.design.columns import Basis
 from jaxlmm.design.design import Design
 from jaxlmm.engine.finish import Scaling, empty_results
+from jaxlmm.families.known import KnownCurves
 from jaxlmm.families.parameters import lower_triangle, phi_from_theta
 from jaxlmm.families.patterns import missing_mask, shared_designs
 from jaxlmm.sources.weighted import WeightedMatrix, values_of
 
-__all__ = ["Covariance", "Curves", "Family", "Modes", "Moments", "Provider", "Scaling", "covariances"]
+__all__ = [
+    "Covariance", "Curves", "Family", "Modes", "Moments", "Provider", "Scaling", "covariances",
+]  # fmt: skip
 
 # Columns of one pattern that are copied together.
 COLUMNS_AT_ONCE = 8192
@@ -178,14 +181,29 @@ class Family(abc.ABC):
             The arrays of ``engine.finish.empty_results``.
         """
 
-    def fit_incomplete(self, Y: np.ndarray | WeightedMatrix, where: np.ndarray, method: str) -> dict[str, np.ndarray]:
-        """Fit the columns ``where`` of Y (n_obs, any), each to the rows where it is not NaN, with its weights."""
+    def fit_incomplete(
+        self,
+        Y: np.ndarray | WeightedMatrix,
+        where: np.ndarray,
+        method: str,
+        known: KnownCurves | None = None,
+    ) -> dict[str, np.ndarray]:
+        """Fit the columns ``where`` of Y (n_obs, any), each to the rows where it is not NaN, with its weights.
+
+        Without weights, a column without NaN is not fitted: it has the status of what is not finite. What a
+        family has computed for tests anyway goes to ``known``, which has room for these columns.
+        """
         out = failed_results(len(where), self.design.n_fixef, self.n_theta, Status.TOO_FEW)
         absent = missing_mask(Y, where)
-        out["n_used"][:] = self.design.n_obs - np.count_nonzero(absent, axis=0)
+        n_absent = np.count_nonzero(absent, axis=0)
+        out["n_used"][:] = self.design.n_obs - n_absent
         alone, values = np.ones(len(where), dtype=bool), values_of(Y)
+        if not isinstance(Y, WeightedMatrix) and not n_absent.all():
+            # Where nothing is missing, something is infinite.
+            alone[n_absent == 0] = False
+            out["status"][n_absent == 0] = Status.NONFINITE
         for rows, weights, columns in shared_designs(Y, where, self.min_shared, absent):
-            if not rows.any():
+            if not rows.any() or not alone[columns[0]]:
                 continue
             alone[columns] = False
             try:
@@ -196,16 +214,44 @@ class Family(abc.ABC):
                 at = columns[start : start + COLUMNS_AT_ONCE]
                 for name, value in shared.fit(values[np.ix_(rows, where[at])], method).items():
                     out[name][at] = value
+                if known is not None:
+                    shared.know(known, at, out["theta"][at], method)
         if alone.any():
-            for name, value in self.fit_own(Y, where[alone], method).items():
+            own = None if known is None else known.at(alone)
+            for name, value in self.fit_own(Y, where[alone], method, own).items():
                 out[name][alone] = value
+            if known is not None and own is not None:
+                known.put(alone, own)
         return out
+
+    def know(self, known: KnownCurves, at: np.ndarray, theta: np.ndarray, method: str) -> None:
+        """Write to ``known``, of its responses ``at``, which have theta (c, k) on this design, if that is cheap."""
+        return None
+
+    def designs(
+        self, Y: np.ndarray | WeightedMatrix, where: np.ndarray
+    ) -> Iterator[tuple[np.ndarray, np.ndarray, Family]]:
+        """The designs of the columns ``where`` of Y, which miss observations or have weights of their own.
+
+        Each with the positions in ``where`` of its responses and the mask of its rows; those that share one together.
+        """
+        for rows, weights, columns in shared_designs(Y, where):
+            yield columns, rows, self._take(rows, weights)
 
     def _take(self, rows: np.ndarray, weights: np.ndarray | None) -> Family:
         return self.take(rows) if weights is None else self.take(rows, weights)
 
-    def fit_own(self, Y: np.ndarray | WeightedMatrix, where: np.ndarray, method: str) -> dict[str, np.ndarray]:
-        """Fit the columns ``where`` of Y, whose patterns of missing observations, or weights, few others share."""
+    def fit_own(
+        self,
+        Y: np.ndarray | WeightedMatrix,
+        where: np.ndarray,
+        method: str,
+        known: KnownCurves | None = None,
+    ) -> dict[str, np.ndarray]:
+        """Fit the columns ``where`` of Y, whose patterns of missing observations, or weights, few others share.
+
+        ``known`` as in :meth:`fit_incomplete`.
+        """
         return failed_results(len(where), self.design.n_fixef, self.n_theta, Status.TOO_FEW) | {
             "n_used": np.sum(~missing_mask(Y, where), axis=0)
         }

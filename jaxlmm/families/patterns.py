@@ -12,7 +12,9 @@ from jaxlmm.sources.weighted import WeightedMatrix, values_of
 __all__ = ["MIN_SHARED", "columns_at", "missing_mask", "patterns", "shared_designs"]
 
 # Patterns with at least so many responses are worth a design of their own.
-MIN_SHARED = 1024
+MIN_SHARED = 256
+# Responses whose weights are compared at a time.
+COMPARED = 1024
 # Weights that are compared before all of them are.
 PROBES = 4
 
@@ -38,12 +40,31 @@ def patterns(missing: np.ndarray, least: int = 1) -> Iterator[tuple[np.ndarray, 
 
     Only patterns that ``least`` columns or more have.
     """
-    packed = np.ascontiguousarray(np.packbits(missing, axis=0).T)
-    keys = packed.view([("", packed.dtype)] * packed.shape[1]).reshape(-1)
-    _, first, which, counts = np.unique(keys, return_index=True, return_inverse=True, return_counts=True)
+    for columns in _alike(_hashes(missing), least):
+        some = missing[:, columns]
+        # Where hashes are the same but columns are not, they are compared whole.
+        same = bool((some == some[:, :1]).all())
+        for part in [np.arange(len(columns))] if same else _equal_rows(np.ascontiguousarray(some.T), least):
+            yield ~some[:, part[0]], columns[part]
+
+
+def _hashes(mask: np.ndarray) -> np.ndarray:
+    """A number for each column of a mask (n_obs, c): sums of whole numbers, exact in any order."""
+    n, c = mask.shape
+    factors = np.random.default_rng(0).integers(1, 2**52 // max(n, 1), n).astype(np.float64)
+    out = np.empty(c)
+    for start in range(0, c, COMPARED):
+        cols = slice(start, start + COMPARED)
+        out[cols] = factors @ mask[:, cols].astype(np.float64)
+    return out
+
+
+def _alike(keys: np.ndarray, least: int) -> Iterator[np.ndarray]:
+    """Numbers of the elements of ``keys`` that are the same, where these are ``least`` or more."""
+    _, which, counts = np.unique(keys, return_inverse=True, return_counts=True)
     order, ends = np.argsort(which, kind="stable"), np.cumsum(counts)
     for k in np.flatnonzero(counts >= least):
-        yield ~missing[:, first[k]], order[ends[k] - counts[k] : ends[k]]
+        yield order[ends[k] - counts[k] : ends[k]]
 
 
 def shared_designs(
@@ -70,8 +91,8 @@ def _candidates(Y: WeightedMatrix, where: np.ndarray, least: int) -> Iterator[np
     """Columns whose weights may be the same: those of a few rows are."""
     if least == 1:
         # Few at a time, since all their weights are looked at together.
-        for start in range(0, len(where), MIN_SHARED):
-            yield np.arange(start, min(start + MIN_SHARED, len(where)))
+        for start in range(0, len(where), COMPARED):
+            yield np.arange(start, min(start + COMPARED, len(where)))
         return
     probes = np.unique(np.linspace(0, len(Y) - 1, PROBES).astype(int))
     if len(where) >= least:
@@ -80,9 +101,4 @@ def _candidates(Y: WeightedMatrix, where: np.ndarray, least: int) -> Iterator[np
 
 def _equal_rows(values: np.ndarray, least: int) -> Iterator[np.ndarray]:
     """Numbers of the rows of a matrix that are the same, bit by bit, where these are ``least`` or more."""
-    keys = values.view(np.dtype((np.void, values.dtype.itemsize * values.shape[1]))).reshape(-1)
-    _, which = np.unique(keys, return_inverse=True)
-    order, counts = np.argsort(which, kind="stable"), np.bincount(which)
-    ends = np.cumsum(counts)
-    for k in np.flatnonzero(counts >= least):
-        yield order[ends[k] - counts[k] : ends[k]]
+    yield from _alike(values.view(np.dtype((np.void, values.dtype.itemsize * values.shape[1]))).reshape(-1), least)

@@ -27,6 +27,7 @@ from jaxlmm.inference.largest import accuracy
 from jaxlmm.inference.specs import OVERALL, Specs, names_of, read_specs
 from jaxlmm.inference.tabular import Table, Tabular
 from jaxlmm.runtime.arguments import shown
+from jaxlmm.runtime.pictures import Pictured
 from jaxlmm.runtime.text import Text
 
 __all__ = ["Contrasts", "EMMeans", "MeansAndContrasts", "emmeans", "marginal_means"]
@@ -131,7 +132,7 @@ class Contrasts(Tabular):
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class EMMeans(Tabular):
+class EMMeans(Tabular, Pictured):
     """Estimated marginal means of m responses, or trends; arrays (m, k) for k means.
 
     The means are on the scale of the response as it was fitted.

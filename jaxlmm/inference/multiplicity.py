@@ -11,7 +11,7 @@ import numpy as np
 
 from jaxlmm.runtime.arguments import check_concrete, check_integer, shown
 
-__all__ = ["ADJUSTMENTS", "SYNONYMS", "adjust_pvalues", "adjustment"]
+__all__ = ["ADJUSTMENTS", "SYNONYMS", "adjust_pvalues", "adjustment", "threshold"]
 
 # The default of axis=: each effect over all its responses.
 FAMILIES = "responses"
@@ -82,6 +82,27 @@ def adjustment(method: Any, known: Collection[str] | None = None, what: str = "m
     if name not in known:
         raise ValueError(f"{what} must be one of {', '.join(map(repr, known))}, found {shown(method)}.")
     return str(name)
+
+
+def threshold(n: int, rejected: int, method: str, alpha: float, largest: float | None = None) -> float:
+    """A p-value that lies between the ``rejected`` tests of n and the others, in one family at level alpha.
+
+    The last critical value that was passed, or the first where none was: alpha k / n of "bh" with k rejections
+    (Benjamini & Hochberg 1995), alpha / (n - k) of "holm", alpha / n of "bonferroni". That of
+    "hommel" follows from all p-values: it is the ``largest`` that was rejected.
+    """
+    if method == "hommel":
+        return alpha / n if largest is None else largest
+    if method == "hochberg":
+        return alpha / max(n - max(rejected, 1) + 1, 1)
+    if method == "none":
+        return alpha
+    if method == "bonferroni":
+        return alpha / n
+    if method == "holm":
+        return alpha / max(n - rejected, 1)
+    share = alpha * max(rejected, 1) / n
+    return share / float(np.sum(1 / np.arange(1, n + 1))) if method == "by" else share
 
 
 def _family_axes(axis: Any, ndim: int, dims: Sequence[Hashable] | None) -> tuple[int, ...]:

@@ -43,6 +43,8 @@ T_MAX = 170.0
 T_FINE = 60.0
 # Beyond it, so many points, each step twice the one before.
 N_FAR = 6
+# Of a grid of half as many points: those of the part with small steps, and those beyond.
+FEW_FINE, FEW_FAR = 13, 3
 # What counts as converged: derivative in log lam, relative to nu.
 TOL_CONVERGED = 1e-9
 
@@ -95,8 +97,8 @@ def is_minimum(t: jax.Array, gradient: jax.Array, curvature: jax.Array, nu: jax.
     return flat & (boundary | (curvature >= -TOL_CONVERGED * nu))
 
 
-def make_grid(d: np.ndarray) -> np.ndarray:
-    """Points of t for a design with eigenvalues ``d``.
+def make_grid(d: np.ndarray, *, few: bool = False) -> np.ndarray:
+    """Points of t for a design with eigenvalues ``d``; ``few``: half as many, which leave more responses undecided.
 
     The deviance in t is a sum of functions that change over a unit of t, at t = log(d_max / d_j),
     so steps of a part of a unit up to the last of these see nearly every local minimum (the others are
@@ -105,9 +107,10 @@ def make_grid(d: np.ndarray) -> np.ndarray:
     """
     positive = d[d > 0]
     spread = np.log(positive.max() / positive.min()) if len(positive) else 0.0
-    near = np.array([0.0, 0.02, 0.08, 0.2, 0.35])
-    fine = np.linspace(0.5, min(spread + 5.0, T_FINE), GRID_SIZE - len(near) - N_FAR)
-    far = (2.0 ** np.arange(1, N_FAR + 1) - 1) / (2.0**N_FAR - 1)
+    near = np.array([0.0, 0.2] if few else [0.0, 0.02, 0.08, 0.2, 0.35])
+    n_far = FEW_FAR if few else N_FAR
+    fine = np.linspace(0.5, min(spread + 5.0, T_FINE), FEW_FINE if few else GRID_SIZE - len(near) - n_far)
+    far = (2.0 ** np.arange(1, n_far + 1) - 1) / (2.0**n_far - 1)
     return np.concatenate([near, fine, fine[-1] + (T_MAX - fine[-1]) * far])
 
 

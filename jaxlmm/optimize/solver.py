@@ -21,7 +21,10 @@ with warnings.catch_warnings():
     warnings.filterwarnings("ignore", message=".*JAXopt is no longer maintained.*")
     import jaxopt
 
-__all__ = ["FAR", "Surface", "bracketed_minimum", "bracketed_root", "crossing_of_minimum", "iteration_step"]
+__all__ = [
+    "FAR", "Surface", "bracketed_minima", "bracketed_minimum", "bracketed_root", "crossing_of_minimum",
+    "iteration_step",
+]  # fmt: skip
 
 MAX_ITER = 60
 # Stop after a step in t (that is, in log lam) this small: Newton's error is then its square.
@@ -51,6 +54,19 @@ def bracketed_minimum(
     """
     init = (start, low * HIDDEN, high * HIDDEN)
     return _iteration(_newton_step, slope, TOL_STEP).run(init, scale, *args).params[0]
+
+
+def bracketed_minima(
+    slope: Callable[..., tuple[jax.Array, jax.Array]],
+    start: jax.Array,
+    low: jax.Array,
+    high: jax.Array,
+    scale: jax.Array,
+    *args: Any,
+) -> jax.Array:
+    """As :func:`bracketed_minimum`, of c functions together, for a ``slope`` that takes and gives arrays (c,)."""
+    init = (start, low * HIDDEN, high * HIDDEN, jnp.zeros_like(start))
+    return _iteration(_newton_steps, slope, TOL_STEP).run(init, scale, *args).params[0]
 
 
 def bracketed_root(
@@ -145,6 +161,20 @@ def _newton_step(
     step = jnp.where(inside, newton, 0.5 * (low + high))
     done = jnp.abs(gradient) <= TOL_SLOPE * scale
     return jnp.where(done, t, step), low * HIDDEN, high * HIDDEN
+
+
+def _newton_steps(
+    slope: Callable[..., tuple[jax.Array, jax.Array]],
+    state: tuple[jax.Array, jax.Array, jax.Array, jax.Array],
+    scale: jax.Array,
+    *args: Any,
+) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
+    """As :func:`_newton_step`; a response that is through (the last of the state) stays where it is."""
+    t, low, high, through = state
+    moved, low, high = _newton_step(slope, (t, low, high), scale, *args)
+    # One that is not a number must not end the loop of all others.
+    moved = jnp.where((through > 0) | jnp.isnan(moved), t, moved)
+    return moved, low, high, jnp.where(jnp.abs(moved - t) <= TOL_STEP, HIDDEN, through)
 
 
 def _root_step(

@@ -1,7 +1,8 @@
 """Drawings of results: estimates and intervals in, matplotlib axes out. No statistics are computed here.
 
 Every function draws on ``ax`` and returns it. Without ``ax``, plot_effects takes the current axes and
-all others make a figure: ``jaxlmm.plots.volcano(fit, "condition").figure.savefig("volcano.png")``.
+all others make a figure: ``jaxlmm.plots.volcano(fit, "condition").figure.savefig("volcano.png")``. Those of a fit
+are methods of ``fit.plot`` too, which lists them.
 """
 
 from __future__ import annotations
@@ -13,25 +14,36 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
 
-from jaxlmm.plots.base import CATEGORIES, MARKERS, fitted_responses, legend_outside, make_axes, percent, term_position
+from jaxlmm.plots.base import paper
+from jaxlmm.plots.courses import effect_by_lag, erp, time_course
+from jaxlmm.plots.forest import forest
+from jaxlmm.plots.groups import group_lines
 from jaxlmm.plots.many import icc_distribution, pvalue_histogram, volcano
-from jaxlmm.plots.maps import stat_map
+from jaxlmm.plots.maps import stat_map, stat_maps
+from jaxlmm.plots.means import marginal_means
 from jaxlmm.plots.one import caterpillar, qq_plot, residual_plot
-from jaxlmm.plots.resampling import cluster_map, null_distribution, time_course
-from jaxlmm.results.results import Fit
+from jaxlmm.plots.resampling import cluster_map, null_distribution
+from jaxlmm.plots.scalp import topomap
 
 __all__ = [
     "caterpillar",
     "cluster_map",
+    "effect_by_lag",
+    "erp",
     "forest",
+    "group_lines",
     "icc_distribution",
+    "marginal_means",
     "null_distribution",
+    "paper",
     "plot_effects",
     "pvalue_histogram",
     "qq_plot",
     "residual_plot",
     "stat_map",
+    "stat_maps",
     "time_course",
+    "topomap",
     "volcano",
 ]
 
@@ -40,8 +52,6 @@ PLUS_MINUS_COLORS = ((255 / 255, 44 / 255, 0.0), (97 / 255, 164 / 255, 205 / 255
 UNCLEAR_COLOR = (0.5, 0.5, 0.5)
 # Half the width of the x axis, relative to the longest reach of an interval from 0.
 X_ROOM = 1.1
-# Most responses that one forest can keep apart.
-MOST_RESPONSES = 20
 
 
 def plot_effects(
@@ -121,82 +131,3 @@ def plot_effects(
     ax.tick_params(left=False, labelleft=print_ylabels)
     ax.spines[["right", "top", "left"]].set_visible(False)
     return ax
-
-
-def forest(
-    fit: Fit, responses: Any = None, terms: Any = None, level: float = 0.95, *, ax: Axes | None = None
-) -> Axes:
-    """Draw the fixed effects of one or several responses with intervals, one row per term.
-
-    Parameters
-    ----------
-    fit : Fit
-    responses : int, str, or sequence of them, optional
-        Positions or names. Default: all. Several are drawn below each other in each row, told
-        apart by colour and marker.
-    terms : int, str, or sequence of them, optional
-        Fixed effects, by name or position; the first is drawn at the top. Default: all, less
-        constant columns such as the intercept, whose scale is seldom that of effects.
-    level : float
-        Of the Wald intervals.
-    ax : Axes, optional
-        Default: that of a new figure.
-
-    Returns
-    -------
-    Axes
-        Term i is at y = i, and the y axis points down.
-
-    Raises
-    ------
-    ValueError
-        Unknown term or response, a response without a fit, none or more than 20 responses.
-    """
-    if responses is None:
-        _check_few(fit.n_responses)
-        responses = slice(None)
-    chosen = fitted_responses(fit, responses)
-    names, columns = chosen.response_names, _chosen_terms(fit, terms)
-    m, k = len(names), len(columns)
-    _check_few(m)
-    limits = chosen.conf_int(level)
-
-    ax = make_axes(ax, 5.5, float(np.clip(1.1 + k * (0.25 + 0.16 * m), 2.0, 8.0)))
-    step, size = 0.75 / m, 6 if m <= 8 else 4
-    rows = np.arange(k)
-    handles = []
-    for i, name in enumerate(names):
-        y = rows + (i - (m - 1) / 2) * step
-        color, marker = CATEGORIES[i % len(CATEGORIES)], MARKERS[i % len(MARKERS)]
-        ax.hlines(y, limits[i, columns, 0], limits[i, columns, 1], color=color, linewidth=1.8, alpha=0.7)
-        handles += ax.plot(
-            chosen.coef[i, columns], y, linestyle="none", marker=marker, markersize=size, color=color, label=name
-        )
-    ax.axvline(0, color="black", linestyle="dashed", linewidth=1, alpha=0.5, zorder=0)
-    ax.set_ylim(k - 0.5, -0.5)
-    ax.set_yticks(rows, labels=[fit.names[j] for j in columns])
-    ax.tick_params(left=False)
-    ax.spines["left"].set_visible(False)
-    of = f" on {names[0]}" if m == 1 else ""
-    ax.set_xlabel(f"Effect{of}, {percent(level)} interval")
-    if m > 1:
-        ax.hlines(rows[1:] - 0.5, 0, 1, transform=ax.get_yaxis_transform(), color="0.9", linewidth=0.8, zorder=0)
-        legend_outside(ax, handles)
-    return ax
-
-
-def _check_few(m: int) -> None:
-    if not 0 < m <= MOST_RESPONSES:
-        raise ValueError(f"a forest shows 1 to {MOST_RESPONSES} responses, found {m}; choose with responses=[...].")
-
-
-def _chosen_terms(fit: Fit, terms: Any) -> list[int]:
-    """Columns of X to draw."""
-    if terms is None:
-        varies = np.flatnonzero(np.ptp(fit.design.X, axis=0) > 0)
-        return (varies if len(varies) else np.arange(len(fit.names))).tolist()
-    single = isinstance(terms, str) or not hasattr(terms, "__iter__")
-    columns = [term_position(fit, term) for term in ([terms] if single else terms)]
-    if not columns:
-        raise ValueError(f"terms is empty; the terms are {', '.join(map(repr, fit.names))}.")
-    return columns

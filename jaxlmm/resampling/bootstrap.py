@@ -23,6 +23,7 @@ from jaxlmm.resampling.whitening import effect_columns, symmetric_roots
 from jaxlmm.runtime.arguments import check_integer, check_option
 from jaxlmm.runtime.progress import progress
 from jaxlmm.runtime.threads import N_THREADS, by_chunks
+from jaxlmm.sources.weighted import WeightedMatrix
 
 __all__ = ["Bootstrap", "bootstrap", "simulate_responses"]
 
@@ -170,14 +171,11 @@ class Bootstrap:
 
     def _acceleration(self, what: Any) -> np.ndarray:
         """Of each parameter, (m, ...): the skewness of the jackknife over blocks, / 6."""
-        design, Y = self.fit.design, self.fit.Y
-        parts = []
+        design, parts = self.fit.design, []
         for rows in block_rows(independent_blocks(design)):
             kept = np.ones(design.n_obs, dtype=bool)
             kept[rows] = False
-            found = fit_columns(
-                self.fit.model.family.take(kept), np.asarray(Y[kept], dtype=np.float64), self.fit.method
-            )
+            found = fit_columns(self.fit.model.family.take(kept), _rows(self.fit, kept), self.fit.method)
             one = _replicate(self, {name: found[name][None] for name in KEPT})
             parts.append(one.replicates(what)[0][0])
         values = np.stack(parts)
@@ -197,11 +195,6 @@ def bootstrap(fit: Any, n: int, kind: str, seed: int, show: bool | None) -> Boot
     """See :meth:`jaxlmm.Fit.bootstrap`."""
     n, seed = check_integer("n", n, 1), check_integer("seed", seed, 0)
     kind = check_option("kind", kind, KINDS)
-    if fit.weights is not None:
-        raise ValueError(
-            "there is no bootstrap of responses with weights of their own; use conf_int or profile, or fit each with "
-            "its weights as shared ones."
-        )
     design, m = fit.design, fit.n_responses
     p, k = design.n_fixef, fit.model.family.n_theta
     needed = 8 * n * m * (2 * p + k + 2)
@@ -213,15 +206,7 @@ def bootstrap(fit: Any, n: int, kind: str, seed: int, show: bool | None) -> Boot
     out = {name: np.full((n, m, p), np.nan) for name in ("coef", "se_gls")}
     out |= {"theta": np.full((n, m, k), np.nan), "sigma2": np.full((n, m), np.nan)}
     status = np.full((n, m), Status.OK, dtype=np.int8)
-    where = np.flatnonzero(fit.converged & ~fit.incomplete)
-    if len(np.flatnonzero(fit.incomplete)) and kind != "cases":
-        raise ValueError(
-            f"{int(fit.incomplete.sum())} responses miss observations, which kind='{kind}' does not take; use "
-            "kind='cases', or select the others."
-        )
-    if kind == "cases":
-        where = np.flatnonzero(fit.converged)
-    done = 0
+    where, done = np.flatnonzero(fit.converged), 0
     with progress("Bootstrap", n * len(where), "fits", show, kept="Nothing is kept of it.") as work:
         for replicates, at, found in _DRAWS[kind](fit, n, seed, where):
             shape = (len(replicates), len(at))
@@ -253,15 +238,51 @@ def _chunks(where: np.ndarray, n: int, bytes_each: int) -> Iterator[tuple[int, n
             yield chunk, at, np.arange(first, min(first + several, n))
 
 
+@dataclass(frozen=True, eq=False)
+class _Part:
+    """Responses ``at`` that have one design, of some ``rows``; ``own``: it is not that of all responses."""
+
+    family: Family
+    rows: slice | np.ndarray
+    at: np.ndarray
+    own: bool
+
+
+def _parts(fit: Any, where: np.ndarray) -> Iterator[_Part]:
+    """The responses ``where`` by their designs."""
+    own = fit.own_design[where]
+    if not own.all():
+        yield _Part(fit.model.family, slice(None), where[~own], False)
+    if own.any():
+        others = where[own]
+        for columns, rows, family in fit.model.family.designs(fit.responses, others):
+            yield _Part(family, np.flatnonzero(rows), others[columns], True)
+
+
+def _rows(fit: Any, rows: np.ndarray, where: np.ndarray | slice = slice(None)) -> np.ndarray | WeightedMatrix:
+    """Rows of the responses ``where``, with their weights if they have some of their own."""
+    Y = np.asarray(fit.Y[:, where], dtype=np.float64)[rows]
+    if fit.weights is None:
+        return Y
+    return WeightedMatrix(Y, np.asarray(fit.weights[:, where], dtype=np.float64)[rows])
+
+
 def _parametric(fit: Any, n: int, seed: int, where: np.ndarray) -> Iterator[Found]:
+    """Simulated responses, those of each design together."""
+    for part in _parts(fit, where):
+        yield from _simulated_fits(fit, n, seed, part)
+
+
+def _simulated_fits(fit: Any, n: int, seed: int, part: _Part) -> Iterator[Found]:
     """Coordinates of simulated responses: cost does not grow with the number of observations."""
-    family = fit.model.family
-    basis = _simulated_basis(family)
-    for chunk, at, replicates in _chunks(where, n, 64 * (fit.n_obs if basis is None else len(basis.fixed))):
+    family = part.family
+    design, basis = family.design, _simulated_basis(family)
+    for chunk, at, replicates in _chunks(part.at, n, 64 * (design.n_obs if basis is None else len(basis.fixed))):
         # A stream for each replicate and chunk: the same whatever is made together.
-        streams = [np.random.default_rng([seed, int(i), chunk]) for i in replicates]
+        number = [chunk, 1 + int(part.at[0])] if part.own else [chunk]
+        streams = [np.random.default_rng([seed, int(i), *number]) for i in replicates]
         if basis is None:
-            drawn = np.concatenate([simulate_responses(fit, at, rng) for rng in streams], axis=1)
+            drawn = np.concatenate([simulate_responses(fit, design, at, rng) for rng in streams], axis=1)
             yield replicates, at, fit_columns(family, drawn, fit.method)
             continue
         roots = [symmetric_roots(Phi) for Phi in covariances(fit.theta[at], family.sizes)]
@@ -340,11 +361,13 @@ def _wild(fit: Any, n: int, seed: int, where: np.ndarray) -> Iterator[Found]:
     blocks = independent_blocks(design)
     _check_blocks(design, blocks, "wild")
     signs = np.random.default_rng(seed).integers(0, 2, (n, int(blocks.max()) + 1)) * 2.0 - 1.0
-    for _, at, replicates in _chunks(where, n, 64 * design.n_obs):
-        fixed = design.X @ fit.coef[at].T
-        residuals = np.asarray(fit.Y[:, at], dtype=np.float64) - fixed
-        drawn = [fixed + signs[i][blocks][:, None] * residuals for i in replicates]
-        yield replicates, at, fit_columns(fit.model.family, np.concatenate(drawn, axis=1), fit.method)
+    for part in _parts(fit, where):
+        own = blocks[part.rows]
+        for _, at, replicates in _chunks(part.at, n, 64 * design.n_obs):
+            fixed = part.family.design.X @ fit.coef[at].T
+            residuals = np.asarray(fit.Y[:, at], dtype=np.float64)[part.rows] - fixed
+            drawn = [fixed + signs[i][own][:, None] * residuals for i in replicates]
+            yield replicates, at, fit_columns(part.family, np.concatenate(drawn, axis=1), fit.method)
 
 
 def _cases(fit: Any, n: int, seed: int, where: np.ndarray) -> Iterator[Found]:
@@ -365,8 +388,7 @@ def _cases(fit: Any, n: int, seed: int, where: np.ndarray) -> Iterator[Found]:
             failed = {name: np.full((len(where), *getattr(fit, name).shape[1:]), np.nan) for name in KEPT[:4]}
             yield np.array([i]), where, failed | {"status": np.full(len(where), Status.TOO_FEW)}
             continue
-        y = np.asarray(fit.Y[:, where], dtype=np.float64)[order]
-        yield np.array([i]), where, fit_columns(family, y, fit.method)
+        yield np.array([i]), where, fit_columns(family, _rows(fit, order, where), fit.method)
 
 
 def _resampled(design: Design, order: np.ndarray, copy: np.ndarray) -> Design:
@@ -437,9 +459,9 @@ def _quantiles(values: np.ndarray, at: np.ndarray) -> np.ndarray:
     return np.asarray(np.where(n > 0, a + (rank - low) * (b - a), np.nan))
 
 
-def simulate_responses(fit: Any, where: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Responses (n_obs, c) simulated from the fitted model of the responses ``where``."""
-    design, c = fit.design, len(where)
+def simulate_responses(fit: Any, design: Design, where: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Responses (n_obs, c) simulated from the fitted model of the responses ``where``, on their design."""
+    c = len(where)
     y = rng.standard_normal((design.n_obs, c))
     if design.weights is not None:
         y /= np.sqrt(design.weights)[:, None]

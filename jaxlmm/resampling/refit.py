@@ -10,12 +10,12 @@ import numpy as np
 from jaxlmm._types import Status
 from jaxlmm.design.design import checked_design
 from jaxlmm.families.base import Family
-from jaxlmm.families.patterns import missing_mask
 from jaxlmm.families.registry import make_family
 from jaxlmm.resampling.contrast import Tested
 from jaxlmm.resampling.draws import Draws
 from jaxlmm.resampling.schemes import Scheme, block_rows
 from jaxlmm.resampling.whitening import make_roots
+from jaxlmm.sources.weighted import WeightedMatrix
 
 __all__ = ["Refits", "Statistics", "observed_statistic", "prepare_refits"]
 
@@ -178,11 +178,12 @@ def prepare_refits(tested: Tested, scheme: Scheme, method: str) -> Refits:
     return Refits(tested, scheme, make_family(design), reduced, method)
 
 
-def fit_columns(family: Family, Y: np.ndarray, method: str) -> dict[str, np.ndarray]:
-    """Fit columns, those that miss observations too."""
+def fit_columns(family: Family, Y: np.ndarray | WeightedMatrix, method: str) -> dict[str, np.ndarray]:
+    """Fit columns, those that miss observations, or have weights of their own, too."""
+    if isinstance(Y, WeightedMatrix):
+        return family.fit_incomplete(Y, np.arange(Y.shape[1]), method)
     out = family.fit(Y, method)
     where = np.flatnonzero(out["status"] == Status.NONFINITE)
-    where = where[missing_mask(Y, where).any(axis=0)] if len(where) else where
     if len(where):
         for name, value in family.fit_incomplete(Y, where, method).items():
             out[name][where] = value

@@ -11,6 +11,7 @@ from jaxlmm.inference.tabular import Table, Tabular
 from jaxlmm.resampling.corrections import SAME
 from jaxlmm.resampling.schemes import Scheme
 from jaxlmm.runtime.extras import extra
+from jaxlmm.runtime.pictures import Pictured
 from jaxlmm.tabular.labels import Labels
 
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ LARGEST = {"max": "statistic", "cluster": "cluster", "tfce": "enhanced statistic
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class PermutationTest(Tabular):
+class PermutationTest(Tabular, Pictured):
     """Permutation test of one hypothesis for m responses; what :func:`permutation_test` returns.
 
     Attributes

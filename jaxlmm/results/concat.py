@@ -49,7 +49,7 @@ def concat(fits: Iterable[Fit], dim: Hashable = RESPONSE) -> Fit:
     arrays = {name: np.concatenate([getattr(fit, name) for fit in listed])[rows] for name in ROWS}
     Y = _joined([fit.Y for fit in listed])[:, rows]
     weights = None if first.weights is None else _joined([fit.weights for fit in listed])[:, rows]
-    return dataclasses.replace(first, **arrays, Y=Y, labels=labels, weights=weights)
+    return dataclasses.replace(first, **arrays, Y=Y, labels=labels, weights=weights, known=None)
 
 
 def _check_alike(a: Fit, b: Fit, k: int) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
 from typing import Any
 
@@ -11,12 +12,12 @@ from jaxlmm.design.random import parameter_labels
 from jaxlmm.design.sequential import type12_contrasts
 from jaxlmm.design.terms import TermStructure, type3_contrasts
 from jaxlmm.families.base import Modes, Provider
+from jaxlmm.families.kept import KeptCurves
 from jaxlmm.families.patterns import missing_mask, patterns
 from jaxlmm.inference import effects
 from jaxlmm.inference.anova import Anova, anova
 from jaxlmm.inference.estimates import Estimates
 from jaxlmm.inference.intervals import Profile, profile_intervals
-from jaxlmm.sources.weighted import WeightedMatrix
 
 __all__ = [
     "fit_anova", "fit_estimates", "fit_modes", "fit_profile", "fixed_variance", "group_sizes", "mean_weight",
@@ -34,12 +35,32 @@ def fit_estimates(fit: Any) -> Estimates:
     where, shared = np.flatnonzero(fit.own_design), np.flatnonzero(~fit.own_design)
     parts: list[tuple[np.ndarray, Provider]] = [(shared, family)] if len(shared) else []
     if len(where):
-        found = family.incomplete(_responses(fit), where, phi[where], reml=reml)
-        parts += [(where[at], provider) for at, provider in found]
+        parts += _own_parts(fit, where, phi[where])
     return Estimates(
         tuple(parts), family.basis.columns, fit.names, family.sizes, fit.coef, fit.theta, phi, fit.sigma2,
         fit.hessian, fit.n_used, reml,
     )  # fmt: skip
+
+
+def _own_parts(fit: Any, where: np.ndarray, phi: np.ndarray) -> list[tuple[np.ndarray, Provider]]:
+    """Providers of the responses ``where``, which have designs of their own, and phi (len(where), k)."""
+
+    anew, reml = fit.model.family.incomplete, fit.method == "REML"
+    known = np.zeros(len(where), dtype=bool)
+    if fit.known is not None:
+        kept = fit.known.at(where)
+        known = (kept.phi == phi).all(axis=1) & np.isfinite(kept.l1).all(axis=1)
+    parts: list[tuple[np.ndarray, Provider]] = []
+    if known.any():
+        some = np.flatnonzero(known)
+        value = fit.se_gls[where[some]] ** 2 / fit.sigma2[where[some], None]
+        compute = functools.partial(anew, fit.responses, where[some], phi[some], reml=reml)
+        parts.append((where[some], KeptCurves(kept.at(some), value, compute)))
+    if not known.all():
+        some = np.flatnonzero(~known)
+        found = anew(fit.responses, where[some], phi[some], reml=reml)
+        parts += [(where[some[at]], provider) for at, provider in found]
+    return parts
 
 
 def fit_anova(fit: Any, structure: TermStructure, kind: int) -> Anova:
@@ -68,19 +89,14 @@ def fit_modes(fit: Any) -> tuple[Modes, ...]:
     """Conditional modes of every random term."""
     where = np.flatnonzero(fit.own_design)
     reml = fit.method == "REML"
-    return tuple(fit.model.family.modes(_responses(fit), fit.coef, fit.theta, incomplete=where, reml=reml))
+    return tuple(fit.model.family.modes(fit.responses, fit.coef, fit.theta, incomplete=where, reml=reml))
 
 
 def fit_profile(fit: Any, level: float) -> Profile:
     """Profile likelihood intervals of a ``Fit``."""
     labels = parameter_labels(fit.design.random)
     where = np.flatnonzero(fit.own_design)
-    return profile_intervals(fit.model.family, _responses(fit), fit.converged, where, level, labels)
-
-
-def _responses(fit: Any) -> Any:
-    """The responses, with their weights if they have some of their own."""
-    return fit.Y if fit.weights is None else WeightedMatrix(fit.Y, fit.weights)
+    return profile_intervals(fit.model.family, fit.responses, fit.converged, where, level, labels)
 
 
 def fixed_variance(fit: Any) -> np.ndarray:
@@ -137,7 +153,7 @@ def mean_weight(fit: Any) -> np.ndarray:
 def _mean_own_weight(fit: Any) -> np.ndarray:
     """As :func:`mean_weight`, of weights of each response's own."""
     found = np.full(fit.n_responses, np.nan)
-    responses, where = _responses(fit), np.flatnonzero(fit.own_design)
+    responses, where = fit.responses, np.flatnonzero(fit.own_design)
     for start in range(0, len(where), CHUNK):
         at = where[start : start + CHUNK]
         found[at] = responses[:, at].counting().sum(axis=0) / fit.n_used[at]

@@ -9,6 +9,7 @@ from jaxlmm.results import tables
 from jaxlmm.results.images import fit_evoked, fit_nifti
 from jaxlmm.results.scores import with_scores
 from jaxlmm.results.top import top
+from jaxlmm.runtime.pictures import Pictured
 from jaxlmm.tabular.dataset import fit_dataset
 
 if TYPE_CHECKING:
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 __all__ = ["Exports"]
 
 
-class Exports:
+class Exports(Pictured):
     """Methods of a fit that make something else of it; no state."""
 
     def tidy(

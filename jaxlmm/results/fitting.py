@@ -15,7 +15,7 @@ from jaxlmm.design.dropped import DroppedRows
 from jaxlmm.design.rows import check_rows
 from jaxlmm.design.terms import make_terms_structure
 from jaxlmm.engine.finish import empty_results
-from jaxlmm.families.patterns import missing_mask
+from jaxlmm.families.known import KnownCurves
 from jaxlmm.families.registry import Model, make_family
 from jaxlmm.results.options import FitOptions
 from jaxlmm.results.results import Fit
@@ -93,49 +93,57 @@ def fit_model(
     matrix, given_names = response_matrix(Y, model.design.n_obs, response_names)
     both: Any = matrix if weights is None else weighted_matrix(matrix, weights)
     with progress("Fit", both.shape[1], "responses", show, kept=KEPT):
-        out = _fit_matrix(model, both, options.method, options.missing)
+        out, kept = _fit_matrix(model, both, options.method, options.missing)
     own = None if weights is None else weights_of(both)
     return Fit(
         design=model.design, method=options.method, df_method=options.df, **out,
         Y=values_of(both), model=Model(model.family), source=source, weights=own,
-        labels=Labels.of_matrix(matrix.shape[1], given_names) if labels is None else labels,
+        labels=Labels.of_matrix(matrix.shape[1], given_names) if labels is None else labels, known=kept,
     )  # fmt: skip
 
 
-def _fit_matrix(model: Model, Y: Any, method: str, missing: str) -> dict[str, np.ndarray]:
-    """All columns of Y, wherever they are."""
+def _fit_matrix(model: Model, Y: Any, method: str, missing: str) -> tuple[dict[str, np.ndarray], KnownCurves | None]:
+    """All columns of Y, wherever they are; and what was kept of those that have designs of their own."""
     if isinstance(Y, LazyMatrix):
-        out = empty_results(Y.shape[1], model.design.n_fixef, model.family.n_theta)
+        sizes = Y.shape[1], model.design.n_fixef, model.family.n_theta
+        out, kept = empty_results(*sizes), KnownCurves.empty(*sizes)
 
-        def store(columns: np.ndarray, part: dict[str, np.ndarray]) -> None:
-            for name, value in part.items():
+        def store(columns: np.ndarray, found: tuple[dict[str, np.ndarray], KnownCurves | None]) -> None:
+            for name, value in found[0].items():
                 out[name][columns] = value
+            if found[1] is not None:
+                kept.put(columns, found[1])
 
         Y.each_block(lambda block: _fit_matrix(model, block, method, missing), store)
-        return out
+        return out, None if np.isnan(kept.l1).all() else kept
     if isinstance(Y, WeightedMatrix):
         return _fit_weighted(model, Y, method, missing)
-    out = model.family.fit(Y, method)
+    out, known = model.family.fit(Y, method), None
     if missing == "drop" and Y.dtype.kind == "f":
         where = np.flatnonzero(out["status"] == Status.NONFINITE)
-        where = where[missing_mask(Y, where).any(axis=0)] if len(where) else where
         if len(where):
-            for name, value in model.family.fit_incomplete(Y, where, method).items():
+            known = KnownCurves.empty(Y.shape[1], model.design.n_fixef, model.family.n_theta)
+            some = known.at(where)
+            for name, value in model.family.fit_incomplete(Y, where, method, some).items():
                 out[name][where] = value
-    return out
+            known.put(where, some)
+    return out, known
 
 
-def _fit_weighted(model: Model, Y: WeightedMatrix, method: str, missing: str) -> dict[str, np.ndarray]:
+def _fit_weighted(
+    model: Model, Y: WeightedMatrix, method: str, missing: str
+) -> tuple[dict[str, np.ndarray], KnownCurves]:
     """All columns of Y in memory, each with weights of its own."""
     where = np.arange(Y.shape[1])
-    out = model.family.fit_incomplete(Y, where, method)
+    known = KnownCurves.empty(len(where), model.design.n_fixef, model.family.n_theta)
+    out = model.family.fit_incomplete(Y, where, method, known)
     if missing == "refuse":
         # A weight of 0 drops its row on purpose.
         refused = (np.isnan(Y.Y) & ~(np.asarray(Y.weights) == 0)).any(axis=0)
         for array in out.values():
             array[refused] = np.nan if array.dtype.kind == "f" else array[refused]
         out["status"][refused] = Status.NONFINITE
-    return out
+    return out, known
 
 
 def weighted_matrix(Y: Any, weights: Any) -> WeightedMatrix | LazyMatrix:

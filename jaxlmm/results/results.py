@@ -19,6 +19,7 @@ from jaxlmm.design.groups import group_codes
 from jaxlmm.design.random import term_keys
 from jaxlmm.design.terms import make_terms_structure
 from jaxlmm.families.base import Modes, covariances
+from jaxlmm.families.known import KnownCurves
 from jaxlmm.families.parameters import lower_triangle
 from jaxlmm.families.registry import Model
 from jaxlmm.inference import distributions, hypotheses, tails
@@ -45,6 +46,7 @@ from jaxlmm.results.summary import overview, summary_text
 from jaxlmm.results.varcorr import RandomEffects, RandomParameters, random_parameters
 from jaxlmm.runtime.progress import progress as counted
 from jaxlmm.runtime.text import Text
+from jaxlmm.sources.weighted import WeightedMatrix
 from jaxlmm.tabular.dataset import ROWS
 from jaxlmm.tabular.labels import NO_LABELS, Labels
 
@@ -88,6 +90,8 @@ class Fit(Exports):
         What ``jaxlmm.lmm`` made X with, to apply it to new data.
     weights : ndarray, (n_obs, m), or None
         Of each response's own observations, as given; None where all share the design's, or there are none.
+    known : KnownCurves or None
+        What fitting has kept for tests of responses with designs of their own. All of it can be computed anew.
     """
 
     design: Design
@@ -106,6 +110,7 @@ class Fit(Exports):
     labels: Labels = field(repr=False, default=NO_LABELS)
     source: Any = field(repr=False, default=None)
     weights: Any = field(repr=False, default=None)
+    known: KnownCurves | None = field(repr=False, default=None)
 
     def __post_init__(self) -> None:
         if self.labels is NO_LABELS:
@@ -157,6 +162,11 @@ class Fit(Exports):
     def own_design(self) -> np.ndarray:
         """Whether the response has a design of its own, (m,): it is incomplete, or has weights of its own."""
         return self.incomplete if self.weights is None else self.converged
+
+    @property
+    def responses(self) -> Any:
+        """The responses, together with their weights if they have some of their own."""
+        return self.Y if self.weights is None else WeightedMatrix(self.Y, self.weights)
 
     @property
     def n_groups(self) -> int:
@@ -394,8 +404,12 @@ class Fit(Exports):
         Raises
         ------
         ValueError
-            Responses that miss observations, unless ``kind`` is "cases"; fewer than 5 independent blocks for "wild"
-            and "cases"; more replicates than memory should hold.
+            Fewer than 5 independent blocks for "wild" and "cases"; more replicates than memory should hold.
+
+        Notes
+        -----
+        A response that misses observations, or has weights of its own, keeps its rows and weights in every replicate.
+        It gets a design of its own (those that share one together), some 10 ms each.
         """
         return bootstrap(self, n, kind, seed, progress)
 
@@ -742,7 +756,8 @@ class Fit(Exports):
     def _take(self, where: np.ndarray, labels: Labels) -> Fit:
         rows = {name: getattr(self, name)[where] for name in ROWS}
         weights = None if self.weights is None else self.weights[:, where]
-        return dataclasses.replace(self, **rows, Y=self.Y[:, where], labels=labels, weights=weights)
+        known = None if self.known is None else self.known.at(where)
+        return dataclasses.replace(self, **rows, Y=self.Y[:, where], labels=labels, weights=weights, known=known)
 
     def __len__(self) -> int:
         return self.n_responses

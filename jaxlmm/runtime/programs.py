@@ -28,18 +28,22 @@ _functions: list[Any] = []
 _counted = 0
 
 
-def jit(function: Callable[..., R], *, quick: bool = True, **options: Any) -> Callable[..., R]:
+def jit(function: Callable[..., R], *, quick: bool = True, alone: bool = True, **options: Any) -> Callable[..., R]:
     """``jax.jit(function, **options)``, whose programs are forgotten, with those of all such functions, where they
     become too many; a shape that comes again is then compiled again.
 
     ``quick``: a CPU's programs compile in half the time. Most run no slower; one that takes longer to run says False.
+    ``alone``: a program that runs beside threads of ours says False, and keeps to one thread on a CPU.
     """
     programs: list[Any] = []
 
     @functools.wraps(function)
     def call(*args: Any, **kwargs: Any) -> R:
         if not programs:  # not before the first call: asking for the options starts JAX's backend
-            programs.append(jax.jit(function, compiler_options=_compiler_options() if quick else {}, **options))
+            chosen = (_compiler_options("xla_cpu_use_fusion_emitters") if quick else {}) | (
+                {} if alone else _compiler_options("xla_cpu_multi_thread_eigen")
+            )
+            programs.append(jax.jit(function, compiler_options=chosen, **options))
             _functions.append(programs[0])
         _make_room()
         result: R = programs[0](*args, **kwargs)
@@ -49,10 +53,10 @@ def jit(function: Callable[..., R], *, quick: bool = True, **options: Any) -> Ca
 
 
 @functools.cache
-def _compiler_options() -> dict[str, bool]:
-    """Those of XLA on a CPU: without its emitters of fused loops our programs take half as long to compile. Nothing
-    where this XLA has no such option."""
-    options = {"xla_cpu_use_fusion_emitters": False}
+def _compiler_options(off: str) -> dict[str, bool]:
+    """XLA on a CPU without something: without its emitters of fused loops our programs take half as long to compile.
+    Nothing where this XLA has no such option."""
+    options = {off: False}
     if jax.default_backend() != "cpu":
         return {}
     try:

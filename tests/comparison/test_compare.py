@@ -284,7 +284,7 @@ def test_bootstrap_is_refits_of_simulated_responses() -> None:
     np.testing.assert_array_equal(found.statistic, plain.statistic)
     count = np.zeros(3)
     for i in range(60):
-        y = simulate_responses(small, np.arange(3), np.random.default_rng([4, i, 0]))
+        y = simulate_responses(small, small.design, np.arange(3), np.random.default_rng([4, i, 0]))
         a, b = (jaxlmm.fit(X[:, :k], y, groups, method="ML").loglik for k in (1, 2))
         count += 2 * (b - a) >= plain.statistic - 1e-7
     np.testing.assert_allclose(found.pvalue, (1 + count) / 61)

@@ -97,6 +97,21 @@ def test_shared_patterns_take_a_design_of_their_own(monkeypatch: pytest.MonkeyPa
     np.testing.assert_array_equal(shared.n_used, by_block.n_used)
 
 
+def test_patterns_whose_hashes_are_the_same_are_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    mask = np.random.default_rng(0).random((7, 40)) < 0.4
+    mask[:, 20:] = mask[:, :20]
+
+    def found(least: int) -> set[tuple[bytes, tuple[int, ...]]]:
+        return {(rows.tobytes(), tuple(sorted(columns))) for rows, columns in patterns(mask, least)}
+
+    expected = [found(least) for least in (1, 2, 3)]
+    for rows, columns in patterns(mask):
+        assert (mask[:, columns] == ~rows[:, None]).all()
+    assert sorted(k for _, columns in expected[0] for k in columns) == list(range(40))
+    monkeypatch.setattr("jaxlmm.families.patterns._hashes", lambda mask: np.zeros(mask.shape[1]))
+    assert [found(least) for least in (1, 2, 3)] == expected
+
+
 def test_large_mean_and_scales() -> None:
     X, Y, codes = data(3, m=4)
     plain = jaxlmm.fit(X, Y, codes)

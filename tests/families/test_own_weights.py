@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import json
 import pickle
@@ -13,7 +14,9 @@ import pytest
 from adversarial import oracle
 
 import jaxlmm
+from jaxlmm.families.intercept.family import Intercept
 from jaxlmm.families.own.profile import own_profile
+from jaxlmm.resampling.bootstrap import simulate_responses
 from jaxlmm.sources.weighted import WeightedMatrix
 
 REFERENCE = Path(__file__).parents[1] / "reference"
@@ -259,14 +262,77 @@ def test_comparison_wants_the_same_weights() -> None:
     np.testing.assert_allclose(found.pvalue, expected.pvalue, rtol=1e-9)
     with pytest.raises(ValueError, match="different weights"):
         jaxlmm.compare(other, fitted(), refit="ML")
-    with pytest.raises(ValueError, match="do not share the null distribution"):
-        jaxlmm.rlrt(fitted())
-    with pytest.raises(ValueError, match="there is no bootstrap"):
-        fitted().bootstrap(10)
-    with pytest.raises(ValueError, match="there is no bootstrap"):
-        jaxlmm.compare(small, fitted(), refit="ML", method="bootstrap")
     with pytest.raises(ValueError, match="are not permuted together"):
         jaxlmm.permutation_test(fitted(), "x1")
+
+
+@pytest.mark.parametrize("method", ["REML", "ML"])
+def test_each_response_has_the_exact_test_of_its_own_design(method: str) -> None:
+    found = jaxlmm.rlrt(fitted(method), n_sim=500, seed=4)
+    assert not len(found.null)
+    for i in range(M):
+        one = jaxlmm.rlrt(alone(i, method), n_sim=500, seed=4)
+        np.testing.assert_allclose(found.statistic[i], one.statistic[0], rtol=1e-7, atol=1e-9)
+        # The draws are the same, so that only rounding could tell the p-values apart.
+        np.testing.assert_allclose(found.pvalue[i], one.pvalue[0], rtol=1e-12)
+        np.testing.assert_allclose(found.pvalue_mixture[i], one.pvalue_mixture[0], rtol=1e-6)
+    assert (found.pvalue[[0, 3]] < 1).all() and found.pvalue[found.statistic == 0].tolist() == [1.0] * int(
+        np.sum(found.statistic == 0)
+    )
+
+
+def test_tests_of_coefficients_need_no_second_pass(monkeypatch: pytest.MonkeyPatch) -> None:
+    fit = jaxlmm.fit(X, Y, CODES, weights=W)
+    anew = dataclasses.replace(fit, known=None)
+    expected = {df: (anew.with_df(df).se, anew.with_df(df).df) for df in ("satterthwaite", "kenward-roger")}
+    monkeypatch.setattr(Intercept, "incomplete", lambda *a, **k: pytest.fail("cross-products were computed again"))
+    for df, values in expected.items():
+        found = fit.with_df(df)
+        np.testing.assert_allclose(found.se, values[0], rtol=1e-10)
+        np.testing.assert_allclose(found.df, values[1], rtol=1e-9)
+    np.testing.assert_allclose(fit.select([3, 1]).df, fit.df[[3, 1]], rtol=1e-12)
+    np.testing.assert_allclose(fit.test({"x1": -2}).se[:, 0], 2 * fit.se[:, 1], rtol=1e-12)
+
+
+def test_replicates_of_the_bootstrap_keep_the_weights() -> None:
+    """Those of each response have its estimates' mean and covariance."""
+    fit = fitted()
+    assert dataclasses.replace(fit, theta=fit.theta * 1.5).known is fit.known
+    found = fit.bootstrap(300, seed=1, progress=False)
+    assert not found.n_failed.any()
+    for i in (0, 2, 4):
+        error = (found.coef[:, i] - fit.coef[i]) / fit.se[i]
+        assert np.abs(error.mean(axis=0)).max() < 0.25
+        assert np.abs(np.log(error.std(axis=0))).max() < 0.25
+        assert abs(np.mean(found.sigma2[:, i]) / fit.sigma2[i] - 1) < 0.1
+    # The same response alone, with other random numbers of the same distribution.
+    one = alone(2).bootstrap(300, seed=1, progress=False)
+    np.testing.assert_allclose(found.standard_error()[2], one.standard_error()[0], rtol=0.3)
+
+
+@pytest.mark.parametrize("kind", ["wild", "cases"])
+def test_replicates_of_rows_are_those_of_the_response_alone(kind: str) -> None:
+    fit = fitted()
+    found = fit.bootstrap(2, kind=kind, seed=3, progress=False)
+    # A response that has every row of every block, so that blocks are drawn alike.
+    one = jaxlmm.fit(X, Y[:, 0], CODES, weights=W[:, 0]).bootstrap(2, kind=kind, seed=3, progress=False)
+    np.testing.assert_allclose(found.coef[:, 0], one.coef[:, 0], rtol=1e-8)
+    np.testing.assert_allclose(found.theta[:, 0], one.theta[:, 0], rtol=1e-6, atol=1e-9)
+    assert np.isfinite(found.coef[:, [1, 2, 4]]).all()
+
+
+def test_the_bootstrap_of_a_comparison_is_that_of_each_response() -> None:
+    small, large = (jaxlmm.fit(A, Y[:, :3], CODES, weights=W[:, :3], method="ML") for A in (X[:, :3], X))
+    found = jaxlmm.compare(small, large, method="bootstrap", n=80, seed=2)
+    for i in range(3):
+        own = small.select([i]).model.family.take(counting(i), W[counting(i), i])
+        other = large.model.family.take(counting(i), W[counting(i), i])
+        count = 0
+        for k in range(80):
+            y = simulate_responses(small, own.design, np.array([i]), np.random.default_rng([2, k, 0, 1 + i]))
+            ratio = 2 * (other.fit(y, "ML")["loglik"] - own.fit(y, "ML")["loglik"])
+            count += int(ratio[0] >= found.statistic[i] - 1e-7)
+        np.testing.assert_allclose(found.pvalue[i], (1 + count) / 81)
 
 
 @pytest.mark.parametrize("name", ["a.npz", "b.zarr"])

@@ -20,11 +20,15 @@ import numpy as np
 import pytest
 import scipy.stats
 from conftest import blup_sd, blups, load_reference
+from matplotlib.collections import PathCollection
 from matplotlib.colors import same_color, to_rgb
 
 import jaxlmm
 from jaxlmm import plots
+from jaxlmm.inference.bands import normal_band
+from jaxlmm.inference.multiplicity import threshold
 from jaxlmm.plots.base import ABOVE, BELOW, CATEGORIES, GREY
+from jaxlmm.tabular.labels import Labels
 
 GALLERY = pathlib.Path(__file__).parents[2] / "examples" / "gallery.py"
 TERMS = ["Intercept", "a", "b"]
@@ -120,12 +124,13 @@ DRAWINGS: dict[str, Callable[..., Any]] = {
 # -- all of them ------------------------------------------------------------------------------
 
 
-# Of permutation tests and bands; drawn in tests/resampling.
+# Of permutation tests and bands; drawn in tests/resampling. Of formulas and labels; drawn in test_pictures.py.
 RESAMPLING = ("cluster_map", "null_distribution", "time_course")
+LABELLED = ("effect_by_lag", "erp", "group_lines", "marginal_means", "stat_maps", "topomap")
 
 
 def test_every_plot_is_listed() -> None:
-    assert sorted(plots.__all__) == sorted([*DRAWINGS, *RESAMPLING, "plot_effects"])
+    assert sorted(plots.__all__) == sorted([*DRAWINGS, *RESAMPLING, *LABELLED, "plot_effects", "paper"])
 
 
 @pytest.mark.parametrize("name", DRAWINGS)
@@ -135,7 +140,7 @@ def test_on_given_axes(name: str, fit: jaxlmm.Fit) -> None:
     before = plt.get_fignums()
     assert DRAWINGS[name](fit, right) is right
     assert plt.get_fignums() == before
-    assert right.has_data() and not left.has_data()
+    assert (right.has_data() or right.child_axes) and not left.has_data()
     right.set_title("A title")
     figure.canvas.draw()
     if right.get_legend():
@@ -162,11 +167,21 @@ def test_on_a_figure_without_pyplot(name: str, fit: jaxlmm.Fit) -> None:
 @pytest.mark.parametrize(
     "draw", [plots.volcano, plots.pvalue_histogram, lambda fit, term: plots.forest(fit, 0, [term])]
 )
-@pytest.mark.parametrize("term", ["c", "A", 3, -4, True, None, 1.0])
+@pytest.mark.parametrize("term", ["c", "A", 3, -4, True, 1.0])
 def test_unknown_term(draw: Any, term: Any, fit: jaxlmm.Fit) -> None:
     with pytest.raises(ValueError, match=r"there is no term .*; the terms are 'Intercept', 'a', 'b'\.$"):
         draw(fit, term)
     assert plt.get_fignums() == []
+
+
+@pytest.mark.parametrize("draw", [plots.volcano, plots.pvalue_histogram])
+def test_no_term_is_the_only_effect(draw: Any, fit: jaxlmm.Fit) -> None:
+    with pytest.raises(
+        ValueError, match=r"say which effect is to be drawn, term=..., one of 'Intercept', 'a', 'b'\."
+    ):
+        draw(fit)
+    X, Y, groups = data()
+    assert " x1" in draw(jaxlmm.fit(X[:, :2], Y, groups, names=["Intercept", "x1"])).get_xlabel()
 
 
 ONE = [plots.forest, plots.caterpillar, plots.residual_plot, plots.qq_plot]
@@ -233,8 +248,8 @@ def test_forest_of_one_response(fit: jaxlmm.Fit, ax: Any) -> None:
     assert list(zero.get_xdata()) == [0, 0]
 
 
-def test_forest_of_several_responses(fit: jaxlmm.Fit, ax: Any) -> None:
-    plots.forest(fit, ["y4", "y0", "y2"], terms=["b", "Intercept", 1], ax=ax)
+def test_forest_of_several_responses_on_one_scale(fit: jaxlmm.Fit, ax: Any) -> None:
+    plots.forest(fit, ["y4", "y0", "y2"], terms=["b", "Intercept", 1], facet=False, ax=ax)
     rows, columns = [4, 0, 2], [2, 0, 1]
     points = markers(ax)
     assert len(points) == 3
@@ -252,16 +267,54 @@ def test_forest_of_several_responses(fit: jaxlmm.Fit, ax: Any) -> None:
     assert ax.get_legend().get_window_extent().y0 >= ax.get_window_extent().y1  # above the axes
 
 
+def test_forest_has_a_panel_with_its_own_scale_for_each_term(fit: jaxlmm.Fit, ax: Any) -> None:
+    scaled = dataclasses.replace(fit, coef=fit.coef * [1, 1, 1000], se_gls=fit.se_gls * [1, 1, 1000])
+    plots.forest(scaled, ["y4", "y0", "y2"], ax=ax)
+    left, right = ax.child_axes[:2]
+    ax.figure.canvas.draw()
+    for panel, column, title in ((left, 1, "a"), (right, 2, "b")):
+        (found,) = markers(panel)
+        np.testing.assert_array_equal(found.get_xdata(), scaled.coef[[4, 0, 2], column])
+        np.testing.assert_array_equal(found.get_ydata(), [0, 1, 2])
+        bars = segments(panel.collections[0])
+        np.testing.assert_allclose(bars[:, :, 0], scaled.conf_int()[[4, 0, 2], column], rtol=1e-12)
+        assert panel.get_title() == title and panel.get_ylim() == (2.5, -0.5)
+        reach = np.abs(scaled.conf_int()[[4, 0, 2], column]).max()
+        assert np.abs(panel.get_xlim()).max() < 1.2 * reach
+    assert tick_texts(left.yaxis) == ["y4", "y0", "y2"] and ax.get_xlabel() == "Effect, 95 % interval"
+    assert not right.yaxis.get_tick_params()["labelleft"]
+    box, other = left.get_window_extent(), right.get_window_extent()
+    assert box.x1 < other.x0 and box.y0 == other.y0
+
+
+def test_forest_of_one_response_with_a_scale_for_each_term(fit: jaxlmm.Fit, ax: Any) -> None:
+    plots.forest(fit, 1, facet=True, ax=ax)
+    ax.figure.canvas.draw()
+    for panel, column in zip(ax.child_axes, (1, 2), strict=True):
+        np.testing.assert_array_equal(markers(panel)[0].get_xdata(), fit.coef[[1], column])
+        assert tick_texts(panel.yaxis) == [fit.names[column]]
+    upper, lower = (panel.get_window_extent() for panel in ax.child_axes)
+    assert lower.y1 < upper.y0
+
+
+def test_forest_of_one_term_lists_the_responses(fit: jaxlmm.Fit, ax: Any) -> None:
+    plots.forest(fit, terms="a", ax=ax)
+    np.testing.assert_array_equal(markers(ax)[0].get_xdata(), fit.coef[:, 1])
+    assert tick_texts(ax.yaxis) == list(fit.response_names) and ax.get_xlabel() == "Effect of a, 95 % interval"
+
+
 def test_forest_takes_all_responses_that_it_can_show(fit: jaxlmm.Fit, holed: jaxlmm.Fit) -> None:
-    assert legend_texts(plots.forest(fit)) == list(fit.response_names)
+    assert legend_texts(plots.forest(fit, facet=False)) == list(fit.response_names)
     with pytest.raises(ValueError, match=r"response 'y2' has no fit"):
         plots.forest(holed)
-    many = make_fit(21)
-    with pytest.raises(ValueError, match="shows 1 to 20 responses, found 21"):
+    many = make_fit(61)
+    with pytest.raises(ValueError, match="shows 1 to 60 responses, found 61; choose with responses="):
         plots.forest(many)
+    with pytest.raises(ValueError, match="shows 1 to 20 responses, found 21"):
+        plots.forest(many, slice(21), facet=False)
     with pytest.raises(ValueError, match="shows 1 to 20 responses, found 0"):
         plots.forest(many, [])
-    ax = plots.forest(many, slice(20))
+    ax = plots.forest(many, slice(20), facet=False)
     styles = {(line.get_color(), line.get_marker()) for line in markers(ax)}
     assert len(styles) == 20  # all told apart
     legend, frame = ax.get_legend().get_window_extent(), ax.get_window_extent()
@@ -514,6 +567,7 @@ def with_values(fit: Any, coef: Any, pvalue: Any) -> Any:
         response_names=tuple(f"y{j}" for j in range(m)),
         coef=np.column_stack([zeros, coef, zeros]),
         pvalue=np.column_stack([zeros, pvalue, zeros]),
+        labels=Labels.of_matrix(m),
         neglog10p=np.full((m, 3), 400.0),  # where p is 0
         converged=~np.isnan(pvalue),
         n_responses=m,
@@ -521,7 +575,7 @@ def with_values(fit: Any, coef: Any, pvalue: Any) -> Any:
 
 
 def points(ax: Any) -> list[np.ndarray]:
-    return [np.asarray(c.get_offsets()) for c in ax.collections]
+    return [np.asarray(c.get_offsets()) for c in ax.collections if isinstance(c, PathCollection)]
 
 
 @pytest.mark.parametrize("adjust", ["bh", "none", "Holm"])
@@ -537,10 +591,16 @@ def test_volcano(adjust: str, ax: Any) -> None:
         np.testing.assert_allclose(found[:, 1], -np.log10(p[w]), rtol=1e-14)
         assert same_color(collection.get_facecolor()[0, :3], color) and not collection.get_rasterized()
     counts = [int(w.sum()) for w in where]
-    assert legend_texts(ax) == [f"above 0: {counts[2]}", f"below 0: {counts[1]}", f"not significant: {counts[0]}"]
-    names = {"bh": "BH-adjusted", "none": "unadjusted", "Holm": "Holm-adjusted"}
-    assert ax.get_legend().get_title().get_text() == f"Significant: {names[adjust]} p ≤ 0.01"
-    assert ax.get_xlabel() == "Coefficient of a" and "log" in ax.get_ylabel()
+    said = {"bh": "BH-adjusted", "none": "unadjusted", "Holm": "Holm-adjusted"}[adjust]
+    assert legend_texts(ax) == [
+        f"above 0: {counts[2]}", f"below 0: {counts[1]}", f"not significant: {counts[0]}", f"{said} p = 0.01",
+    ]  # fmt: skip
+    (line,) = lines(ax, ":")
+    (level,) = set(line.get_ydata())
+    assert (-np.log10(p[significant])).min() >= level > (-np.log10(p[~significant])).max()
+    k = int(significant.sum())
+    assert level == pytest.approx(-np.log10({"bh": 0.01 * k / 40, "none": 0.01, "Holm": 0.01 / (40 - k)}[adjust]))
+    assert ax.get_xlabel() == "Effect of a" and "log" in ax.get_ylabel()
     low, high = ax.get_xlim()
     assert low == -high and high > np.abs(coef).max()
     # No point is under the legend.
@@ -555,7 +615,7 @@ def test_volcano_of_p_zero_and_of_missing_responses(fit: jaxlmm.Fit, ax: Any) ->
     np.testing.assert_allclose(above, [[1.0, 400.0]])  # by the logarithm of the tail
     np.testing.assert_allclose(below, [[-2.0, 310]])
     np.testing.assert_allclose(other, [[0.1, -np.log10(0.5)]])
-    assert legend_texts(ax)[3:] == ["without a fit: 2"]
+    assert legend_texts(ax)[4:] == ["without a fit: 2"]
 
 
 def test_volcano_counts_what_did_not_converge_as_missing(fit: jaxlmm.Fit, ax: Any) -> None:
@@ -623,6 +683,36 @@ def test_bad_arguments_of_volcano(fit: jaxlmm.Fit) -> None:
             plots.volcano(fit, "a", alpha=alpha)
     with pytest.raises(ValueError, match="label_top must be 0 or more, found -1"):
         plots.volcano(fit, "a", label_top=-1)
+
+
+@pytest.mark.parametrize("method", ["bh", "by", "bonferroni", "holm", "hochberg", "hommel", "none"])
+@pytest.mark.parametrize("power", [1.0, 4.0, 12.0])
+def test_the_threshold_lies_between_what_is_rejected_and_the_rest(method: str, power: float) -> None:
+    p = np.random.default_rng(3).random(60) ** power
+    rejected = jaxlmm.adjust_pvalues(p, method) <= 0.05
+    level = threshold(60, int(rejected.sum()), method, 0.05, p[rejected].max() if rejected.any() else None)
+    assert np.all(p[rejected] <= level) and np.all(p[~rejected] > level)
+
+
+def test_volcano_of_tables(fit: jaxlmm.Fit, ax: Any) -> None:
+    pytest.importorskip("pandas")
+    plots.volcano(fit.tidy(), "a", ax=ax)
+    expected = plots.volcano(fit, "a")
+    for found, one in zip(points(ax), points(expected), strict=True):
+        np.testing.assert_allclose(found, one, rtol=1e-12)
+    assert legend_texts(ax) == legend_texts(expected)
+    top = plots.volcano(fit.top("a", n=None))
+    np.testing.assert_allclose(
+        np.sort(np.concatenate(points(top))[:, 0]), np.sort(np.concatenate(points(expected))[:, 0]), rtol=1e-12
+    )
+    assert top.get_xlabel() == "Estimate"
+    np.testing.assert_array_equal(markers(plots.forest(fit.tidy(), terms="b"))[0].get_xdata(), fit.coef[:, 2])
+    with pytest.raises(ValueError, match="the table has no column 'statistic': it is no table of effects"):
+        plots.volcano(fit.tidy().drop(columns="statistic"), "a")
+    with pytest.raises(ValueError, match="was it sorted or cut"):
+        plots.volcano(fit.tidy(effects="fixed").sort_values("term"), "a")
+    with pytest.raises(ValueError, match=r"fit must be a Fit, or a table such as fit.tidy\(\), found 3"):
+        plots.volcano(3, "a")
 
 
 # -- histograms -------------------------------------------------------------------------------
@@ -727,7 +817,7 @@ def test_caterpillar_names_groups_where_there_is_room(name: str, labelled: bool)
 def test_caterpillar_makes_names_smaller_before_it_drops_them() -> None:
     fit = make_fit(n_groups=20, each=3)
     sizes, counts = [], []
-    for height in (5.0, 4.2, 3.4, 2.0):  # inches; the axes take 0.77 of it
+    for height in (5.4, 4.4, 3.7, 2.0):  # inches; the axes take 0.77 of it
         ax = plots.caterpillar(fit, ax=plt.subplots(figsize=(4, height))[1])
         ax.figure.canvas.draw()
         labels = ax.get_yticklabels()
@@ -763,7 +853,7 @@ def test_groups_without_observations_are_left_out() -> None:
 @pytest.mark.parametrize("draw", [plots.caterpillar, lambda fit: plots.qq_plot(fit, what="ranef")])
 def test_singular_fits_are_noted(draw: Any, singular: jaxlmm.Fit) -> None:
     ax = draw(singular)
-    assert legend_texts(ax) == ["singular fit: group variance 0"]
+    assert legend_texts(ax)[-1] == "singular fit: group variance 0"
     ax.figure.canvas.draw()
 
 
@@ -779,6 +869,7 @@ def test_residual_plot(fit: jaxlmm.Fit, ax: Any) -> None:
     assert ax.get_xlabel() == "Fitted y2" and ax.get_ylabel() == "Residual"
     (zero,) = lines(ax, "--")
     assert list(zero.get_ydata()) == [0, 0]
+    assert legend_texts(ax) == ["mean of bins"]
     assert ax.transData.transform((0, resid.max()))[1] < ax.get_legend().get_window_extent().y0
 
 
@@ -809,7 +900,7 @@ def test_residuals_of_a_weighted_fit_are_brought_to_one_scale() -> None:
     np.testing.assert_allclose(points(ax)[0][:, 1], scaled, rtol=1e-12)
     other = plots.qq_plot(fit)
     np.testing.assert_allclose(points(other)[0][:, 1], np.sort(scaled), rtol=1e-12)
-    assert ax.get_ylabel() == "Residual × √weight" and other.get_ylabel() == "y0\nResidual × √weight"
+    assert ax.get_ylabel() == "Residual × √weight" and other.get_ylabel() == "y0: residual × √weight"
 
 
 @pytest.mark.parametrize(("what", "n"), [("resid", 80), ("ranef", 10)])
@@ -826,12 +917,27 @@ def test_qq_plot(what: str, n: int, fit: jaxlmm.Fit, ax: Any) -> None:
     for q in (0.25, 0.75):
         at = x[1] + y * (scipy.stats.norm.ppf(q) - x[0])
         assert at == pytest.approx(np.quantile(values, q))
-    label = "Residual" if what == "resid" else "Random intercept of subject"
-    assert ax.get_xlabel() == "Normal quantile" and ax.get_ylabel() == f"y1\n{label}"
+    label = "residual" if what == "resid" else "random intercept, subject"
+    assert ax.get_xlabel() == "Normal quantile" and ax.get_ylabel() == f"y1: {label}"
+    low, high = normal_band(n)
+    band = ax.collections[0].get_paths()[0].vertices
+    for limit in (low, high):
+        edge = np.column_stack([found[:, 0], x[1] + y * (limit - x[0])])
+        assert all(np.abs(band - corner).sum(axis=1).min() < 1e-9 for corner in edge)
+    outside = np.sum((values < x[1] + y * (low - x[0])) | (values > x[1] + y * (high - x[0])))
+    assert legend_texts(ax) == ["95 % band, simultaneous", f"{outside} of {n} outside"]
+
+
+def test_qq_plot_counts_what_leaves_the_band(fit: jaxlmm.Fit) -> None:
+    Y = np.array(fit.Y)
+    Y[3, 0] += 40  # an outlier
+    again = jaxlmm.fit(fit.design.X, Y, np.array(fit.design.random[0].levels)[fit.design.random[0].codes])
+    assert int(legend_texts(plots.qq_plot(again, 0))[1].split()[0]) >= 1
+    assert legend_texts(plots.qq_plot(fit, 0))[1] == "0 of 80 outside"
 
 
 def test_qq_plot_of_something_else(fit: jaxlmm.Fit) -> None:
-    with pytest.raises(ValueError, match="what must be 'resid' or 'ranef', found 'residuals'"):
+    with pytest.raises(ValueError, match="what must be one of 'resid', 'ranef', found 'residuals'"):
         plots.qq_plot(fit, what="residuals")
 
 
@@ -849,4 +955,4 @@ def test_gallery(tmp_path: pathlib.Path) -> None:
     assert names == set(DRAWINGS)
     for picture in pictures:
         assert picture.stat().st_size < 100_000
-        assert min(plt.imread(picture).shape[:2]) > 250
+        assert min(plt.imread(picture).shape[:2]) > 200

@@ -66,7 +66,7 @@ def test_coordinates_are_simulated_as_responses_are(structure: str) -> None:
         made += flat @ np.kron(np.eye(8), Phi) @ flat.T
     np.testing.assert_allclose(made, expected, atol=1e-8 * np.abs(expected).max())
     # And a fit of given coordinates is the fit of the responses that have them.
-    Y = simulate_responses(fit, np.arange(4), np.random.default_rng(3))
+    Y = simulate_responses(fit, fit.design, np.arange(4), np.random.default_rng(3))
     coordinates = family.coordinates(Y)
     rest = (weights[:, None] * Y**2).sum(0) - family.explained(coordinates)
     found = family.fit_coordinates(coordinates, rest, "REML")
@@ -192,10 +192,6 @@ BAD = {
     "few blocks": (
         lambda f: fitted(random=[GROUP, np.arange(48) % 6]).bootstrap(5, kind="wild", progress=False),
         "has 1, fewer than 5; use kind='parametric'",
-    ),
-    "missing": (
-        lambda f: fitted(np.where(np.arange(192).reshape(48, 4) == 7, np.nan, data())).bootstrap(5, progress=False),
-        "1 responses miss observations, which kind='parametric' does not take",
     ),
     "method": (
         lambda f: f.bootstrap(5, progress=False).conf_int(method="exact"),

@@ -173,6 +173,10 @@ def test_the_design_chooses_the_scheme() -> None:
     between = (many % 2).astype(float)
     assert chosen(fitted(COND), "x1").text == "labels of 'x1' permuted within the levels of group."
     assert chosen(fitted(COND, np.cos(np.arange(len(GROUP)))), "x1").text.startswith("residuals of the model")
+    other = (np.arange(len(GROUP)) % TRIALS < 3) * 1.0
+    beside = fitted(COND, other)
+    assert chosen(beside, "x1").text.startswith("residuals of the model")
+    assert chosen(beside, "x1", blocks=2 * GROUP + other).text == "labels of 'x1' permuted within the given blocks."
     X = np.column_stack([np.ones(36), between])
     Y = np.random.default_rng(0).normal(size=(36, 2))
     assert chosen(jaxlmm.fit(X, Y, many), "x1").kind == "whole"

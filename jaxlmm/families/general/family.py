@@ -32,6 +32,8 @@ __all__ = ["AnyStats", "General", "block_matrix", "make_general"]
 
 # Responses for which the windows of a design are made.
 WORTH_WINDOWS = 1024
+# Contrasts one by one: more than so many times p go through the program of p of them, again and again.
+MOST_TOGETHER = 2
 
 AnyCore = Core | StrataCore
 AnyStats = Stats | StrataStats
@@ -217,6 +219,11 @@ class General:
     def own_curves(self, phi: np.ndarray, L: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """The diagonal of L C L', (m, q), and its first derivatives in phi, (m, k, q); as :meth:`curves`."""
         inner, q, p = self.phi_from_user(phi), len(L), self.core.p
+        if q > MOST_TOGETHER * p:
+            # Each contrast is alone, and a program for hundreds of them would take minutes to compile.
+            parts = [self.own_curves(phi, L[start : start + p]) for start in range(0, q, p)]
+            value, first = zip(*parts, strict=True)
+            return np.concatenate(value, axis=1), np.concatenate(first, axis=2)
         contrasts = np.concatenate([L, np.zeros((-q % p, p))])
 
         def covariance(index: np.ndarray) -> Any:

@@ -21,6 +21,7 @@ from jaxlmm.families.intercept.intervals import profile_limits
 from jaxlmm.families.intercept.objective import make_terms
 from jaxlmm.families.intercept.reduce import Reducer, Stats, design_reducer, stats_of_coordinates
 from jaxlmm.families.intercept.stream_device import fit_on_device
+from jaxlmm.families.known import KnownCurves
 from jaxlmm.families.own.incomplete import cross_matrices, cross_modes, fit_incomplete
 from jaxlmm.families.own.profile import own_profile
 from jaxlmm.families.own.provider import OwnRows
@@ -108,15 +109,28 @@ class Intercept(Family):
                 results.store(*entry)
             return results.settled()
 
-    def fit_own(self, Y: np.ndarray | WeightedMatrix, where: np.ndarray, method: str) -> dict[str, np.ndarray]:
-        return fit_incomplete(self.own, Y, where, method == "REML")
+    def fit_own(
+        self,
+        Y: np.ndarray | WeightedMatrix,
+        where: np.ndarray,
+        method: str,
+        known: KnownCurves | None = None,
+    ) -> dict[str, np.ndarray]:
+        return fit_incomplete(self.own, Y, where, method == "REML", known)
+
+    def know(self, known: KnownCurves, at: np.ndarray, theta: np.ndarray, method: str) -> None:
+        """See :class:`jaxlmm.families.base.Family`."""
+        phi = self.phi(theta)
+        found = self.contrasts(phi, np.eye(self.design.n_fixef), joint=False)
+        l1, l2 = self.information(phi, reml=method == "REML")
+        known.put(at, KnownCurves(phi, found.first, found.second, l1, l2))
 
     def incomplete(
         self, Y: np.ndarray | WeightedMatrix, where: np.ndarray, phi: np.ndarray, *, reml: bool
     ) -> list[tuple[np.ndarray, Provider]]:
         """See :class:`jaxlmm.families.base.Family`."""
-        C, C1, K, T1, T2, shift, unit = cross_matrices(self.own, Y, where, _lam(phi), reml)
-        own = OwnRows(Curves(C, C1[:, None], -2 * K[:, None, None]), T1, -T2, shift, unit, reml)
+        C, C1, C2, l1, l2, shift, unit = cross_matrices(self.own, Y, where, _lam(phi), reml)
+        own = OwnRows(Curves(C, C1[:, None], C2[:, None, None]), l1, l2, shift, unit, reml)
         return [(np.arange(len(where)), own)]
 
     def curves(self, phi: np.ndarray, L: np.ndarray, *, joint: bool) -> Curves:

@@ -261,8 +261,16 @@ def _columns(y: np.ndarray, mask: np.ndarray) -> np.ndarray:
 def _one_pass(reducer: Reducer, y: np.ndarray, where: slice | np.ndarray, stats: Stats) -> np.ndarray:
     """Statistics of y with ``rest`` by subtraction; returns which columns lose little by it."""
     with np.errstate(all="ignore"):
-        coords = reducer.coords(y)
         total = np.einsum("ij,ij->j", y, y)
+        usable = np.isfinite(total)
+        if 2 * np.count_nonzero(usable) < len(usable):
+            # Most miss observations, and are reduced elsewhere.
+            found, at = np.zeros(len(usable), dtype=bool), np.flatnonzero(usable)
+            if len(at):
+                numbers = np.arange(where.start, where.stop) if isinstance(where, slice) else where
+                found[at] = _one_pass(reducer, y[:, at], numbers[at], stats)
+            return found
+        coords = reducer.coords(y)
         stats.rest[where] = rest = total - np.einsum("ij,ij->j", coords, coords)
         _spectral(reducer, coords, where, stats)
         safe: np.ndarray = (rest * MAX_LOSS > total) & (total > 1e-200) & (total < 1e200)

@@ -18,12 +18,15 @@ where M goes with 1 / lam. With f_g = e_g - b_g' delta and ' for d/dlam
     s' = -sum N r^2 f^2,   s'' = 2 sum N^2 r^3 f^2 - 2 h' C h,   h = sum N r^2 b f,
     C = M^-1,   C' = -C M' C,   K = -C''/2 = C M'' C / 2 - C M' C M' C.
 
-The elimination is written out here. On the CPU, JAX's batched LAPACK calls can wait for ever for
-threads of the pool that they hold themselves, as soon as several run at a time.
+Sums over groups are one product for each response, of [r, N r^2, N^2 r^3] with the products b_g b_g' and
+b_g e_g; what follows from them, small matrices, has the responses as its last axis. The elimination is written
+out here. On the CPU, JAX's batched LAPACK calls can wait for ever for threads of the pool that they hold
+themselves, as soon as several run at a time.
 """
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -32,14 +35,15 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxlmm.engine.blocks import settled
+from jaxlmm.families.intercept.objective import Moments
 from jaxlmm.optimize.certificate import Candidate, Nodes
 from jaxlmm.optimize.search import first_minimum, hessian_in_theta, is_minimum, settle_all
-from jaxlmm.optimize.solver import bracketed_minimum
+from jaxlmm.optimize.solver import bracketed_minima
 from jaxlmm.runtime import programs
 
 __all__ = [
-    "AXES", "CrossFit", "CrossProducts", "cross_curves", "cross_modes", "first_cross_block", "inverse",
-    "settle_cross",
+    "AXES", "EACH", "CrossFit", "CrossProducts", "cross_curves", "cross_modes", "first_cross_block", "inverse",
+    "settle_cross", "settle_cross_block", "take",
 ]  # fmt: skip
 
 
@@ -55,6 +59,8 @@ class CrossProducts:
     b : (c, G, p)
     e : (c, G)
     W : (c, p, p)
+    rows : (c, p, p)
+        Contrasts of the coefficients delta that are the user's coefficients.
     rest : (c,)
     nu : (c,)
         Degrees of freedom of the method, n - p or n.
@@ -67,6 +73,7 @@ class CrossProducts:
     b: jax.Array
     e: jax.Array
     W: jax.Array
+    rows: jax.Array
     rest: jax.Array
     nu: jax.Array
     reml: jax.Array
@@ -76,9 +83,11 @@ class CrossProducts:
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class CrossFit:
-    """At the optimum of c responses: scalars (c,), ``delta`` (c, p), ``C`` (c, p, p).
+    """At the optimum of c responses, numbers (c,).
 
-    ``total`` is the pwrss at variance ratio 0, the residual sum of squares of least squares.
+    ``delta`` (p, c); ``variance``, ``first`` and ``second`` (p, c) are those of the user's coefficients over sigma2
+    and their derivatives in lam, ``l1`` and ``l2`` the derivatives of the log-determinant. ``total`` is the pwrss
+    at variance ratio 0, the residual sum of squares of least squares.
     """
 
     lam: jax.Array
@@ -87,14 +96,22 @@ class CrossFit:
     hessian: jax.Array
     converged: jax.Array
     delta: jax.Array
-    C: jax.Array
+    variance: jax.Array
+    first: jax.Array
+    second: jax.Array
+    l1: jax.Array
+    l2: jax.Array
     total: jax.Array
 
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class _Point:
-    """Everything about one response at one lam; ``f`` (G,) are what is left of the group means."""
+    """Everything about c responses at one lam each, numbers (c,).
+
+    ``delta`` (p, c), ``C`` (p, p, c), and ``C1`` and ``C2``, its derivatives; ``f`` (c, G) are what is left of the
+    group means.
+    """
 
     s: jax.Array
     s1: jax.Array
@@ -106,19 +123,16 @@ class _Point:
     f: jax.Array
     C: jax.Array
     C1: jax.Array
-    K: jax.Array
+    C2: jax.Array
 
 
 # On the grid: up to this size all lam at once, row by row in the program's text, which is fastest; larger
 # matrices one lam after the other, since compiling would take too long and all would not stay in the cache.
 UNROLLED = 8
-EACH = ("N", "b", "e", "W", "rest", "nu")  # of each response
-AXES = CrossProducts(0, 0, 0, 0, 0, 0, None, None)  # type: ignore[arg-type]
-
-
-def _outer(one: CrossProducts) -> jax.Array:
-    """b_g b_g' of every group, (G, p * p)."""
-    return (one.b[:, :, None] * one.b[:, None, :]).reshape(len(one.N), one.b.shape[-1] ** 2)
+# So many of the 1 + lam N_g, each below 1e74, are multiplied before a logarithm is taken of them.
+FACTORS = 4
+EACH = ("N", "b", "e", "W", "rows", "rest", "nu")  # of each response
+AXES = CrossProducts(0, 0, 0, 0, 0, 0, 0, None, None)  # type: ignore[arg-type]
 
 
 def _positive(pivot: jax.Array) -> jax.Array:
@@ -127,7 +141,7 @@ def _positive(pivot: jax.Array) -> jax.Array:
 
 
 def _solve(M: jax.Array, v: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """log|M| (K,) and M^-1 v (p, K) of M (p, p, K) and v (p, K), by elimination."""
+    """log|M| (...) and M^-1 v (p, ...) of M (p, p, ...) and v (p, ...), by elimination."""
     rows, pivots = [], []
     while len(M):
         pivots.append(_positive(M[0, 0]))
@@ -143,91 +157,74 @@ def _solve(M: jax.Array, v: jax.Array) -> tuple[jax.Array, jax.Array]:
 
 
 def inverse(M: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """The inverse of M (p, p) and log|M|, by sweeps (Goodnight 1979, The American Statistician 33, 149-158)."""
-    rows = jnp.arange(len(M))
+    """Inverses of M (p, p, ...) and log|M|, by sweeps (Goodnight 1979, The American Statistician 33, 149-158)."""
+    numbers = np.arange(len(M)).reshape(-1, *[1] * (M.ndim - 2))
 
     def sweep(k: int | jax.Array, state: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
         M, logdet = state
-        at, pivot = rows == k, _positive(M[k, k])
+        at, pivot = numbers == k, _positive(M[k, k])
         row = jnp.where(at, -1.0, M[k])
         M = jnp.where(at | at[:, None], 0.0, M) - row[:, None] * row * (1 / pivot)
         return M, logdet + jnp.log(pivot)
 
-    M, logdet = jax.lax.fori_loop(0, len(M), sweep, (M, jnp.zeros(())))
+    state = M, jnp.zeros(M.shape[2:])
+    if len(M) <= UNROLLED:
+        for k in range(len(M)):
+            state = sweep(k, state)
+        M, logdet = state
+    else:
+        M, logdet = jax.lax.fori_loop(0, len(M), sweep, state)
     # A bad pivot makes NaN of all after it; what came before it must not pass for a result either.
     return jnp.where(jnp.isnan(logdet), jnp.nan, -M), logdet
 
 
-def _on_grid(lams: jax.Array, one: CrossProducts) -> tuple[jax.Array, jax.Array]:
-    """The pwrss and the log-determinant at K values of lam."""
-    p, outer = one.b.shape[-1], _outer(one)
-    r = 1 / (1 + one.N[:, None] * lams)
-    be = one.b * one.e[:, None]
-    if p <= UNROLLED:
-        M = one.W[:, :, None] + (outer.T @ r).reshape(p, p, len(lams))
-        log_x, delta = _solve(M, be.T @ r)
-    else:
-
-        def solve(weight: jax.Array) -> tuple[jax.Array, jax.Array]:
-            C, log_x = inverse(one.W + (weight @ outer).reshape(p, p))
-            return log_x, C @ (weight @ be)
-
-        log_x, columns = jax.lax.map(solve, r.T)
-        delta = columns.T
-    f = one.e[:, None] - one.b @ delta
-    s = one.rest + jnp.sum(delta * (one.W @ delta), axis=0) + jnp.sum(r * f * f, axis=0)
-    return s, -jnp.sum(jnp.log(r), axis=0) + jnp.where(one.reml, log_x, 0.0)
+def _unpacked(S: jax.Array, p: int) -> jax.Array:
+    """Symmetric matrices (p, p, ...) from their lower triangles (p (p + 1) / 2, ...), row by row."""
+    index = np.zeros((p, p), dtype=np.intp)
+    rows, columns = np.tril_indices(p)
+    index[rows, columns] = index[columns, rows] = np.arange(len(rows))
+    if p > UNROLLED:
+        return S[index]
+    if not p:
+        return jnp.zeros((0, 0, *S.shape[1:]))
+    return jnp.stack([S[k] for k in index.ravel()]).reshape(p, p, *S.shape[1:])
 
 
-def _point(lam: jax.Array, one: CrossProducts) -> _Point:
-    p = one.b.shape[-1]
-    r = 1 / (1 + lam * one.N)
-    w = one.N * r
-    M, M1, M2 = (jnp.stack([r, -w * r, 2 * w * w * r]) @ _outer(one)).reshape(3, p, p)
-    C, log_x = inverse(M + one.W)
-    delta = C @ ((r * one.e) @ one.b)
-    # Once more from what that left: by then an error is far below the residuals' own roundings.
-    f = one.e - one.b @ delta
-    delta = delta + C @ ((r * f) @ one.b - one.W @ delta)
-    f = one.e - one.b @ delta
-    rf, wrf = r * f * f, w * r * f
-    h = wrf @ one.b
-    A, A2 = C @ M1, C @ M2
-    reml = jnp.where(one.reml, 1.0, 0.0)
-    return _Point(
-        s=one.rest + delta @ one.W @ delta + jnp.sum(rf),
-        s1=-jnp.sum(w * rf),
-        s2=2 * jnp.sum(w * w * rf) - 2 * h @ C @ h,
-        logdet=jnp.sum(jnp.log1p(lam * one.N)) + reml * log_x,
-        l1=jnp.sum(w) + reml * jnp.trace(A),
-        l2=-jnp.sum(w * w) + reml * (jnp.trace(A2) - jnp.sum(A * A.T)),
-        delta=delta,
-        f=f,
-        C=C,
-        C1=-A @ C,
-        K=A2 @ C / 2 - A @ A @ C,
-    )
+def _product(A: jax.Array, B: jax.Array) -> jax.Array:
+    """A B of small matrices (i, j, c) and (j, l, c)."""
+    return sum((A[:, j, None] * B[None, j] for j in range(1, len(B))), A[:, 0, None] * B[None, 0])
 
 
-def _slope(t: jax.Array, one: CrossProducts) -> tuple[jax.Array, jax.Array]:
-    """Derivatives of the deviance in t."""
-    at = _point(jnp.expm1(t) / one.d_max, one)
-    first = one.nu * at.s1 / at.s + at.l1
-    second = one.nu * (at.s2 / at.s - (at.s1 / at.s) ** 2) + at.l2
-    step = jnp.exp(t) / one.d_max
-    return first * step, (second * step + first) * step
+def _apply(A: jax.Array, x: jax.Array) -> jax.Array:
+    """A x of small matrices (i, j, c) and vectors (j, c)."""
+    return sum((A[:, j] * x[j] for j in range(1, len(x))), A[:, 0] * x[0])
 
 
-def _newton(start: jax.Array, low: jax.Array, high: jax.Array, one: CrossProducts) -> jax.Array:
-    return bracketed_minimum(_slope, start, low, high, one.nu, one)
+def _trace(A: jax.Array) -> jax.Array:
+    return sum(A[j, j] for j in range(len(A)))  # type: ignore[return-value]
 
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class _Responses:
-    """A ``Problem`` of ``optimize.certificate``."""
+    """A ``Problem`` of ``optimize.certificate``.
+
+    ``products`` (c, G, ...) are the lower triangles of b_g b_g', and b_g e_g; ``W`` (p, p, c).
+    """
 
     data: CrossProducts
+    products: jax.Array
+    W: jax.Array
+
+    @classmethod
+    def of(cls, data: CrossProducts) -> _Responses:
+        b = data.b
+        triangles = [b[:, :, i, None] * b[:, :, : i + 1] for i in range(b.shape[2])]
+        return cls(data, jnp.concatenate([*triangles, b * data.e[:, :, None]], axis=2), jnp.moveaxis(data.W, 0, 2))
+
+    @property
+    def p(self) -> int:
+        return len(self.W)
 
     @property
     def nu(self) -> jax.Array:
@@ -238,71 +235,209 @@ class _Responses:
         return self.data.d_max
 
     def newton(self, start: jax.Array, low: jax.Array, high: jax.Array) -> jax.Array:
-        return jax.vmap(_newton, in_axes=(0, 0, 0, AXES))(start, low, high, self.data)
+        return bracketed_minima(_slope, start, low, high, self.nu, self)
 
     def evaluate(self, t: jax.Array) -> Candidate:
-        at = jax.vmap(_point, in_axes=(0, AXES))(jnp.expm1(t) / self.d_max, self.data)
-        return Candidate(t, at, self.nu * jnp.log(at.s) + at.logdet)
+        at = self.point(jnp.expm1(t) / self.d_max)
+        return Candidate(t, Moments(at.s, at.s1, at.s2, at.l1, at.l2), self.nu * jnp.log(at.s) + at.logdet)
 
     def take(self, index: jax.Array) -> _Responses:
         some = {name: getattr(self.data, name)[index] for name in EACH}
-        return _Responses(replace(self.data, **some))
+        return _Responses.of(replace(self.data, **some))
+
+    def sums(self, weights: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """sum_g w_g b_g b_g' (p, p, ..., c) and sum_g w_g b_g e_g (p, ..., c) for weights (c, G, ...)."""
+        found = jnp.einsum("cgq,cg...->q...c", self.products, weights)
+        return _unpacked(found[: -self.p], self.p), found[-self.p :]
+
+    def point(self, lam: jax.Array) -> _Point:
+        """At lam (c,)."""
+        one, reml = self.data, jnp.where(self.data.reml, 1.0, 0.0)
+        r = 1 / (1 + lam[:, None] * one.N)
+        w = one.N * r
+        (M, M1, M2), v = self._derivatives(r, w)
+        C, log_x = inverse(M + self.W)
+        delta = _apply(C, v)
+        # Once more from what that left: by then an error is far below the residuals' own roundings.
+        f = self._left(delta)
+        delta = delta + _apply(C, self._onto(r * f) - _apply(self.W, delta))
+        s, s1, s2, f = self._squares(r, w, C, delta)
+        A, A2 = _product(C, M1), _product(C, M2)
+        C1 = -_product(A, C)
+        return _Point(
+            s, s1, s2,
+            logdet=jnp.sum(jnp.log1p(lam[:, None] * one.N), axis=1) + reml * log_x,
+            l1=jnp.sum(w, axis=1) + reml * _trace(A),
+            l2=-jnp.sum(w * w, axis=1) + reml * (_trace(A2) - jnp.sum(A * jnp.swapaxes(A, 0, 1), axis=(0, 1))),
+            delta=delta, f=f, C=C, C1=C1, C2=-_product(A2, C) - 2 * _product(A, C1),
+        )  # fmt: skip
+
+    def _derivatives(self, r: jax.Array, w: jax.Array) -> tuple[tuple[jax.Array, ...], jax.Array]:
+        """sum_g r_g b_g b_g' and its derivatives in lam (p, p, c), and sum_g r_g b_g e_g (p, c)."""
+        M, v = self.sums(jnp.stack([r, -w * r, 2 * w * w * r], axis=2))
+        return (M[:, :, 0], M[:, :, 1], M[:, :, 2]), v[:, 0]
+
+    def _left(self, delta: jax.Array) -> jax.Array:
+        """e - b delta (c, G)."""
+        return self.data.e - jnp.einsum("cgp,pc->cg", self.data.b, delta)
+
+    def _onto(self, x: jax.Array) -> jax.Array:
+        """sum_g b_g x_g (p, c)."""
+        return jnp.einsum("cgp,cg->pc", self.data.b, x)
+
+    def _squares(self, r: jax.Array, w: jax.Array, C: jax.Array, delta: jax.Array) -> tuple[jax.Array, ...]:
+        """The pwrss, its derivatives (c,), and f."""
+        f = self._left(delta)
+        rf = r * f * f
+        h = self._onto(w * r * f)
+        s = self.data.rest + jnp.sum(delta * _apply(self.W, delta), axis=0) + jnp.sum(rf, axis=1)
+        s2 = 2 * jnp.sum(w * w * rf, axis=1) - 2 * jnp.sum(h * _apply(C, h), axis=0)
+        return s, -jnp.sum(w * rf, axis=1), s2, f
+
+    def slope(self, t: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Derivatives of the deviance in t (c,)."""
+        one, reml = self.data, jnp.where(self.data.reml, 1.0, 0.0)
+        lam = jnp.expm1(t) / self.d_max
+        r = 1 / (1 + lam[:, None] * one.N)
+        w = one.N * r
+        (M, M1, M2), v = self._derivatives(r, w)
+        C, _ = inverse(M + self.W)
+        s, s1, s2, _ = self._squares(r, w, C, _apply(C, v))
+        A = _product(C, M1)
+        twice = jnp.sum(C * M2, axis=(0, 1)) - jnp.sum(A * jnp.swapaxes(A, 0, 1), axis=(0, 1))
+        first = self.nu * s1 / s + jnp.sum(w, axis=1) + reml * _trace(A)
+        second = self.nu * (s2 / s - (s1 / s) ** 2) - jnp.sum(w * w, axis=1) + reml * twice
+        step = jnp.exp(t) / self.d_max
+        return first * step, (second * step + first) * step
+
+    def on_grid(self, lams: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """The pwrss and the log-determinant (K, c) at K values of lam."""
+        if self.p <= UNROLLED:
+            return self._on_grid(lams)
+        found = jax.lax.map(lambda lam: self._on_grid(lam[None]), lams)
+        return found[0][:, 0], found[1][:, 0]
+
+    def _on_grid(self, lams: jax.Array) -> tuple[jax.Array, jax.Array]:
+        one = self.data
+        r = 1 / (1 + one.N[:, :, None] * lams)
+        M, v = self.sums(r)
+        M = M + self.W[:, :, None]
+        if self.p <= UNROLLED:
+            log_x, delta = _solve(M, v)
+        else:
+            C, log_x = inverse(M)
+            delta = _apply(C, v)
+        f = one.e[:, :, None] - jnp.einsum("cgp,pkc->cgk", one.b, delta)
+        within = sum(delta[i] * self.W[i, j] * delta[j] for i in range(self.p) for j in range(self.p))
+        s = one.rest + within + jnp.sum(r * f * f, axis=1).T
+        return s, jnp.where(one.reml, log_x, 0.0) - _sum_of_logs(r).T
 
 
-def _nodes(data: CrossProducts, grid: jax.Array) -> Nodes:
-    """The grid; the log-determinant is convex in t, so its chords bound its derivative."""
-    s, logdet = jax.vmap(_on_grid, in_axes=(None, AXES), out_axes=1)(jnp.expm1(grid) / data.d_max, data)
-    zero = jnp.zeros_like(data.nu)
-    at = jax.vmap(_point, in_axes=(0, AXES))(zero, data)
+def _sum_of_logs(r: jax.Array) -> jax.Array:
+    """Sum over the second axis of log(r), for r in (1e-74, 1]: of few logarithms."""
+    rest = -r.shape[1] % FACTORS
+    if rest:
+        r = jnp.pad(r, ((0, 0), (0, rest), (0, 0)), constant_values=1.0)
+    parts = jnp.split(r, FACTORS, axis=1)
+    product = parts[0]
+    for part in parts[1:]:
+        product = product * part
+    return jnp.sum(jnp.log(product), axis=1)
+
+
+def _slope(t: jax.Array, responses: _Responses) -> tuple[jax.Array, jax.Array]:
+    return responses.slope(t)
+
+
+def _nodes(problem: _Responses, grid: jax.Array) -> tuple[Nodes, jax.Array]:
+    """The grid; the log-determinant is convex in t, so its chords bound its derivative. And the pwrss at lam = 0."""
+    data = problem.data
+    s, logdet = problem.on_grid(jnp.expm1(grid) / data.d_max)
+    at = problem.point(jnp.zeros_like(data.nu))
     chord = (logdet[1:] - logdet[:-1]) / (grid[1:] - grid[:-1])[:, None]
     low = jnp.concatenate([(at.l1 / data.d_max)[None], chord])
     high = jnp.concatenate([chord, jnp.sum(data.N > 0, axis=1)[None].astype(chord.dtype)])
-    return Nodes(grid, s, logdet, low, high, (data.nu * at.s1 / at.s + at.l1) / data.d_max)
+    return Nodes(grid, s, logdet, low, high, (data.nu * at.s1 / at.s + at.l1) / data.d_max), at.s
+
+
+@functools.partial(programs.jit, alone=False, static_argnames="at_once")
+def first_cross_block(
+    data: CrossProducts, grid: jax.Array, *, at_once: int | None = None
+) -> tuple[CrossFit, jax.Array]:
+    """The minimum beside each response's lowest grid point; where (c,) it is undecided that it is the lowest.
+
+    ``at_once`` of the responses are computed together, by default all.
+    """
+    c = len(data.nu)
+    if at_once is None or at_once >= c:
+        return _first(data, grid)
+    each = {name: getattr(data, name) for name in EACH}
+    parts = jax.tree.map(lambda a: a.reshape(c // at_once, at_once, *a.shape[1:]), each)
+    found = jax.lax.map(lambda part: _first(replace(data, **part), grid), parts)
+    joined: tuple[CrossFit, jax.Array] = jax.tree.map(
+        lambda a: jnp.moveaxis(a, 0, -2).reshape(*a.shape[1:-1], c), found
+    )
+    return joined
+
+
+def _first(data: CrossProducts, grid: jax.Array) -> tuple[CrossFit, jax.Array]:
+    problem = _Responses.of(data)
+    nodes, total = _nodes(problem, grid)
+    found, undecided = first_minimum(problem, nodes)
+    return _cross_fit(problem, found, ~undecided, total), undecided
 
 
 @programs.jit
-def first_cross_block(data: CrossProducts, grid: jax.Array) -> tuple[CrossFit, jax.Array]:
-    """The minimum beside each response's lowest grid point; where (c,) it is undecided that it is the lowest."""
-    found, undecided = first_minimum(_Responses(data), _nodes(data, grid))
-    return _cross_fit(data, found, ~undecided), undecided
-
-
-@programs.jit
-def _settle_cross_block(data: CrossProducts, grid: jax.Array, lam: jax.Array) -> CrossFit:
-    return _cross_fit(data, *settle_all(_Responses(data), _nodes(data, grid), jnp.log1p(lam * data.d_max)))
+def settle_cross_block(data: CrossProducts, grid: jax.Array, lam: jax.Array) -> CrossFit:
+    """Global minimum of the deviance of responses that are undecided at ``lam`` (c,)."""
+    problem = _Responses.of(data)
+    nodes, total = _nodes(problem, grid)
+    return _cross_fit(problem, *settle_all(problem, nodes, jnp.log1p(lam * data.d_max)), total)
 
 
 def settle_cross(data: CrossProducts, grid: jax.Array, found: CrossFit, undecided: jax.Array) -> CrossFit:
     """Global minimum of each response's deviance, from the results of :func:`first_cross_block`."""
 
     def fit(index: np.ndarray) -> CrossFit:
-        some: dict[str, Any] = {name: np.asarray(getattr(data, name))[index] for name in EACH}
-        new: CrossFit = _settle_cross_block(replace(data, **some), grid, np.asarray(found.lam)[index])
+        some = replace(data, **take(data, index))
+        new: CrossFit = settle_cross_block(some, grid, np.asarray(found.lam)[index])
         return new
 
-    return settled(found, np.asarray(undecided), fit, axis=0)
+    return settled(found, np.asarray(undecided), fit, axis=-1)
 
 
-def _cross_fit(data: CrossProducts, found: Candidate, sure: jax.Array) -> CrossFit:
-    at, step = found.at, jnp.exp(found.t) / data.d_max
+def take(data: CrossProducts, index: np.ndarray) -> dict[str, Any]:
+    """The fields of some of the responses, as numpy arrays."""
+    return {name: np.asarray(getattr(data, name))[index] for name in EACH}
+
+
+def _cross_fit(problem: _Responses, found: Candidate, sure: jax.Array, total: jax.Array) -> CrossFit:
+    data, step = problem.data, jnp.exp(found.t) / problem.d_max
+    at = problem.point(jnp.expm1(found.t) / data.d_max)
     first = data.nu * at.s1 / at.s + at.l1
     second = data.nu * (at.s2 / at.s - (at.s1 / at.s) ** 2) + at.l2
     converged = sure & is_minimum(found.t, first * step, second * step**2, data.nu)
     lam = jnp.expm1(found.t) / data.d_max
-    s_zero = jax.vmap(_point, in_axes=(None, AXES))(jnp.zeros(()), data).s
-    hessian = hessian_in_theta(lam, first, second)
-    return CrossFit(lam, at.s, found.deviance, hessian, converged, at.delta, at.C, s_zero)
+    rows = jnp.moveaxis(data.rows, 0, 2)
+
+    def own(C: jax.Array) -> jax.Array:
+        return jnp.sum(_product(rows, C) * rows, axis=1)
+
+    return CrossFit(
+        lam, at.s, found.deviance, hessian_in_theta(lam, first, second), converged, at.delta, own(at.C), own(at.C1),
+        own(at.C2), at.l1, at.l2, total,
+    )  # fmt: skip
 
 
 @programs.jit
 def cross_curves(data: CrossProducts, lam: jax.Array) -> tuple[jax.Array, ...]:
-    """C, C' and K (c, p, p), T1 = l' and T2 = -l'' (c,) at given lam; see ``estimates``."""
-    at = jax.vmap(_point, in_axes=(0, AXES))(lam, data)
-    return at.C, at.C1, at.K, at.l1, -at.l2
+    """C, C' and C'' (p, p, c), and derivatives of the log-determinant (c,), at given lam; see ``estimates``."""
+    at = _Responses.of(data).point(lam)
+    return at.C, at.C1, at.C2, at.l1, at.l2
 
 
 @programs.jit
 def cross_modes(data: CrossProducts, lam: jax.Array) -> jax.Array:
     """Conditional modes (c, G) of the group intercepts at given lam; 0 for a group without an observation."""
-    f = jax.vmap(_point, in_axes=(0, AXES))(lam, data).f
+    f = _Responses.of(data).point(lam).f
     return f * lam[:, None] * jnp.sqrt(data.N) / (1 + lam[:, None] * data.N)

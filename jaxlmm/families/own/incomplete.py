@@ -10,28 +10,51 @@ import collections
 import concurrent.futures
 import itertools
 from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from jaxlmm._types import float64_scope
+from jaxlmm.engine.blocks import SETTLED_WIDTHS, block_width
 from jaxlmm.engine.finish import Found, Scaling, empty_results, finish
+from jaxlmm.families.known import KnownCurves
 from jaxlmm.families.own import crosslik
-from jaxlmm.families.own.crosslik import CrossFit, CrossProducts, cross_curves, first_cross_block, settle_cross
+from jaxlmm.families.own.crosslik import (
+    EACH,
+    CrossFit,
+    CrossProducts,
+    cross_curves,
+    first_cross_block,
+    settle_cross_block,
+    take,
+)  # fmt: skip
 from jaxlmm.families.own.reduce import OwnDesign, OwnStats, reduce_own
 from jaxlmm.optimize.search import make_grid
+from jaxlmm.runtime.batches import on_gpu
+from jaxlmm.runtime.progress import advance
 from jaxlmm.runtime.threads import N_THREADS, single_threaded_blas
 from jaxlmm.sources.weighted import WeightedMatrix
 
 __all__ = [
-    "Matrix", "block_width", "cross_matrices", "cross_modes", "fit_incomplete", "grid", "own_blocks", "padded_shape",
+    "Matrix",
+    "cross_matrices",
+    "cross_modes",
+    "fit_incomplete",
+    "grid",
+    "own_blocks",
+    "own_width",
+    "padded_shape",
     "to_jax",
 ]  # fmt: skip
 
 # Blocks are padded up to one of these, or to the last whose statistics take BLOCK_BYTES at most.
 WIDTHS = (8, 64, 512)
 BLOCK_BYTES = 64 * 2**20
+# Of which so many go through the likelihood together on a CPU: what they need stays in its cache.
+AT_ONCE = 128
 # The lightest group of a response with weights of its own that the grid is made for, where the heaviest weighs as
 # much as the largest group of the complete design.
 LIGHTEST = 0.25
@@ -39,60 +62,119 @@ LIGHTEST = 0.25
 Matrix = np.ndarray | WeightedMatrix
 
 
-def fit_incomplete(design: OwnDesign, Y: Matrix, where: np.ndarray, reml: bool) -> dict[str, np.ndarray]:
+def fit_incomplete(
+    design: OwnDesign, Y: Matrix, where: np.ndarray, reml: bool, known: KnownCurves | None = None
+) -> dict[str, np.ndarray]:
     """Fit the m columns ``where`` of Y (n_obs, any) to the rows where they are not NaN, with their weights.
+
+    What tests of their coefficients need goes to ``known``.
 
     Returns
     -------
     dict
         The arrays of ``Fit``, one row per response.
     """
-    m, p = len(where), design.n_fixef
-    out = empty_results(m, p, int(design.n_groups > 0))
+    m, weighted = len(where), isinstance(Y, WeightedMatrix)
+    out = empty_results(m, design.n_fixef, int(design.n_groups > 0))
     with float64_scope():
-        points = grid(design, weighted=isinstance(Y, WeightedMatrix))
+        few = grid(design, weighted=weighted, few=True)
+        results = _Results(design, reml, grid(design, weighted=weighted), out, known)
+    at_once = None if on_gpu() else AT_ONCE
     waiting: collections.deque[tuple[slice, OwnStats, CrossProducts, tuple[CrossFit, jax.Array]]] = (
         collections.deque()
     )
-
-    def store_first() -> None:
-        cols, stats, data, raw = waiting.popleft()
-        with float64_scope():
-            found = settle_cross(data, points, *raw)
-        _store(design, reml, out, cols, stats, found)
-
     for cols, stats, data in own_blocks(design, Y, where, reml):
         with float64_scope():
-            waiting.append((cols, stats, data, first_cross_block(data, points)))
+            waiting.append((cols, stats, data, first_cross_block(data, few, at_once=at_once)))
         # JAX works on this block while the one before is stored.
         if len(waiting) > 1:
-            store_first()
+            results.store(*waiting.popleft())
     while waiting:
-        store_first()
+        results.store(*waiting.popleft())
+    results.settle()
     return out
 
 
+@dataclass
+class _Results:
+    """Results of all blocks. Responses of which it is undecided that a minimum is the lowest are settled together:
+    on a finer grid, by a search that is long to compile, and slow."""
+
+    design: OwnDesign
+    reml: bool
+    points: jax.Array
+    out: dict[str, np.ndarray]
+    known: KnownCurves | None
+    undecided: list[tuple[np.ndarray, OwnStats, dict[str, np.ndarray], np.ndarray]] = field(default_factory=list)
+    like: CrossProducts | None = None
+
+    def store(self, cols: slice, stats: OwnStats, data: CrossProducts, raw: tuple[CrossFit, jax.Array]) -> None:
+        """Those of one block, once they are there."""
+        c = cols.stop - cols.start
+        found = jax.tree.map(lambda a: np.asarray(a)[..., :c], raw[0])
+        _store(self.design, self.reml, self.out, cols, stats, found)
+        self._know(np.arange(cols.start, cols.stop), stats, found)
+        where = np.flatnonzero(np.asarray(raw[1])[:c])
+        if len(where):
+            self.like = data
+            self.undecided.append((cols.start + where, stats.take(where), take(data, where), found.lam[where]))
+            if sum(len(entry[0]) for entry in self.undecided) >= SETTLED_WIDTHS[-1]:
+                self.settle()
+
+    def settle(self) -> None:
+        """Those of the undecided responses."""
+        if not self.undecided:
+            return
+        assert self.like is not None
+        numbers, stats, fields_, lams = zip(*self.undecided, strict=True)
+        at, lam, joined = np.concatenate(numbers), np.concatenate(lams), OwnStats.join(list(stats))
+        each = {name: np.concatenate([part[name] for part in fields_]) for name in EACH}
+        self.undecided = []
+        width = block_width(len(at), SETTLED_WIDTHS)
+        for start in range(0, len(at), width):
+            some = np.arange(start, min(start + width, len(at)))
+            index = np.resize(some, width)
+            with float64_scope():
+                some_of: dict[str, Any] = {name: a[index] for name, a in each.items()}
+                data = replace(self.like, **some_of)
+                raw = settle_cross_block(data, self.points, lam[index])
+            found = jax.tree.map(lambda a: np.asarray(a)[..., : len(some)], raw)  # noqa: B023
+            advance(-len(some))  # they were counted before
+            part = empty_results(len(some), self.design.n_fixef, int(self.design.n_groups > 0))
+            _store(self.design, self.reml, part, slice(0, len(some)), joined.take(some), found)
+            for name, value in part.items():
+                self.out[name][at[some]] = value
+            self._know(at[some], joined.take(some), found)
+
+    def _know(self, at: np.ndarray, stats: OwnStats, found: Any) -> None:
+        """Keep what tests need, of the variance ratio of the weights as given."""
+        if self.known is None:
+            return
+        p, k, unit, phi = self.design.n_fixef, self.known.phi.shape[1], stats.unit_w, self.out["theta"][at] ** 2
+        with np.errstate(all="ignore"):  # weights of a response without a fit
+            first, second = found.first[:p].T[:, None], (found.second[:p] * unit).T[:, None, None]
+            l1, l2 = (found.l1 * unit)[:, None], (found.l2 * unit**2)[:, None, None]
+        self.known.put(at, KnownCurves(phi, first[:, :k], second[:, :k, :k], l1[:, :k], l2[:, :k, :k]))
+
+
 def _store(
-    design: OwnDesign, reml: bool, out: dict[str, np.ndarray], cols: slice, stats: OwnStats, raw: CrossFit
+    design: OwnDesign, reml: bool, out: dict[str, np.ndarray], cols: slice, stats: OwnStats, found: Any
 ) -> None:
     """Results in the user's units."""
-    c, p = cols.stop - cols.start, design.n_fixef
-    found = jax.tree.map(lambda a: np.asarray(a)[:c], raw)
+    p = design.n_fixef
     nu = np.maximum(stats.n_used - p if reml else stats.n_used, 1)
     constant = found.total <= stats.noise
     exact = (stats.rest <= stats.noise) & ~constant
     scaling = Scaling(stats.shift, stats.scale, stats.finite, constant, exact, stats.too_few)
     with np.errstate(all="ignore"):
-        coef = np.einsum("cij,cj->ci", stats.unit, stats.base + found.delta[:, :p])
+        coef = np.einsum("cij,cj->ci", stats.unit, stats.base + found.delta[:p].T)
         coef += stats.start - np.einsum("cij,cj->ci", stats.centring, coef)
-        rows = stats.unit - stats.centring @ stats.unit
-        variance = np.sum((rows @ found.C[:, :p, :p]) * rows, axis=2)
     k, unit = int(design.n_groups > 0), stats.unit_w
     # sigma2 is of a weight of 1 as given.
     at = Found(
         np.sqrt(found.lam / unit)[None][:k], found.pwrss * unit, found.deviance,
         (found.hessian * unit)[None, None][:k, :k], found.converged, (found.lam == 0) & bool(k), coef,
-        variance / unit[:, None],
+        (found.variance[:p] / unit).T,
     )  # fmt: skip
     logdet = (stats.logdet if reml else 0.0) - stats.log_w
     finish(out, cols, at, scaling, intercept=stats.constant, nu=nu, logdet=logdet)
@@ -102,7 +184,7 @@ def _store(
 def cross_matrices(
     design: OwnDesign, Y: Matrix, where: np.ndarray, lam: np.ndarray, reml: bool
 ) -> tuple[np.ndarray, ...]:
-    """C, C', K (m, p, p) and T1, T2 (m,) of columns ``where``, fitted with ``lam`` (m,).
+    """C, C' and C'' (m, p, p) and l', l'' (m,) of columns ``where``, fitted with ``lam`` (m,).
 
     Then ``centring`` and ``unit`` (m, p, p) as in ``OwnStats``: the matrices are those of each response's own basis.
     """
@@ -111,10 +193,11 @@ def cross_matrices(
     for cols, stats, data in own_blocks(design, Y, where, reml):
         unit = stats.unit_w
         with float64_scope():
-            found = [np.asarray(a)[: len(unit)] for a in cross_curves(data, _padded_lam(data, lam[cols] * unit))]
+            found = [np.asarray(a)[..., : len(unit)] for a in cross_curves(data, _padded_lam(data, lam[cols] * unit))]
         # Of the variance ratio of the weights as given.
-        C, C1, K = (a[:, :p, :p] * (unit**power)[:, None, None] for a, power in zip(found, (-1, 0, 1), strict=False))
-        matrices[:, cols] = C, C1, K, stats.centring, stats.unit
+        for k in range(3):
+            matrices[k, cols] = np.moveaxis(found[k][:p, :p] * unit ** (k - 1), -1, 0)
+        matrices[3:, cols] = stats.centring, stats.unit
         numbers[:, cols] = found[3] * unit, found[4] * unit**2
     return (*matrices[:3], *numbers, *matrices[3:])
 
@@ -133,14 +216,14 @@ def cross_modes(
     return modes, sizes
 
 
-def grid(design: OwnDesign, *, weighted: bool = False) -> jax.Array:
+def grid(design: OwnDesign, *, weighted: bool = False, few: bool = False) -> jax.Array:
     """Where the deviance is looked at first, also of responses with weights of their own; in a float64 scope."""
     sizes = design.reducer.projection.sizes
     # One observation of a group may be all that a response has of it.
     smallest = 1.0 if design.weights is None else np.min(design.weights)
     if weighted:
         smallest = LIGHTEST
-    return jnp.asarray(make_grid(np.array([smallest, np.max(sizes)]) if len(sizes) else np.ones(1)))
+    return jnp.asarray(make_grid(np.array([smallest, np.max(sizes)]) if len(sizes) else np.ones(1), few=few))
 
 
 def _padded_lam(data: CrossProducts, lam: np.ndarray) -> jax.Array:
@@ -151,7 +234,7 @@ def own_blocks(
     design: OwnDesign, Y: Matrix, where: np.ndarray, reml: bool
 ) -> Iterator[tuple[slice, OwnStats, CrossProducts]]:
     """Blocks of the columns ``where`` of Y: which, reduced, and as JAX needs them, padded."""
-    m, shape, width = len(where), padded_shape(design.n_groups, design.n_fixef), block_width(design, len(where))
+    m, shape, width = len(where), padded_shape(design.n_groups, design.n_fixef), own_width(design, len(where))
     columns = [slice(k, min(k + width, m)) for k in range(0, m, width)]
     with single_threaded_blas(), concurrent.futures.ThreadPoolExecutor(N_THREADS) as pool:
         # Threads reduce the next blocks while JAX computes this one.
@@ -164,7 +247,7 @@ def own_blocks(
             yield cols, stats, to_jax(design, stats, width, shape, reml)
 
 
-def block_width(design: OwnDesign, m: int) -> int:
+def own_width(design: OwnDesign, m: int) -> int:
     """Width of the blocks in which m responses are computed."""
     shape = padded_shape(design.n_groups, design.n_fixef)
     room = BLOCK_BYTES // (24 * (shape[0] + 1) * (shape[1] + 2))
@@ -193,6 +276,8 @@ def to_jax(design: OwnDesign, stats: OwnStats, width: int, shape: tuple[int, int
     W = np.zeros((width, shape[1], shape[1]))
     W[:c, :p, :p] = stats.W
     W[:, range(p, shape[1]), range(p, shape[1])] = 1.0
+    rows = np.zeros_like(W)
+    rows[:c, :p, :p] = stats.unit - stats.centring @ stats.unit
     rest, nu = np.ones(width), np.ones(width)
     rest[:c], nu[:c] = stats.rest, np.maximum(stats.n_used - p if reml else stats.n_used, 1)
     bad = np.ones(width, dtype=bool)
@@ -200,4 +285,4 @@ def to_jax(design: OwnDesign, stats: OwnStats, width: int, shape: tuple[int, int
     N[bad], b[bad], e[bad], W[bad], rest[bad] = 0.0, 0.0, 0.0, np.eye(shape[1]), 1.0
     d_max = np.max(design.reducer.projection.sizes, initial=0.0) or 1.0
     with float64_scope():
-        return CrossProducts(*map(jnp.asarray, (N, b, e, W, rest, nu, reml, d_max)))
+        return CrossProducts(*map(jnp.asarray, (N, b, e, W, rows, rest, nu, reml, d_max)))

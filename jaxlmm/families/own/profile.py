@@ -22,7 +22,7 @@ from jaxlmm.families.intercept import profile, profile_newton
 from jaxlmm.families.intercept.objective import Moments
 from jaxlmm.families.intercept.profile import Three
 from jaxlmm.families.own.crosslik import AXES, CrossFit, CrossProducts, first_cross_block, inverse, settle_cross
-from jaxlmm.families.own.incomplete import Matrix, block_width, grid, own_blocks
+from jaxlmm.families.own.incomplete import Matrix, grid, own_blocks, own_width
 from jaxlmm.families.own.reduce import OwnDesign, OwnStats
 from jaxlmm.runtime import programs
 from jaxlmm.runtime.progress import advance
@@ -140,12 +140,11 @@ def _limits(
     data: CrossProducts,
     found: CrossFit,
     points: jax.Array,
-    contrasts: jax.Array,
     cut: jax.Array,
     *,
     nested: bool,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Limits of group sd and sigma (c, 2), and of the contrasts (q, c, p) of delta, (q, c, 2)."""
+    """Limits of group sd and sigma (c, 2), and of the part of the user's coefficients that delta is, (p, c, 2)."""
     nu = data.nu
     outer = jnp.einsum("cgi,cgj->cgij", data.b, data.b).reshape(*data.N.shape, data.b.shape[2] ** 2)
     lams = jnp.expm1(points) / data.d_max
@@ -164,7 +163,7 @@ def _limits(
         return coefficients(responses, axes, each, _Coefficient(0, 0, 0))  # type: ignore[arg-type]
 
     # One coefficient after another: the code is compiled once.
-    return group, sigma, jax.lax.map(coefficient, contrasts)
+    return group, sigma, jax.lax.map(coefficient, jnp.moveaxis(data.rows, 1, 0))
 
 
 def own_profile(
@@ -179,15 +178,13 @@ def own_profile(
     with float64_scope():
         points = grid(design, weighted=isinstance(Y, WeightedMatrix))
     # The last block is filled up with a response that is there: others might slow the searches of all.
-    width = block_width(design, m)
+    width = own_width(design, m)
     filled = where[np.minimum(np.arange(-(-m // width) * width), m - 1)]
     for cols, stats, data in own_blocks(design, Y, filled, reml=False):
-        contrasts = np.zeros((p, len(stats.unit), data.b.shape[2]))
-        contrasts[:, :, :p] = np.moveaxis(stats.unit - stats.centring @ stats.unit, 1, 0)
         with float64_scope():
             fit = settle_cross(data, points, *first_cross_block(data, points))  # compiled already, for the fits
-            raw = _limits(data, fit, points, jnp.asarray(contrasts), jnp.asarray(float(cut)), nested=nested)
-            found = [np.asarray(a) for a in raw]
+            raw = _limits(data, fit, points, jnp.asarray(float(cut)), nested=nested)
+            found = [np.asarray(a)[..., : len(stats.unit), :] for a in raw]
         c = min(cols.stop, m) - cols.start
         at = slice(cols.start, cols.start + c)
         random[at, 0] = (found[0] * stats.scale[:, None])[:c]
@@ -206,6 +203,7 @@ def own_profile(
 
 def _coefficients(stats: OwnStats, limits: np.ndarray) -> np.ndarray:
     """Limits (c, p, 2) of the user's coefficients, from those of contrasts of delta (p, c, 2)."""
+    limits = limits[: stats.unit.shape[1]]
     base = np.einsum("cij,cj->ci", stats.unit, stats.base)
     base -= np.einsum("cij,cj->ci", stats.centring, base)
     level = stats.shift[:, None] * stats.constant

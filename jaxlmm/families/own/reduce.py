@@ -1,11 +1,12 @@
 """Responses that each have observations, or weights, of their own, reduced to what ``crosslik`` needs.
 
-All responses of a block go together, as matrix products with their weights (n_obs, c), 0 where an
-observation is missing. Weights of a response's own are divided by a power of two, so that its largest group
-weighs about as much as the complete design's: their unit is of no matter. X is replaced by the ``SplitBasis``
-of the complete design. y is left with the residuals of its own regression within groups, formed explicitly and
-twice (Kahan: twice is enough) before anything is squared. Where they are small beside y, what was fitted is taken
-off in twice the working precision (``design.exact``), and the rest reduced again.
+All responses of a panel go together, in two passes over a few rows at a time (``families.own.sums``), as matrix
+products with their weights (n_obs, c), 0 where an observation is missing. Weights of a response's own are divided
+by a power of two, so that its largest group weighs about as much as the complete design's: their unit is of no
+matter. X is replaced by the ``SplitBasis`` of the complete design. y is left with the residuals of its own
+regression within groups, formed explicitly and twice (Kahan: twice is enough) before anything is squared. Where
+they are small beside y, what was fitted is taken off in twice the working precision (``design.exact``), and the
+rest reduced again.
 
 That basis is far from orthonormal on the rows of a response where these differ in kind from the complete
 design's: a covariate's outlier is missing, or all rows in which it varies. Such a response gets a design
@@ -17,43 +18,44 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 
 import numpy as np
-import scipy.sparse
 
 from jaxlmm.design.design import Design
 from jaxlmm.design.identifiability import pivoted
 from jaxlmm.families.intercept.crossprod import Projection, project_design
 from jaxlmm.families.intercept.reduce import FAINT, NOISE, Reducer
 from jaxlmm.families.own.basis import SplitBasis
+from jaxlmm.families.own.small import full, least_pivot, products, solved
+from jaxlmm.families.own.sums import GroupSums, Panel
 from jaxlmm.families.patterns import columns_at, patterns
 from jaxlmm.sources.weighted import WeightedMatrix, values_of
 
 __all__ = ["OwnDesign", "OwnStats", "reduce_own"]
 
-# Responses are handled in panels of about this many bytes, to stay in cache.
-PANEL_BYTES = 2**20
+# Responses are handled in panels of at most about this many bytes.
+PANEL_BYTES = 8 * 2**20
 # The shared basis serves a response if every pivot of its cross-products is at least this part of a column's
 # square: three digits are lost at most, and the tolerances of a design's checks are far away.
 MIN_PIVOT = 1e-3
 # And if the complete design itself stays clear of those tolerances, which are 1e-7 or less.
 MIN_NORM = 1e-4
+# Responses, and weights, whose largest value lies beyond this or below its inverse are scaled.
+EXTREME = 1e100
 
 
 @dataclass(frozen=True, eq=False)
 class OwnDesign:
-    """A complete design, as responses that use some of its rows need it.
+    """A design as responses that use some of its rows need it.
 
     Attributes
     ----------
     design : Design
     reducer : Reducer
     basis : SplitBasis
-    B : ndarray, (n_obs, pw)
-        The part within groups of the basis, on the rows of X (not times the roots of weights).
+    sums : GroupSums
+        Of the part within groups of the basis, on the rows of X (not times the roots of weights).
     q_mean : ndarray, (G, p)
         Group means of the basis.
     weights : ndarray, (n_obs,), or None
-    Z, ZB : sparse array, (G, n_obs) and (G * pw, n_obs)
-        Sums by group, of one variable and of every column of B times one.
     clear : bool
         Whether the complete design is well clear of the tolerances of its checks.
     """
@@ -61,27 +63,22 @@ class OwnDesign:
     design: Design
     reducer: Reducer
     basis: SplitBasis
-    B: np.ndarray
+    sums: GroupSums
     q_mean: np.ndarray
     weights: np.ndarray | None
-    Z: scipy.sparse.csr_array
-    ZB: scipy.sparse.csr_array
     clear: bool
 
     @classmethod
     def make(cls, design: Design, reducer: Reducer) -> OwnDesign:
         projection, basis = reducer.projection, SplitBasis.make(reducer.projection)
-        n, G, pw = design.n_obs, projection.n_groups, projection.n_within
         B = projection.Qw @ basis.within
         if projection.root_w is not None:
             B = B / projection.root_w[:, None]
         q_mean = basis.between / np.sqrt(projection.sizes)[:, None]
-        Z = scipy.sparse.csr_array((np.ones(n), (projection.codes, np.arange(n))), shape=(max(G, 1), n))[:G]
-        at = (np.repeat(projection.codes, pw) * pw + np.tile(np.arange(pw), n), np.repeat(np.arange(n), pw))
-        ZB = scipy.sparse.csr_array((B.reshape(-1), at), shape=(max(G, 1) * max(pw, 1), n))[: G * pw]
+        sums = GroupSums.make(projection.codes, projection.n_groups, B, design.weights)
         R = pivoted(projection.weighted(projection.columns.unit))[1]
         clear = bool(min(np.min(np.abs(np.diag(R))), basis.smallest) > MIN_NORM)
-        return cls(design, reducer, basis, B, q_mean, design.weights, Z, ZB, clear)
+        return cls(design, reducer, basis, sums, q_mean, design.weights, clear)
 
     @property
     def n_groups(self) -> int:
@@ -147,6 +144,10 @@ class OwnStats:
             return parts[0]
         return cls(*(np.concatenate([getattr(part, f.name) for part in parts]) for f in fields(cls)))
 
+    def take(self, where: np.ndarray | slice) -> OwnStats:
+        """Those of some of the responses."""
+        return OwnStats(*(getattr(self, f.name)[where] for f in fields(self)))
+
 
 def reduce_own(design: OwnDesign, Y: np.ndarray | WeightedMatrix, where: np.ndarray) -> OwnStats:
     """Reduce the columns ``where`` of Y (n_obs, any) on the rows where they are not NaN.
@@ -162,187 +163,189 @@ def reduce_own(design: OwnDesign, Y: np.ndarray | WeightedMatrix, where: np.ndar
     )
 
 
-def _reduce_panel(design: OwnDesign, panel: np.ndarray | WeightedMatrix) -> OwnStats:
+def _reduce_panel(design: OwnDesign, responses: np.ndarray | WeightedMatrix) -> OwnStats:
     """As :func:`reduce_own`, of all columns (n_obs, c)."""
-    Y, weights = values_of(panel), panel.counting() if isinstance(panel, WeightedMatrix) else None
+    Y, W = values_of(responses), responses.weights if isinstance(responses, WeightedMatrix) else None
     rounding = max(0.5 * np.finfo(Y.dtype).eps if Y.dtype.kind == "f" else 0.0, NOISE)
-    with np.errstate(invalid="ignore"):  # a signalling NaN
-        y = Y.astype(np.float64, order="C")
-    missing = np.isnan(y)
-    n_used, unit_w = len(y) - missing.sum(axis=0), np.ones(y.shape[1])
-    if weights is not None:
-        unit_w = _unit_of(design, weights)
-        w = weights / unit_w
-    else:
-        w = (~missing).astype(np.float64)
-        if design.weights is not None:
-            w *= design.weights[:, None]
-    np.copyto(y, 0.0, where=missing)
-    largest = np.maximum(y.max(axis=0), -y.min(axis=0))
-    finite = np.isfinite(largest) & (n_used > 0)
-    if not finite.all():
-        y[:, ~finite], largest[~finite] = 0.0, 0.0
-    scale = np.ones(y.shape[1])
-    extreme = (largest > 1e100) | ((largest < 1e-100) & (largest > 1e-300))
-    if extreme.any():
-        # A power of two, so that scaling is exact.
-        scale[extreme] = np.exp2(np.floor(np.log2(largest[extreme])))
-        y /= scale
-    noise = w.sum(axis=0) * (rounding * largest / scale) ** 2
-    weighted = weights is not None or design.weights is not None
-    stats, good, explained = _shared_basis(design, y, w, weighted, missing, n_used, scale, noise, finite)
+    one = np.ones(Y.shape[1])
+    scaled = _Scaled(Y, W, one, one, one > 0)
+    with np.errstate(all="ignore"):
+        panel = _read(design, scaled)
+        unit = _unit_of(design, panel)
+        if _is_extreme(panel.largest).any() or _is_extreme(unit).any():
+            scaled = _Scaled.of(Y, W, unit)
+            panel = _read(design, scaled)
+            unit = _unit_of(design, panel)
+        finite = scaled.finite & (panel.n_used > 0)
+        noise = panel.total_weight() / unit * (rounding * panel.largest) ** 2
+        stats, good, explained = _shared_basis(design, panel, unit)
+    stats.scale[:], stats.noise[:], stats.finite[:] = scaled.scale, noise, finite
+    stats.unit_w[:] = unit * scaled.unit
     faint = np.flatnonzero(finite & good & (stats.rest < FAINT * explained))
     if len(faint):
-        root = np.sqrt(stats.N[faint])
-        level = stats.e[faint] / np.where(root > 0, root, 1.0)
-        start, left = design.basis.subtract(
-            y[:, faint], design.reducer.projection, stats.base[faint].T, stats.shift[faint], level.T
-        )
-        np.copyto(left, 0.0, where=missing[:, faint])
-        numbers = (a[faint] for a in (n_used, scale, noise, finite))
-        second, _, _ = _shared_basis(design, left, w[:, faint], weighted, missing[:, faint], *numbers)
-        stats.start[faint], stats.e[faint] = start.T, second.e + root * level
-        stats.base[faint], stats.rest[faint], stats.shift[faint] = second.base, second.rest, second.shift
-    stats.unit_w[:] = unit_w
+        _reduce_faint(design, *scaled.columns(faint), unit[faint], faint, stats)
     p = design.n_fixef
-    rank_left = n_used > p
+    rank_left = stats.n_used > p
     stats.too_few[finite & ~rank_left] = True
     again = np.flatnonzero(finite & rank_left & ~(good & design.clear))
-    if weights is None:
-        for rows, columns in patterns(missing[:, again]) if len(again) else ():
-            _own_basis(design, y, rows, again[columns], None, stats)
-    else:
-        for k in again:
-            _own_basis(design, y, w[:, k] > 0, np.array([k]), w[:, k], stats)
+    if len(again):
+        _reduce_alone(design, *scaled.columns(again), unit[again], again, stats)
     if design.n_groups:
         groups = np.sum(stats.N > 0, axis=1)
         pw = np.sum(np.einsum("cjj->cj", stats.W) > 0, axis=1)
-        few = (groups < 2) | (groups + pw <= p) | (n_used - groups - pw < 1)
+        few = (groups < 2) | (groups + pw <= p) | (stats.n_used - groups - pw < 1)
         stats.too_few[:] |= few & finite
     return stats
 
 
-def _unit_of(design: OwnDesign, weights: np.ndarray) -> np.ndarray:
-    """A power of two (c,): the largest group weighs, over it, at most as much as the complete design's, and half at
-    least; without groups all rows."""
+@dataclass(frozen=True, eq=False)
+class _Scaled:
+    """Responses Y (n_obs, c) over ``scale``, with weights W over ``unit`` if they have some; ``finite`` (c,)."""
+
+    Y: np.ndarray
+    W: np.ndarray | None
+    scale: np.ndarray
+    unit: np.ndarray
+    finite: np.ndarray
+
+    @classmethod
+    def of(cls, Y: np.ndarray, W: np.ndarray | None, unit: np.ndarray) -> _Scaled:
+        """With 0 for a response that is not finite. Both are powers of two, so that scaling is exact."""
+        y = Y.astype(np.float64)
+        absent = np.isnan(y)
+        np.copyto(y, 0.0, where=absent)
+        largest = np.maximum(y.max(axis=0), -y.min(axis=0))
+        finite = np.isfinite(largest)
+        y[:, ~finite], largest[~finite] = 0.0, 0.0
+        extreme = _is_extreme(largest)
+        scale = np.where(extreme, np.exp2(np.floor(np.log2(np.where(extreme, largest, 1.0)))), 1.0)
+        y /= scale
+        np.copyto(y, np.nan, where=absent)
+        if W is None:
+            return cls(y, None, scale, np.ones(len(scale)), finite)
+        unit = np.where(_is_extreme(unit), unit, 1.0)
+        return cls(y, W / unit, scale, unit, finite)
+
+    def columns(self, where: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
+        """Some of the responses, and their weights."""
+        y = np.asarray(self.Y[:, where], dtype=np.float64)
+        return y, None if self.W is None else np.asarray(self.W[:, where], dtype=np.float64)
+
+
+def _is_extreme(largest: np.ndarray) -> np.ndarray:
+    return ~((largest <= EXTREME) & ((largest >= 1 / EXTREME) | (largest <= 1e-300)))
+
+
+def _read(design: OwnDesign, of: _Scaled) -> Panel:
+    shifted = design.reducer.projection.columns.constant is not None
+    return design.sums.read(of.Y, of.W, shifted=shifted)
+
+
+def _unit_of(design: OwnDesign, panel: Panel) -> np.ndarray:
+    """A power of two (c,) for weights of the responses' own: the largest group weighs, over it, at most as much as
+    the complete design's, and half at least; without groups all rows."""
+    if not panel.own:
+        return np.ones(len(panel.shift))
     if design.n_groups:
-        heaviest, most = (design.Z @ weights).max(axis=0), design.reducer.projection.sizes.max()
+        heaviest, most = panel.N.max(axis=0), design.reducer.projection.sizes.max()
     else:
-        heaviest, most = weights.sum(axis=0), float(len(weights))
-    found: np.ndarray = np.exp2(np.ceil(np.log2(np.where(heaviest > 0, heaviest, most) / most)))
-    return found
+        heaviest, most = panel.total_weight(), float(len(panel.y))
+    return np.asarray(np.exp2(np.ceil(np.log2(np.where(heaviest > 0, heaviest, most) / most))))
 
 
-def _shared_basis(
-    design: OwnDesign,
-    y: np.ndarray,
-    w: np.ndarray,
-    weighted: bool,
-    missing: np.ndarray,
-    n_used: np.ndarray,
-    scale: np.ndarray,
-    noise: np.ndarray,
-    finite: np.ndarray,
-) -> tuple[OwnStats, np.ndarray, np.ndarray]:
-    """Statistics of y (n_obs, c) with weights w on the complete design's basis, and for whom that is good enough.
+def _shared_basis(design: OwnDesign, panel: Panel, unit: np.ndarray) -> tuple[OwnStats, np.ndarray, np.ndarray]:
+    """Statistics of a panel, with its weights over ``unit``, on the complete design's basis, and for whom that is
+    good enough.
 
     Also returns the sum of squares of what is fitted beside ``rest``, within a digit.
     """
-    projection, B, Z = design.reducer.projection, design.B, design.Z
-    c, p, pw, G = y.shape[1], design.n_fixef, B.shape[1], design.n_groups
-    shift, constant = np.zeros(c), np.zeros(p)
-    if projection.columns.constant is not None:
-        # The difference of close numbers is exact, so the first row is as good as the mean.
-        shift = y[np.argmin(missing, axis=0), np.arange(c)]
-        constant = projection.columns.constant
-    y = y - shift
-    N = Z @ w
-    safe = np.where(N > 0, N, 1.0)
-    sums = (design.ZB @ w).reshape(G, pw, c)
-    W = np.empty((c, pw, pw))
-    i, j = np.tril_indices(pw)
-    W[:, i, j] = W[:, j, i] = ((B[:, i] * B[:, j]).T @ w).T
-    before = np.einsum("cjj->cj", W).copy()
-    half = (sums / np.sqrt(safe)[:, None, :]).transpose(2, 0, 1)
-    W -= half.transpose(0, 2, 1) @ half
-    good = np.all(np.einsum("cjj->cj", W) > MIN_PIVOT * np.maximum(before, 1.0), axis=1)
-    good &= _smallest_pivot(W) > MIN_PIVOT
-    W[~good] = np.eye(pw)
+    projection = design.reducer.projection
+    c, p, pw = len(unit), design.n_fixef, design.sums.n_columns
+    N, triangle = panel.N / unit, panel.pairs / unit
+    safe = np.where(panel.N > 0, panel.N, 1.0)
+    x_mean = panel.columns / safe
+    W = full(triangle - products(panel.columns / unit, x_mean), pw)
+    diagonal = np.einsum("jjc->jc", W)
+    before = triangle[[i * (i + 3) // 2 for i in range(pw)]]
+    good = np.all(diagonal > MIN_PIVOT * np.maximum(before, 1.0), axis=0) & (least_pivot(W) > MIN_PIVOT)
+    W[:, :, ~good] = np.eye(pw)[:, :, None]
 
-    means = _centre(y, w, Z, safe, projection.codes)
-    first = np.linalg.solve(W, (B.T @ (w * y)).T[..., None])[..., 0]
-    explained = np.einsum("gc,gc->c", N, means**2) + np.einsum("ci,cij,cj->c", first, W, first)
-    y -= B @ first.T
-    means += _centre(y, w, Z, safe, projection.codes)
-    wy = w * y
-    left = (B.T @ wy).T
-    second = np.linalg.solve(W, left[..., None])[..., 0]
-    rest = np.maximum(np.einsum("ij,ij->j", wy, y) - np.einsum("ci,ci->c", left, second), 0.0)
+    y_mean = panel.by_group / safe
+    first = solved(W, (panel.onto - np.einsum("igc,gc->ic", panel.columns, y_mean)) / unit)
+    explained = np.einsum("gc,gc->c", N, y_mean**2) + np.einsum("ic,ijc,jc->c", first, W, first)
+    level = y_mean - np.einsum("igc,ic->gc", x_mean, first)
+    by_group, onto, squares = panel.leave(level, first)
+    again = by_group / safe
+    left = (onto - np.einsum("igc,gc->ic", panel.columns, again)) / unit
+    second = solved(W, left)
+    rest = squares / unit - np.einsum("gc,gc->c", N, again**2) - np.einsum("ic,ic->c", left, second)
 
-    root = np.sqrt(N).T
-    own = (sums / safe[:, None, :]).transpose(2, 0, 1) + design.q_mean[:, :pw]
-    b = np.empty((c, G, p))
-    b[:, :, :pw] = root[:, :, None] * own
-    b[:, :, pw:] = root[:, :, None] * design.q_mean[:, pw:]
-    e = means.T - first @ design.q_mean[:, :pw].T - np.einsum("cgj,cj->cg", own, second)
+    root, q_mean = np.sqrt(N), design.q_mean.T
+    own = x_mean + q_mean[:pw, :, None]
+    e = level + again - np.einsum("gi,ic->gc", design.q_mean[:, :pw], first) - np.einsum("igc,ic->gc", own, second)
     e *= root
-    whole = np.zeros((c, p, p))
-    whole[:, :pw, :pw] = W
-    gram = b.transpose(0, 2, 1) @ b
-    good &= _smallest_pivot(whole + gram) > MIN_PIVOT
-    good &= np.all(np.einsum("cjj->cj", gram[:, pw:, pw:]) > MIN_PIVOT, axis=1)
-    gram[~good] = np.eye(p)
-    base = np.concatenate([first + second, _fit_between(b, e, gram, pw)], axis=1)
-    log_w = np.log(np.where(w > 0, w, 1.0)).sum(axis=0) if weighted else np.zeros(c)
+    b = np.concatenate([root * own, root * q_mean[pw:, :, None]])
+    gram = full(products(b, b), p)
+    whole = gram.copy()
+    whole[:pw, :pw] += W
+    good &= least_pivot(whole) > MIN_PIVOT
+    good &= np.all(np.einsum("jjc->jc", gram[pw:, pw:]) > MIN_PIVOT, axis=0)
+    between = solved(np.where(good, gram[pw:, pw:], np.eye(p - pw)[:, :, None]), np.einsum("igc,gc->ic", b[pw:], e))
+    e -= np.einsum("igc,ic->gc", b[pw:], between)
+    base = np.concatenate([first + second, between])
+    padded = np.zeros((c, p, p))
+    padded[:, :pw, :pw] = np.moveaxis(W, 2, 0)
+    constant = projection.columns.constant if projection.columns.constant is not None else np.zeros(p)
 
     def each(a: np.ndarray) -> np.ndarray:
         return np.broadcast_to(a, (c, *a.shape)).copy()
 
     stats = OwnStats(
-        np.ascontiguousarray(N.T), b, e, whole, rest, base, np.zeros((c, p)), each(projection.columns.shift),
-        each(design.basis.unit), np.full(c, design.basis.logdet), log_w, each(constant), n_used, shift, scale, noise,
-        np.ones(c), finite, np.zeros(c, dtype=bool),
+        np.ascontiguousarray(N.T), np.ascontiguousarray(np.moveaxis(b, 2, 0).swapaxes(1, 2)),
+        np.ascontiguousarray(e.T), padded, np.maximum(rest, 0.0), np.ascontiguousarray(base.T), np.zeros((c, p)),
+        each(projection.columns.shift), each(design.basis.unit), np.full(c, design.basis.logdet),
+        panel.log_w - panel.n_used * np.log(unit), each(constant), panel.n_used.copy(), panel.shift.copy(),
+        np.ones(c), np.zeros(c), unit.copy(), np.ones(c, dtype=bool), np.zeros(c, dtype=bool),
     )  # fmt: skip
     return stats, good, explained
 
 
-def _centre(
-    y: np.ndarray, w: np.ndarray, Z: scipy.sparse.csr_array, safe: np.ndarray, codes: np.ndarray
-) -> np.ndarray:
-    """Subtract from y, in place, its weighted group means (G, c), and return them."""
-    if not Z.shape[0]:
-        return np.zeros((0, y.shape[1]))
-    means: np.ndarray = (Z @ (w * y)) / safe
-    y -= np.take(means, codes, axis=0)
-    return means
-
-
-def _fit_between(b: np.ndarray, e: np.ndarray, gram: np.ndarray, pw: int) -> np.ndarray:
-    """Fit e (c, G), in place, to the columns of b from pw on; returns their coefficients (c, p - pw)."""
-    between = b[:, :, pw:]
-    moment = np.einsum("cgj,cg->cj", between, e)
-    found: np.ndarray = np.linalg.solve(gram[:, pw:, pw:], moment[..., None])[..., 0]
-    e -= np.einsum("cgj,cj->cg", between, found)
-    return found
-
-
-def _smallest_pivot(M: np.ndarray) -> np.ndarray:
-    """The least pivot (c,) in the elimination of M (c, p, p), at a diagonal of 1; -inf where there is none."""
-    least, M = np.full(len(M), np.inf), M.copy()
+def _reduce_faint(
+    design: OwnDesign, y: np.ndarray, w: np.ndarray | None, unit: np.ndarray, cols: np.ndarray, stats: OwnStats
+) -> None:
+    """Take what was fitted off the columns ``cols`` (n_obs, c), and reduce what is left."""
+    root = np.sqrt(stats.N[cols])
+    level = stats.e[cols] / np.where(root > 0, root, 1.0)
+    start, left = design.basis.subtract(
+        np.where(np.isnan(y), 0.0, y), design.reducer.projection, stats.base[cols].T, stats.shift[cols], level.T
+    )
+    np.copyto(left, np.nan, where=np.isnan(y))
+    one = np.ones(len(cols))
     with np.errstate(all="ignore"):
-        d = 1 / np.sqrt(np.einsum("cjj->cj", M))
-        M *= d[:, :, None] * d[:, None, :]
-        for k in range(M.shape[1]):
-            pivot = M[:, k, k].copy()
-            least = np.minimum(least, np.where(pivot > 0, pivot, -np.inf))
-            M[:, k + 1 :, k + 1 :] -= (M[:, k + 1 :, k] / pivot[:, None])[:, :, None] * M[:, None, k, k + 1 :]
-    return np.where(np.isnan(least), -np.inf, least)
+        second, _, _ = _shared_basis(design, _read(design, _Scaled(left, w, one, one, one > 0)), unit)
+    stats.start[cols], stats.e[cols] = start.T, second.e + root * level
+    stats.base[cols], stats.rest[cols], stats.shift[cols] = second.base, second.rest, second.shift
+
+
+def _reduce_alone(
+    design: OwnDesign, y: np.ndarray, w: np.ndarray | None, unit: np.ndarray, cols: np.ndarray, stats: OwnStats
+) -> None:
+    """Statistics of the columns ``cols`` (n_obs, c) on designs of their own."""
+    missing = np.isnan(y)
+    np.copyto(y, 0.0, where=missing)
+    if w is None:
+        for rows, some in patterns(missing):
+            _own_basis(design, y[:, some], rows, cols[some], None, stats)
+    else:
+        for j, k in enumerate(cols):
+            _own_basis(design, y[:, [j]], ~missing[:, j], np.array([k]), w[:, j] / unit[j], stats)
 
 
 def _own_basis(
     design: OwnDesign, y: np.ndarray, rows: np.ndarray, cols: np.ndarray, weights: np.ndarray | None, stats: OwnStats
 ) -> None:
-    """Statistics of the columns ``cols`` of y (scaled), which have these ``rows``, on a design of their own."""
+    """Statistics of y (n_obs, c), the columns ``cols`` of ``stats``, which have these ``rows``, on a design of their
+    own."""
     whole = design.design
     try:
         own = whole.take(rows, None if weights is None else weights[rows])
@@ -352,7 +355,7 @@ def _own_basis(
     projection = project_design(own)
     basis = SplitBasis.make(projection)
     pw = projection.n_within
-    part = y[np.ix_(rows, cols)]
+    part = y[rows]
     shift, base, e, rest, explained = _on_basis(projection, basis, part)
     start, faint = np.zeros_like(base), rest < FAINT * explained
     if faint.any():

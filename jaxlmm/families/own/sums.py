@@ -1,0 +1,233 @@
+"""Sums over groups of responses that have observations, or weights, of their own: two passes over a panel.
+
+Rows are taken group by group, a few at a time, so that what is made of them stays in a cache: conversion, weights,
+and the sums of a few groups as one product of small matrices. Groups of few rows are summed row by row.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+__all__ = ["GroupSums", "Panel"]
+
+# Rows that are taken together.
+BLOCK_ROWS = 64
+# With fewer rows a group than this, on average, a product would mostly multiply zeros.
+LEAST_DENSE = 8
+# Weights within [1 / WIDE, WIDE] of which FACTORS are multiplied before a logarithm is taken.
+WIDE, FACTORS = 1e35, 8
+
+
+@dataclass(frozen=True, eq=False)
+class _Rows:
+    """Some rows: where they are in Y and in a panel, the groups that they belong to, and the columns B there.
+
+    ``both`` (k + pw, rows) are the indicators of the k groups, and B. ``products``: these, the indicators times each
+    column of B (column by column), and the products of pairs of columns. Where ``starts`` (of each group) are given,
+    the parts of groups are left out of both.
+    """
+
+    at: slice | np.ndarray
+    rows: slice
+    groups: slice
+    both: np.ndarray
+    products: np.ndarray
+    starts: np.ndarray | None
+    codes: np.ndarray
+
+    @classmethod
+    def make(cls, at: Any, rows: slice, codes: np.ndarray, B: np.ndarray, dense: bool) -> _Rows:
+        i, j = np.tril_indices(B.shape[1])
+        pairs = (B[:, i] * B[:, j]).T
+        first = int(codes[0]) if len(codes) else 0
+        k = int(codes[-1]) - first + 1 if len(codes) else 0
+        within = codes - first
+        groups = slice(first, first + k)
+        if not dense:
+            starts = np.searchsorted(within, np.arange(k))
+            return cls(at, rows, groups, np.ascontiguousarray(B.T), np.ascontiguousarray(pairs), starts, within)
+        Z = np.zeros((k, len(B)))
+        Z[within, np.arange(len(within))] = 1.0
+        by_column = [Z * B[:, c] for c in range(B.shape[1])]
+        return cls(at, rows, groups, np.concatenate([Z, B.T]), np.concatenate([Z, *by_column, pairs]), None, within)
+
+    def add_sums(self, y: np.ndarray, by_group: np.ndarray, onto: np.ndarray) -> None:
+        """Add sums of y (rows, c): of the groups to (G, c), and its products with B to (pw, c)."""
+        if self.starts is not None:
+            by_group[self.groups] += np.add.reduceat(y, self.starts, axis=0)
+            onto += self.both @ y
+            return
+        found, k = self.both @ y, self.groups.stop - self.groups.start
+        by_group[self.groups] += found[:k]
+        onto += found[k:]
+
+    def add_weights(self, w: np.ndarray, N: np.ndarray, columns: np.ndarray, pairs: np.ndarray) -> None:
+        """Add sums of weights w (rows, c) to N (G, c), times the columns of B (pw, G, c), times pairs of columns."""
+        if self.starts is not None:
+            N[self.groups] += np.add.reduceat(w, self.starts, axis=0)
+            for column, values in zip(columns, self.both, strict=True):
+                column[self.groups] += np.add.reduceat(values[:, None] * w, self.starts, axis=0)
+            pairs += self.products @ w
+            return
+        found, k, pw = self.products @ w, self.groups.stop - self.groups.start, len(columns)
+        N[self.groups] += found[:k]
+        columns[:, self.groups] += found[k : k * (1 + pw)].reshape(pw, k, w.shape[1])
+        pairs += found[k * (1 + pw) :]
+
+    def fitted(self, level: np.ndarray, coef: np.ndarray) -> np.ndarray:
+        """Levels of the groups (G, c) and B coef, (rows, c)."""
+        if self.starts is not None:
+            return np.asarray(level[self.groups][self.codes] + self.both.T @ coef)
+        return np.asarray(self.both.T @ np.concatenate([level[self.groups], coef]))
+
+
+@dataclass(frozen=True, eq=False)
+class GroupSums:
+    """Rows of a design group by group, and the columns B (n_obs, pw) on them; ``weights`` are those of the design."""
+
+    blocks: tuple[_Rows, ...]
+    n_obs: int
+    n_groups: int
+    n_columns: int
+    weights: np.ndarray | None
+
+    @classmethod
+    def make(cls, codes: np.ndarray, n_groups: int, B: np.ndarray, weights: np.ndarray | None) -> GroupSums:
+        """Of ``codes`` (n_obs,), which are of no matter without groups."""
+        n, pw = B.shape
+        order = np.argsort(codes, kind="stable")
+        is_sorted = bool(np.all(order == np.arange(n)))
+        dense, blocks = n >= LEAST_DENSE * n_groups, []
+        for start in range(0, n, BLOCK_ROWS):
+            rows = slice(start, min(start + BLOCK_ROWS, n))
+            at = rows if is_sorted else order[rows]
+            own = codes[order[rows]] if n_groups else np.zeros(0, dtype=np.intp)
+            blocks.append(_Rows.make(at, rows, own, B[order[rows]], dense or not n_groups))
+        return cls(tuple(blocks), n, n_groups, pw, weights)
+
+    def read(self, Y: np.ndarray, W: np.ndarray | None, *, shifted: bool) -> Panel:
+        """The first pass over responses Y (n_obs, c), NaN where they are missing, with weights W of their own or not.
+
+        ``shifted``: they are taken relative to their first value.
+        """
+        c, G, pw = Y.shape[1], self.n_groups, self.n_columns
+        panel = Panel(
+            self, np.empty((self.n_obs, c)), np.empty((self.n_obs, c)), W is not None,
+            _first_values(Y) if shifted else np.zeros(c), np.zeros((G, c)), np.zeros((pw, G, c)),
+            np.zeros((pw * (pw + 1) // 2, c)), np.zeros((G, c)), np.zeros((pw, c)), np.full(c, len(Y)), np.zeros(c),
+            np.zeros(c),
+        )  # fmt: skip
+        low, high = np.zeros(c), np.zeros(c)
+        for block in self.blocks:
+            y, w = panel.y[block.rows], panel.w[block.rows]
+            np.subtract(Y[block.at], panel.shift, out=y)
+            absent = np.isnan(y)
+            some = bool(absent.any())
+            if some:
+                np.copyto(y, 0.0, where=absent)
+                panel.n_used[:] -= np.count_nonzero(absent, axis=0)
+            if W is not None:
+                w[...] = W[block.at]
+                if some:
+                    np.copyto(w, 0.0, where=absent)
+                panel.log_w[:] += _log_sums(w, absent if some else None)
+            else:
+                np.logical_not(absent, out=w, casting="unsafe")
+                if self.weights is not None:
+                    own = self.weights[block.at]
+                    panel.log_w[:] += np.log(own) @ w
+                    w *= own[:, None]
+            np.minimum(low, y.min(axis=0), out=low)
+            np.maximum(high, y.max(axis=0), out=high)
+            block.add_weights(w, panel.N, panel.columns, panel.pairs)
+            block.add_sums(y if panel.plain else w * y, panel.by_group, panel.onto)
+        # 0, where nothing is missing but the first value is taken off, stands for that value.
+        panel.largest[:] = np.maximum(np.abs(high + panel.shift), np.abs(low + panel.shift))
+        return panel
+
+
+@dataclass(frozen=True, eq=False)
+class Panel:
+    """c responses as :meth:`GroupSums.read` finds them.
+
+    Attributes
+    ----------
+    sums : GroupSums
+    y, w : ndarray, (n_obs, c)
+        Less ``shift``, and weights, row by row of the blocks; both 0 where an observation is missing.
+    own : bool
+        Whether they have weights of their own.
+    shift : ndarray, (c,)
+    N : ndarray, (G, c)
+        Sums of the weights of each group.
+    columns : ndarray, (pw, G, c)
+        Sums of weights times each column of B.
+    pairs : ndarray, (pw (pw + 1) / 2, c)
+        Sums of weights times products of columns of B: the lower triangle, row by row.
+    by_group, onto : ndarray, (G, c) and (pw, c)
+        Weighted sums of y by group, and times the columns of B.
+    n_used, largest, log_w : ndarray, (c,)
+        Numbers of observations, largest absolute values, sums of the logarithms of the weights.
+    """
+
+    sums: GroupSums
+    y: np.ndarray
+    w: np.ndarray
+    own: bool
+    shift: np.ndarray
+    N: np.ndarray
+    columns: np.ndarray
+    pairs: np.ndarray
+    by_group: np.ndarray
+    onto: np.ndarray
+    n_used: np.ndarray
+    largest: np.ndarray
+    log_w: np.ndarray
+
+    @property
+    def plain(self) -> bool:
+        """Whether the weights are all 0 or 1."""
+        return not self.own and self.sums.weights is None
+
+    def total_weight(self) -> np.ndarray:
+        """Sums of the weights, (c,)."""
+        return np.asarray((self.N if len(self.N) else self.w).sum(axis=0))
+
+    def leave(self, level: np.ndarray, coef: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """The second pass: y less levels of the groups (G, c) and B coef; sums as before, and of squares (c,)."""
+        by_group, onto, squares = np.zeros_like(self.by_group), np.zeros_like(self.onto), np.zeros(len(self.shift))
+        for block in self.sums.blocks:
+            y, w = self.y[block.rows], self.w[block.rows]
+            y -= block.fitted(level, coef)
+            if self.plain:
+                y *= w  # 0 where it is missing
+                wy = y
+            else:
+                wy = w * y
+            squares += np.einsum("ij,ij->j", wy, y)
+            block.add_sums(wy, by_group, onto)
+        return by_group, onto, squares
+
+
+def _first_values(Y: np.ndarray) -> np.ndarray:
+    """The first value of each column that is there, 0 where none is finite; the difference of close numbers is exact,
+    so that it is as good as the mean."""
+    first = np.array(Y[0], dtype=np.float64)
+    left = np.flatnonzero(np.isnan(first))
+    if len(left):
+        some = np.asarray(Y[:, left], dtype=np.float64)
+        first[left] = some[np.argmax(~np.isnan(some), axis=0), np.arange(len(left))]
+    first[~np.isfinite(first)] = 0.0
+    return first
+
+
+def _log_sums(w: np.ndarray, absent: np.ndarray | None) -> np.ndarray:
+    """Sums of the logarithms of the columns of w (rows, c) but where they are absent."""
+    if absent is not None:
+        w = np.where(absent, 1.0, w)
+    if w.min() > 1 / WIDE and w.max() < WIDE:
+        w = np.multiply.reduceat(w, np.arange(0, len(w), FACTORS), axis=0)
+    return np.asarray(np.log(w).sum(axis=0))
