@@ -254,6 +254,15 @@ def test_the_table_of_permutation_errors_is_what_was_measured() -> None:
     assert len(re.findall(r"^\| \w+ \| \d+ \| `", page("permutation.md"), re.M)) == len(rows)
 
 
+def test_the_table_of_errors_with_items_is_what_was_measured() -> None:
+    rows = json.loads((RESULTS / "type_one_error_items.json").read_text())["rows"]
+    kinds = ("normal", "satterthwaite", "kenward-roger", "singular")
+    for row in rows:
+        model, cells = row["model"].replace("|", "\\|"), " | ".join(f"{100 * row[kind]:.1f} %" for kind in kinds)
+        assert f"| {row['subjects']} | {row['slope sd']} | `{model}` | {cells} |" in page("random-effects.md")
+    assert len(re.findall(r"^\| \d+ \| [\d.]+ \| `", page("random-effects.md"), re.M)) == len(rows)
+
+
 def test_every_page_is_in_the_menu_once() -> None:
     trees = [tree for name in ALL for tree in re.findall(r"^```\{toctree\}\n(.*?)^```", page(name), re.S | re.M)]
     entries = [line for tree in trees for line in tree.splitlines() if line and not line.startswith(":")]
