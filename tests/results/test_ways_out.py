@@ -242,7 +242,7 @@ def test_pictures_refused(written: Path, tmp_path: Path) -> None:
         ((written / "r.csv", "--kind", "qq"), "--kind qq needs more than a table of effects"),
         (
             (written / "glance.csv", "--kind", "map", "--term", "x"),
-            "has no column 'effect': it is no table of effects",
+            "has no column 'term': it is no table of effects",
         ),
         ((written / "r.csv", "--kind", "map", "--term", "x", "--at", "time=0.02"), "a map has two dimensions"),
         ((written / "r.csv", "--kind", "map", "--term", "x", "--at", "freq=3"), "of the dimensions channel, time"),

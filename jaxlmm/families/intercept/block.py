@@ -34,6 +34,7 @@ from jaxlmm.families.intercept.reduce import Reducer, Stats
 from jaxlmm.optimize.search import Optimum, make_grid
 from jaxlmm.runtime import programs
 from jaxlmm.runtime.device import compute_devices
+from jaxlmm.runtime.progress import advance
 
 __all__ = ["BlockFitter", "Constants", "Raw", "Results", "block_arrays", "fit_block"]
 
@@ -147,6 +148,7 @@ class BlockFitter:
             cols = slice(first, min(first + width, c))
             part = stats.take(cols)
             arrays = block_arrays(part, width)
+            advance(-int(np.count_nonzero(part.finite)))  # they were counted before
             self.store(out, cols, part, settle_block(self.constants, *arrays, np.resize(lam[cols], width)))
         return out
 
