@@ -159,8 +159,9 @@ def test_profile_and_rlrt() -> None:
     profile = found.profile()
     one, _ = alone(X, Y[:, 1], codes)
     np.testing.assert_allclose(profile.coef[1], one.profile().coef[0], rtol=1e-6, atol=1e-8)
-    with pytest.raises(ValueError, match="3 responses miss observations"):
-        jaxlmm.rlrt(found)
+    tests = [jaxlmm.rlrt(fit, n_sim=2000, seed=1) for fit in (found, one)]
+    np.testing.assert_allclose(tests[0].statistic[1], tests[1].statistic[0], rtol=1e-6, atol=1e-8)
+    np.testing.assert_allclose(tests[0].pvalue[1], tests[1].pvalue[0], atol=0.06)
 
 
 def test_missing_can_be_refused() -> None:
