@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import operator
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -21,7 +21,7 @@ from jaxlmm.families.parameters import lower_triangle
 __all__ = [
     "Entries", "add", "blocks", "changed", "exchanged", "first_columns", "first_parameters", "get", "groups",
     "onto_columns",
-    "orderings", "pairings", "product", "sandwich", "times", "total",
+    "orderings", "pairings", "product", "sandwich", "sums", "times", "total",
 ]  # fmt: skip
 
 Entries = dict[tuple[int, int], jax.Array]
@@ -63,6 +63,16 @@ def add(parts: Iterable[jax.Array]) -> jax.Array:
 def total(values: jax.Array) -> jax.Array:
     """Sum over the groups, (G, c) -> (c,); a product, which is much faster than a sum over an axis."""
     return np.ones(len(values), values.dtype) @ values  # type: ignore[return-value]
+
+
+def sums(parts: Sequence[jax.Array], axis: int) -> list[jax.Array]:
+    """Sums of several arrays of one shape over an axis, in one loop: what makes the arrays does not go to memory."""
+
+    def plus(x: Sequence[jax.Array], y: Sequence[jax.Array]) -> tuple[jax.Array, ...]:
+        return tuple(a + b for a, b in zip(x, y, strict=True))
+
+    zeros = tuple(np.zeros((), x.dtype) for x in parts)
+    return list(jax.lax.reduce(tuple(parts), zeros, plus, (axis,)))
 
 
 def blocks(core: Core, phi: jax.Array) -> tuple[Entries, Entries, jax.Array]:

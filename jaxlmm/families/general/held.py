@@ -19,9 +19,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from jaxlmm.families.deviance import in_theta
 from jaxlmm.families.general.family import General
 from jaxlmm.families.general.moments import Stats
-from jaxlmm.families.parameters import phi_from_theta, second_derivatives, theta_gradient, theta_jacobian
+from jaxlmm.families.parameters import phi_from_theta
 from jaxlmm.optimize.several import Evaluation
 
 __all__ = ["Held", "HeldDeviance"]
@@ -95,12 +96,8 @@ class HeldDeviance:
             n * (s2 / at.s - pull[:, None] * pull[None]),
             (s2 * scale + cross + jnp.swapaxes(cross, 0, 1)) / x2 + n * push[:, None] * push[None],
         )
-        jacobian = theta_jacobian(theta, self.sizes)
-        inner = (second[:, :, None] * jacobian[None]).sum(1)
-        curved = jnp.tensordot(second_derivatives(self.sizes), first, axes=(0, 0))
-        hessian = (jacobian[:, :, None] * inner[:, None]).sum(0) + curved
-        gradient = _pulled(theta_gradient(first, jacobian), B)
-        return Evaluation(value, gradient, _pulled_twice(hessian, B), first)
+        found = in_theta(value, first, second, theta, self.sizes)
+        return Evaluation(value, _pulled(found.gradient, B), _pulled_twice(found.hessian, B), first)
 
     def at_nodes(self, v: jax.Array, held: Held) -> jax.Array:
         """Value (K, c) where nothing is held, at theta (k, K) that all responses share."""

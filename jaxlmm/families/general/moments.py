@@ -51,10 +51,8 @@ __all__ = [
     "covariance",
     "estimates",
     "information",
-    "logdet",
     "moments",
     "node_parts",
-    "pwrss",
 ]
 
 
@@ -105,13 +103,6 @@ def moments(core: Core, phi: jax.Array, stats: Stats, *, reml: bool) -> Moments:
     return Moments(solved.s, s1, s2, l, l1, l2)
 
 
-def pwrss(core: Core, phi: jax.Array, stats: Stats) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """pwrss (c,) and its derivatives (k, c), (k, k, c) in phi."""
-    at = factor(core, phi)
-    solved = solve(core, at, stats)
-    return solved.s, *_pwrss_derivatives(core, at, solved)
-
-
 def node_parts(core: Core, phi: jax.Array, stats: Stats, *, reml: bool) -> tuple[jax.Array, jax.Array]:
     """pwrss (K, c) and log-determinants (K,) at phi (k, K) that all responses share.
 
@@ -139,11 +130,6 @@ def node_parts(core: Core, phi: jax.Array, stats: Stats, *, reml: bool) -> tuple
     together = max(g for g in (1, 2, 4, 8, 16, 32) if g == 1 or (n % g == 0 and g * core.d <= NODE_ROWS))
     s, l = jax.lax.map(some, jnp.moveaxis(phi.reshape(len(phi), -1, together), 1, 0))  # noqa: E741
     return own + s.reshape(n, -1), l.reshape(n)
-
-
-def logdet(core: Core, phi: jax.Array, *, reml: bool) -> jax.Array:
-    """The log-determinants (c,) alone."""
-    return _logdet_value(core, factor(core, phi), reml)
 
 
 def estimates(core: Core, phi: jax.Array, stats: Stats) -> tuple[jax.Array, jax.Array]:

@@ -20,10 +20,10 @@ from typing import TypeGuard
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from jaxlmm.families.base import Moments
 from jaxlmm.families.general.eliminated import Entries, add, first_parameters, get, groups, orderings
+from jaxlmm.families.general.eliminated import sums as sums_of
 from jaxlmm.families.general.layout import Core, packed_pairs
 from jaxlmm.families.general.moments import Stats
 
@@ -180,12 +180,7 @@ class _Sums:
 
     def found(self) -> Vector:
         """All sums (c,), by number."""
-        zeros = tuple(np.zeros((), x.dtype) for x in self._parts)
-        return _once(list(jax.lax.reduce(tuple(self._parts), zeros, _plus, (0,))))
-
-
-def _plus(x: Sequence[jax.Array], y: Sequence[jax.Array]) -> Sequence[jax.Array]:
-    return tuple(a + b for a, b in zip(x, y, strict=True))
+        return _once(sums_of(self._parts, 0))
 
 
 def _once(values: Vector) -> Vector:

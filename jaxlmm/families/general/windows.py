@@ -28,6 +28,7 @@ import numpy as np
 import scipy.linalg
 
 from jaxlmm.families.deviance import in_theta
+from jaxlmm.families.general.eliminated import sums
 from jaxlmm.families.general.layout import Core
 from jaxlmm.families.general.moments import Stats
 from jaxlmm.optimize.several import Evaluation
@@ -79,8 +80,8 @@ class Windowed:
         z = (jnp.log1p(u) - stats.low) / HALF - 1
         T = jnp.cos(np.arange(NODES)[None, :, None] * jnp.arccos(jnp.clip(z, -1, 1))[:, None])
         first, second = ((_lagrange() @ T[t]).reshape(3, NODES, -1) for t in range(2))
-        along = _sums([stats.F * second[n] for n in range(3)], 1)
-        f, f1, f11, f2, f22, f12 = _sums(
+        along = sums([stats.F * second[n] for n in range(3)], 1)
+        f, f1, f11, f2, f22, f12 = sums(
             [first[n] * along[m] for n, m in ((0, 0), (1, 0), (2, 0), (0, 1), (0, 2), (1, 1))], 0
         )
         # x' = c / (1 + c phi), x'' = -x'^2
@@ -92,14 +93,6 @@ class Windowed:
         ])  # fmt: skip
         inside = jnp.all(jnp.abs(z) <= 1 + 1e-9, axis=0)
         return in_theta(jnp.where(inside, f, np.inf), gradient, hessian, theta, self.sizes)
-
-
-def _sums(parts: list[jax.Array], axis: int) -> list[jax.Array]:
-    """Sums of several arrays over an axis, in one loop."""
-    zeros = tuple(np.zeros((), x.dtype) for x in parts)
-    return list(
-        jax.lax.reduce(tuple(parts), zeros, lambda x, y: tuple(a + b for a, b in zip(x, y, strict=True)), (axis,))
-    )
 
 
 @functools.cache
