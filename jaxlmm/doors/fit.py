@@ -120,7 +120,8 @@ def fit(
         Of the Wald intervals in results on disk, and of dask arrays. Default: 0.95.
     progress : bool, optional
         A bar with responses per second and time left, once two seconds have passed. Default: on a terminal and in a
-        notebook. Dask has bars of its own for what it computes.
+        notebook. Of a dask array it is drawn whenever dask computes the result on this machine; a cluster has dask's
+        bar, ``distributed.progress(result.persist())``.
 
     Returns
     -------

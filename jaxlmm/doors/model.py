@@ -204,13 +204,14 @@ def fit_responses(model: Model, opened: Responses, options: FitOptions, place: P
     if opened.lazy:
         from jaxlmm.outofcore.cluster import lazy_fit
 
-        place.refuse_progress()
         values = opened.values.data if opened.labelled else opened.values
         own = opened.weights
         weights = None if own is None else own.values.data if own.labelled else own.values
         text, level = None if formula is None else formula.formula, LEVEL if place.level is None else place.level
         assert opened.labels is not None  # dask arrays are given some
-        return lazy_fit(values, opened.axis, opened.labels, design, text, options, level, weights=weights)
+        return lazy_fit(
+            values, opened.axis, opened.labels, design, text, options, level, weights=weights, show=place.progress
+        )
     place.refuse_level()
     return _in_memory(model, opened, options, place.progress)
 
