@@ -18,6 +18,7 @@ from jaxlmm.results.fitting import fit_model
 from jaxlmm.results.options import FitOptions
 from jaxlmm.results.results import Fit
 from jaxlmm.runtime.arguments import shown
+from jaxlmm.sources.slips import refuse_recordings
 from jaxlmm.tabular.labels import Labels
 
 if TYPE_CHECKING:
@@ -93,6 +94,7 @@ class Model:
         """
         options = FitOptions(method, df, missing)
         place = Place(out, resume, block, share, overwrite, level, progress)
+        refuse_recordings("Y", Y)
         check_given(Y, responses)
         columns = self.columns(responses, given=Y is not None)
         if columns is not None:

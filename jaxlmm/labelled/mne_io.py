@@ -194,7 +194,7 @@ def evokeds_to_dataarray(
             raise ValueError(f"evoked {k} and evoked 0 have other times; crop or resample them alike.")
         values[k] = one.data[[one.ch_names.index(name) for name in first.ch_names]]
     each = np.array([np.isin(first.ch_names, one.info["bads"]) for one in listed])  # (evoked, channel)
-    bad = each.any(axis=0)
+    bad = np.asarray(each.any(axis=0))
     _refuse_all_bad(bad, bads, "every channel is in info['bads'] of some evoked", "'missing' or 'keep'")
     if bads == "missing":
         values[each] = np.nan

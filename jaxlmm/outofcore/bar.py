@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from dask.callbacks import Callback
-from dask.diagnostics import ProgressBar
+from dask.diagnostics.progress import ProgressBar
 
 from jaxlmm.runtime.progress import Progress, start
 
