@@ -123,7 +123,7 @@ def main() -> None:
         rows = {(row["design"], row["subjects"]): row for row in json.loads(path.read_text())["rows"]}
     for name in DESIGNS:
         for subjects in (12, 20):
-            if options.only not in name:
+            if options.only not in f"{name} {subjects}":
                 continue
             X, random, _, _ = design(name, subjects)
             names = ["(Intercept)", "cond", "covariate"][: X.shape[1]]

@@ -283,7 +283,7 @@ def _starts(problem: Shared, stats: Any, n_starts: int) -> tuple[np.ndarray, np.
     return np.moveaxis(nodes[order], 2, 1), height
 
 
-@functools.partial(programs.jit, static_argnums=4)
+@functools.partial(programs.jit, batch=3, static_argnums=4)
 def _lowest(
     problem: Shared, nodes: jax.Array, neighbours: jax.Array, stats: Any, n_starts: int
 ) -> tuple[jax.Array, jax.Array]:
@@ -298,15 +298,18 @@ def _lowest_of(value: jax.Array, neighbours: jax.Array, n_starts: int) -> tuple[
 def _minima(value: jax.Array, neighbours: jax.Array, n_starts: int) -> tuple[jax.Array, jax.Array]:
     """The best node of each response and the next ones that no neighbour is below, (n_starts, c); their heights."""
     value = jnp.where(jnp.isfinite(value), value, np.inf)
-    local = functools.reduce(
-        jnp.logical_and, (value <= jnp.take(value, neighbours[:, j], axis=0) for j in range(neighbours.shape[1]))
-    )
+
+    def none_below(j: jax.Array, local: jax.Array) -> jax.Array:
+        beside = jax.lax.dynamic_index_in_dim(neighbours, j, 1, keepdims=False)
+        return local & (value <= jnp.take(value, beside, axis=0))
+
+    local = jax.lax.fori_loop(0, neighbours.shape[1], none_below, value == value)
     low, numbers = value, np.arange(len(value))[:, None]
     order, height = [], []
     for _ in range(n_starts):
-        at = jnp.argmin(low, axis=0)
-        order.append(at)
         height.append(jnp.min(low, axis=0))
+        at = jnp.min(jnp.where(low == height[-1], numbers, len(value)), axis=0)
+        order.append(at)
         low = jnp.where(local & (numbers != at), low, np.inf)
     return jnp.stack(order), jnp.stack(height)
 
@@ -320,22 +323,26 @@ def _eigen(H: jax.Array) -> tuple[jax.Array, jax.Array]:
     V = jnp.broadcast_to(np.eye(k, dtype=H.dtype)[:, :, None], H.shape)
     if k == 1:
         return H[0], V
-    first, second = (jnp.asarray(v) for v in np.triu_indices(k, 1))
-    n_pairs = k * (k - 1) // 2
+    pairs = np.stack(np.triu_indices(k, 1), axis=1).astype(np.int32)
+    n_pairs = len(pairs)
+    row, put = jax.lax.dynamic_index_in_dim, jax.lax.dynamic_update_index_in_dim
 
     def rotate(step: Any, state: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
         A, V = state
-        p, q = first[step % n_pairs], second[step % n_pairs]
-        off = A[p, q]
-        ratio = (A[q, q] - A[p, p]) / jnp.where(off == 0, 1.0, 2 * off)
+        pair = row(pairs, step % n_pairs, 0, keepdims=False)
+        p, q = pair[0], pair[1]
+        Ap, Aq = row(A, p, 0, keepdims=False), row(A, q, 0, keepdims=False)
+        off = row(Ap, q, 0, keepdims=False)
+        apart = row(Aq, q, 0, keepdims=False) - row(Ap, p, 0, keepdims=False)
+        ratio = apart / jnp.where(off == 0, 1.0, 2 * off)
         t = jnp.where(ratio >= 0, 1.0, -1.0) / (jnp.abs(ratio) + jnp.sqrt(1 + ratio * ratio))
         t = jnp.where(off == 0, 0.0, t)
         cosine = 1 / jnp.sqrt(1 + t * t)
         sine = t * cosine
 
         def turned(X: jax.Array) -> jax.Array:
-            a, b = X[p], X[q]
-            return X.at[p].set(cosine * a - sine * b).at[q].set(sine * a + cosine * b)
+            a, b = row(X, p, 0, keepdims=False), row(X, q, 0, keepdims=False)
+            return put(put(X, cosine * a - sine * b, p, 0), sine * a + cosine * b, q, 0)
 
         A = turned(jnp.swapaxes(turned(A), 0, 1))
         return A, jnp.swapaxes(turned(jnp.swapaxes(V, 0, 1)), 0, 1)

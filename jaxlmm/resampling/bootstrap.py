@@ -36,6 +36,8 @@ MOST_BYTES = 8 * 2**30
 NULL, AT_ONCE = 1e-9, 256
 # Fewer blocks cannot stand for the population that they come from.
 FEWEST_BLOCKS = 5
+# From so many on each has too little weight for the fits without it to matter.
+MANY_BLOCKS = 200
 
 
 @dataclass(frozen=True, eq=False)
@@ -186,13 +188,9 @@ class Bootstrap:
         blocks = independent_blocks(design)
         _check_blocks(design, blocks, "method='bca' leaves out", "method='percentile' or 'basic'")
         for rows in block_rows(blocks):
-            kept = np.ones(design.n_obs, dtype=bool)
-            kept[rows] = False
-            try:
-                family = self.fit.model.family.take(kept)
-            except ValueError:  # no other block tells of some coefficient
+            found = _without(self.fit, rows)
+            if found is None:
                 continue
-            found, _ = family.fit_columns(_rows(self.fit, kept), self.fit.method)
             one = _replicate(self, {name: found[name][None] for name in KEPT})
             parts.append(one.replicates(what)[0][0])
         if not parts:
@@ -241,7 +239,7 @@ def bootstrap(fit: Any, n: int, kind: str, seed: int, show: bool | None) -> Boot
 
 _TEXTS = {
     "parametric": "responses were simulated from the fitted model, each on its own.",
-    "wild": "residuals of the fixed effects were given random signs, those of independent blocks together.",
+    "wild": "residuals of independent blocks, each from the fit without that block, were given random signs.",
     "cases": "independent blocks were drawn with replacement.",
 }
 Found = tuple[np.ndarray, np.ndarray, dict[str, np.ndarray]]
@@ -373,19 +371,50 @@ def _simulated_basis(family: Family) -> _SimulatedBasis | None:
     return _SimulatedBasis(fixed, random, noise, n - noise.shape[1])
 
 
+def _without(fit: Any, rows: np.ndarray) -> dict[str, np.ndarray] | None:
+    """Fits of all responses without some rows; None where the others do not tell the effects apart."""
+    kept = np.ones(fit.design.n_obs, dtype=bool)
+    kept[rows] = False
+    try:
+        family = fit.model.family.take(kept)
+    except ValueError:
+        return None
+    return family.fit_columns(_rows(fit, kept), fit.method)[0]
+
+
 def _wild(fit: Any, n: int, seed: int, where: np.ndarray) -> Iterator[Found]:
-    """Signs of the blocks' residuals, the same for all responses."""
+    """Signs of the blocks' residuals, the same for all responses.
+
+    The residuals of a block are those from the fit without it: the block pulls the coefficients towards itself, and
+    where blocks are few its own residuals would be too small (MacKinnon, Nielsen & Webb 2023).
+    """
     design = fit.design
     blocks = independent_blocks(design)
     _check_blocks(design, blocks, "kind='wild' draws", "kind='parametric'")
     signs = np.random.default_rng(seed).integers(0, 2, (n, int(blocks.max()) + 1)) * 2.0 - 1.0
+    shifts = _shifts_without_blocks(fit, blocks)
     for part in _parts(fit, where):
-        own = blocks[part.rows]
+        own, X = blocks[part.rows], part.family.design.X
         for _, at, replicates in _chunks(part.at, n, 64 * design.n_obs):
-            fixed = part.family.design.X @ fit.coef[at].T
+            fixed = X @ fit.coef[at].T
             residuals = np.asarray(fit.Y[:, at], dtype=np.float64)[part.rows] - fixed
+            for block, shift in enumerate(shifts):
+                rows = own == block
+                residuals[rows] -= X[rows] @ shift[at].T
             drawn = [fixed + signs[i][own][:, None] * residuals for i in replicates]
             yield replicates, at, part.family.fit_columns(np.concatenate(drawn, axis=1), fit.method)[0]
+
+
+def _shifts_without_blocks(fit: Any, blocks: np.ndarray) -> list[np.ndarray]:
+    """How coefficients (m, p) change without each block; by 0 where they are not to be had, or blocks are many."""
+    if blocks.max() >= MANY_BLOCKS:
+        return []
+    shifts = []
+    for rows in block_rows(blocks):
+        found = _without(fit, rows)
+        shift = np.zeros_like(fit.coef) if found is None else found["coef"] - fit.coef
+        shifts.append(np.where(np.isfinite(shift), shift, 0.0))
+    return shifts
 
 
 def _cases(fit: Any, n: int, seed: int, where: np.ndarray) -> Iterator[Found]:

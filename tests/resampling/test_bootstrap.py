@@ -127,6 +127,43 @@ def test_wild_and_cases_keep_the_correlation_between_responses() -> None:
         fit.bootstrap(5, progress=False).band("x1")
 
 
+@pytest.mark.parametrize("structure", ["weights", "slope", "missing", "own weights"])
+def test_wild_replicates_flip_the_residuals_of_fits_without_each_block(structure: str) -> None:
+    Y, options = data(), {}
+    if structure == "missing":
+        Y[[3, 17], 2] = np.nan
+    if structure == "own weights":
+        options["weights"] = np.exp(0.3 * np.sin(np.arange(48.0 * 4))).reshape(48, 4)
+    fit = STRUCTURES[structure]() if structure in STRUCTURES else fitted(Y, **options)
+    found = fit.bootstrap(3, kind="wild", seed=4, progress=False)
+    signs = np.random.default_rng(4).integers(0, 2, (3, 8)) * 2.0 - 1.0
+    drawn = np.tile(X @ fit.coef.T, (3, 1, 1))
+    for block in range(8):
+        rows = GROUP == block
+        others = {"weights": fit.weights[~rows] if fit.weights is not None else None}
+        if fit.design.weights is not None:
+            others = {"weights": fit.design.weights[~rows]}
+        if structure == "slope":
+            others |= {"random": [jaxlmm.random_term(GROUP[~rows], X[~rows, :2], columns=["(Intercept)", "x"])]}
+        else:
+            others |= {"groups": GROUP[~rows]}
+        without = jaxlmm.fit(X[~rows], Y[~rows], **others)
+        drawn[:, rows] += signs[:, block, None, None] * (Y[rows] - X[rows] @ without.coef.T)
+    options |= {"random": [slope()]} if structure == "slope" else {"groups": GROUP}
+    options |= {"weights": fit.design.weights} if structure == "weights" else {}
+    for i in range(3):
+        expected = jaxlmm.fit(X, drawn[i], **options)
+        np.testing.assert_allclose(found.coef[i], expected.coef, rtol=1e-6, atol=1e-7)
+        np.testing.assert_allclose(found.sigma2[i], expected.sigma2, rtol=1e-6)
+
+
+def test_wild_replicates_of_effects_that_one_block_alone_tells_keep_its_residuals() -> None:
+    only = np.column_stack([X[:, :2], GROUP == 3])  # without block 3 its column is 0
+    fit = jaxlmm.fit(only, data(), GROUP)
+    found = fit.bootstrap(20, kind="wild", progress=False)
+    assert np.isfinite(found.coef).all() and found.n_failed.sum() == 0
+
+
 def test_cases_are_fits_of_blocks_that_were_drawn() -> None:
     fit = fitted()
     found = fit.bootstrap(2, kind="cases", seed=5, progress=False)

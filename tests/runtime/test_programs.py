@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -47,3 +49,21 @@ def test_a_forgotten_program_is_compiled_again_with_the_same_results(
     assert programs.n_programs() == 1
     for name in ("coef", "se", "loglik", "pvalue"):
         np.testing.assert_array_equal(getattr(again, name), getattr(before, name))
+
+
+def test_programs_of_few_responses_are_others_with_the_same_results() -> None:
+    made = []
+
+    @functools.partial(programs.jit, batch=1)
+    def roots(M: jax.Array, y: jax.Array) -> jax.Array:
+        made.append(y.shape)
+        return jnp.sqrt(M @ jnp.exp(y))
+
+    M, y = np.linspace(0, 1, 12).reshape(3, 4), np.linspace(-1, 1, 80).reshape(4, 20)
+    wide = np.asarray(roots(M, y))
+    np.testing.assert_allclose(roots(M, y[:, :16]), wide[:, :16], rtol=1e-6)
+    np.testing.assert_allclose(roots(M, {"y": y[:, 16:]}["y"]), wide[:, 16:], rtol=1e-6)
+    assert [shape[1] for shape in made] == [20, 16, 4]
+    assert not programs._small((M, y), y)
+    assert programs._small((M, y[:, :16]), y[:, :16])
+    assert not programs._small((np.zeros(programs.FEW_NUMBERS), y[:, :16]), y[:, :16])

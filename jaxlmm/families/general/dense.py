@@ -48,8 +48,7 @@ def _factor(M: jax.Array) -> tuple[jax.Array, jax.Array]:
     below = M[:, h:, :h] @ jnp.swapaxes(inverse1, 1, 2)
     inverse2, diagonal2 = _factor(M[:, h:, h:] - below @ jnp.swapaxes(below, 1, 2))
     corner = -(inverse2 @ below) @ inverse1
-    top = jnp.concatenate([inverse1, np.zeros((len(M), h, d - h), M.dtype)], axis=2)
-    inverse = jnp.concatenate([top, jnp.concatenate([corner, inverse2], axis=2)], axis=1)
+    inverse = jnp.concatenate([_widened(inverse1, d - h), jnp.concatenate([corner, inverse2], axis=2)], axis=1)
     return inverse, jnp.concatenate([diagonal1, diagonal2], axis=1)
 
 
@@ -65,10 +64,15 @@ def _eliminated(M: jax.Array) -> tuple[jax.Array, jax.Array]:
         factor = jnp.where(below > j, column / pivot, 0.0)
         return rows - factor[:, :, None] * row[:, None, :]
 
-    both = jnp.concatenate([M, jnp.broadcast_to(np.eye(d, dtype=M.dtype), M.shape)], axis=2)
+    both = _widened(M, d) + np.eye(d, 2 * d, d, dtype=M.dtype)
     rows = jax.lax.fori_loop(0, d, step, both)
     diagonal = jnp.sqrt(diagonals(rows[:, :, :d]))
     return rows[:, :, d:] / diagonal[:, :, None], diagonal
+
+
+def _widened(M: jax.Array, columns: int) -> jax.Array:
+    """M (c, d, e) and so many columns of 0."""
+    return jax.lax.pad(M, np.zeros((), M.dtype), ((0, 0, 0), (0, 0, 0), (0, columns, 0)))
 
 
 def _written_out(M: jax.Array) -> tuple[jax.Array, jax.Array]:

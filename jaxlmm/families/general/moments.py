@@ -243,12 +243,17 @@ def _levels(core: Core, number: int, x: jax.Array) -> jax.Array:
 def _spread(core: Core, number: int, i: int, j: int, x: jax.Array) -> jax.Array:
     """E_s x (c, q2, ...) for parameter (i, j) of a term: its columns i and j of x change places, all else is 0."""
     part = _levels(core, number, x)
-    out = jnp.zeros_like(part).at[:, :, i].set(part[:, :, j])
-    out = out.at[:, :, j].set(part[:, :, i])
+    r = part.shape[2]
+    out = add(_padded(part[:, :, b : b + 1], 2, a, r - 1 - a) for a, b in orderings(i, j))
     before = sum(core.sizes[t] * core.levels[t] for t in core.second[:number])
     flat = out.reshape(len(x), -1, *x.shape[2:])
-    after = core.q2 - before - flat.shape[1]
-    return jnp.pad(flat, ((0, 0), (before, after), *[(0, 0)] * (x.ndim - 2)))
+    return _padded(flat, 1, before, core.q2 - before - flat.shape[1])
+
+
+def _padded(x: jax.Array, axis: int, before: int, after: int) -> jax.Array:
+    """x with so many zeros before and after it along an axis."""
+    ends = [(before, after, 0) if n == axis else (0, 0, 0) for n in range(x.ndim)]
+    return jax.lax.pad(x, np.zeros((), x.dtype), ends)
 
 
 # The solution --------------------------------------------------------------------------------------
