@@ -16,7 +16,7 @@ from jaxlmm.outofcore.place import Place
 from jaxlmm.results.fitting import make_model
 from jaxlmm.results.options import FitOptions
 from jaxlmm.runtime.arguments import check_option, shown
-from jaxlmm.sources.slips import refuse_mne
+from jaxlmm.sources.slips import refuse_recordings
 from jaxlmm.sources.sources import is_dataarray
 
 __all__ = ["fit", "lmm", "prepare"]
@@ -120,7 +120,8 @@ def fit(
         Of the Wald intervals in results on disk, and of dask arrays. Default: 0.95.
     progress : bool, optional
         A bar with responses per second and time left, once two seconds have passed. Default: on a terminal and in a
-        notebook. Dask has bars of its own for what it computes.
+        notebook. Of a dask array it is drawn whenever dask computes the result on this machine; a cluster has dask's
+        bar, ``distributed.progress(result.persist())``.
 
     Returns
     -------
@@ -153,8 +154,8 @@ def fit(
         file = "~" not in X and "." in X
         todo = "if it is a file, read it first" if file else "a formula goes to jaxlmm.lmm"
         raise ValueError(f"X must be a matrix, found the text {shown(X)}; {todo}.")
-    refuse_mne("X", X)
-    refuse_mne("Y", Y)
+    refuse_recordings("X", X)
+    refuse_recordings("Y", Y)
     own, shared = (weights, None) if are_own(weights) else (None, weights)
     opened = open_responses(
         Y, obs_dim=obs_dim, dims=dims, coords=coords, names=response_names, n_obs=_rows_of(X, groups, shared),
@@ -266,8 +267,8 @@ def lmm(
     options = FitOptions(method, df, missing)
     na = check_option("na", na, NA)
     place = Place(out, resume, block, share, overwrite, level, progress)
+    refuse_recordings("Y", Y)
     check_given(Y, responses)
-    refuse_mne("Y", Y)
     refuse_beside_by(by, Y=Y, obs=obs, obs_dim=obs_dim, dims=dims, coords=coords, response_names=response_names)
     if by is not None:
         long = long_model(formula, data, by, obs=obs, responses=responses, weights=weights, context=context, na=na)

@@ -18,6 +18,7 @@ from jaxlmm.results.fitting import fit_model
 from jaxlmm.results.options import FitOptions
 from jaxlmm.results.results import Fit
 from jaxlmm.runtime.arguments import shown
+from jaxlmm.sources.slips import refuse_recordings
 from jaxlmm.tabular.labels import Labels
 
 if TYPE_CHECKING:
@@ -93,6 +94,7 @@ class Model:
         """
         options = FitOptions(method, df, missing)
         place = Place(out, resume, block, share, overwrite, level, progress)
+        refuse_recordings("Y", Y)
         check_given(Y, responses)
         columns = self.columns(responses, given=Y is not None)
         if columns is not None:
@@ -204,13 +206,14 @@ def fit_responses(model: Model, opened: Responses, options: FitOptions, place: P
     if opened.lazy:
         from jaxlmm.outofcore.cluster import lazy_fit
 
-        place.refuse_progress()
         values = opened.values.data if opened.labelled else opened.values
         own = opened.weights
         weights = None if own is None else own.values.data if own.labelled else own.values
         text, level = None if formula is None else formula.formula, LEVEL if place.level is None else place.level
         assert opened.labels is not None  # dask arrays are given some
-        return lazy_fit(values, opened.axis, opened.labels, design, text, options, level, weights=weights)
+        return lazy_fit(
+            values, opened.axis, opened.labels, design, text, options, level, weights=weights, show=place.progress
+        )
     place.refuse_level()
     return _in_memory(model, opened, options, place.progress)
 

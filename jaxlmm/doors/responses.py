@@ -94,6 +94,8 @@ class Responses:
         hint = "they must have the same rows"
         if len(shape) == 2 and shape[1] == n_obs:
             hint = "it looks transposed, try Y.T"
+        elif len(shape) == 3 and shape[0] * shape[1] == n_obs:
+            hint = f"if it is a list of {n} matrices, one below the other, give numpy.concatenate(Y)"
         elif n_obs in shape:
             j = shape.index(n_obs)
             hint = f"observations must be its first axis, and are axis {j}: give numpy.moveaxis(Y, {j}, 0)"
@@ -231,6 +233,7 @@ def open_responses(
         except ValueError as error:
             raise ValueError(f"Y cannot be read as a table: {error}") from None
     if isinstance(Y, (list, tuple)):
+        _refuse_uneven(Y)
         Y = numeric(Y, "Y")
     shape = tuple(getattr(Y, "shape", ()))
     dask = is_dask(Y)
@@ -252,6 +255,16 @@ def open_responses(
         known = {**(coords or {}), **_name_coords(names, shape[1], labels.dims[0])}
         labels = axis_labels(shape[1:], labels.dims, known)
     return Responses(Y, labels=labels)
+
+
+def _refuse_uneven(Y: Sequence[Any]) -> None:
+    """ValueError for matrices of different numbers of rows, as of subjects with more or fewer images."""
+    shapes = {tuple(getattr(part, "shape", ())) for part in Y}
+    if len(shapes) > 1 and {len(shape) for shape in shapes} == {2} and len({shape[1] for shape in shapes}) == 1:
+        raise ValueError(
+            f"Y is a list of {len(Y)} matrices with different numbers of rows; give numpy.concatenate(Y), one below "
+            "the other, and a table of as many rows."
+        )
 
 
 def _open_labelled(

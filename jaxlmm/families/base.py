@@ -13,10 +13,9 @@ Phi_t in the same order; ``parameters`` takes one to the other, and derivatives 
 The deviance, up to constants, is nu log s(phi) + l(phi), with s the penalised weighted residual sum of
 squares (pwrss) and l = log|V| for ML, log|V| + log|Q'V^-1Q| for REML.
 
-A family needs no more than the abstract methods of :class:`Family`: the kernel, pure JAX with the response
-axis last, and ``reduce``. What is built on them here (fits, covariances of contrasts with derivatives, modes
-of random effects, responses with missing observations or weights of their own) is right for any family; a
-family that knows a faster way brings its own. Tests, degrees of freedom, intervals, tables and files stand above
+A family needs no more than the abstract methods of :class:`Family`. What is built on them here (responses with
+missing observations or weights of their own, tests of contrasts together) is right for any family; a family that
+knows a faster way brings its own. Tests, degrees of freedom, intervals, tables and files stand above
 and name no family.
 """
 
@@ -180,6 +179,28 @@ class Family(abc.ABC):
         dict
             The arrays of ``engine.finish.empty_results``.
         """
+
+    def fit_columns(
+        self, Y: Any, method: str, *, keep: bool = False
+    ) -> tuple[dict[str, np.ndarray], KnownCurves | None]:
+        """Fit all columns of Y, those that miss observations or have weights of their own too.
+
+        Also returns, if ``keep``, what is known for tests of the latter; None where there are none.
+        """
+        sizes = Y.shape[1], self.design.n_fixef, self.n_theta
+        if isinstance(Y, WeightedMatrix):
+            known = KnownCurves.empty(*sizes) if keep else None
+            return self.fit_incomplete(Y, np.arange(sizes[0]), method, known), known
+        out, known = self.fit(Y, method), None
+        where = np.flatnonzero(out["status"] == Status.NONFINITE)
+        if len(where) and Y.dtype.kind == "f":
+            known = KnownCurves.empty(*sizes) if keep else None
+            some = None if known is None else known.at(where)
+            for name, value in self.fit_incomplete(Y, where, method, some).items():
+                out[name][where] = value
+            if known is not None and some is not None:
+                known.put(where, some)
+        return out, known
 
     def fit_incomplete(
         self,

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 __all__ = ["epochs_to_dataarray", "evokeds_to_dataarray", "map_to_evoked"]
 
+# What may become of channels in info["bads"].
+BADS = ("drop", "missing", "keep")
 # Units of MNE's data by type of channel; other types have none.
 UNITS = dict.fromkeys(("eeg", "eog", "ecg", "emg", "bio", "seeg", "ecog", "dbs"), "V") | {
     "mag": "T",
@@ -70,12 +72,11 @@ def epochs_to_dataarray(
         No epochs, such as averages or raw data; complex numbers; metadata with a column by the name
         of another coordinate; no channel is left.
     """
-    bads = check_option("bads", bads, ("drop", "missing", "keep"))
+    bads = check_option("bads", bads, BADS)
     values, axes = _values(epochs)
     types = epochs.get_channel_types(unique=False)
     bad = np.isin(epochs.ch_names, epochs.info["bads"])
-    if bads == "drop" and len(bad) and bad.all():
-        raise ValueError("all channels are in info['bads'], so none is left; give bads='keep', or correct the list.")
+    _refuse_all_bad(bad, bads, "all channels are in info['bads']", "'keep'")
     names = {code: name for name, code in epochs.event_id.items()}
     codes = [int(code) for code in epochs.events[:, 2]]
     selection = getattr(epochs, "selection", None)
@@ -99,9 +100,22 @@ def epochs_to_dataarray(
     for axis, unit in (("time", "s"), ("freq", "Hz")):
         if axis in made.coords:
             made[axis].attrs["units"] = unit
-    if bads != "keep" and bad.any():
-        made = made.isel(channel=~bad) if bads == "drop" else made.where(~made["bad"])
-    left = set(made["units"].values.tolist()) if units else set()
+    if bads == "missing" and bad.any():
+        made = made.where(~made["bad"])
+    return _without(made, bad, bads)
+
+
+def _refuse_all_bad(bad: np.ndarray, bads: str, found: str, instead: str) -> None:
+    """ValueError if no channel is left."""
+    if bads == "drop" and len(bad) and bad.all():
+        raise ValueError(f"{found}, so none is left; give bads={instead}, or correct the list.")
+
+
+def _without(made: xr.DataArray, bad: np.ndarray, bads: str) -> xr.DataArray:
+    """Without bad channels, if these are to be left out, and with the units that all channels have."""
+    if bads == "drop" and bad.any():
+        made = made.isel(channel=~bad)
+    left = set(made["units"].values.tolist()) if "units" in made.coords else set()
     if len(left) == 1 and "" not in left:
         made.attrs["units"] = left.pop()
     return made
@@ -143,22 +157,25 @@ def evokeds_to_dataarray(
     metadata : DataFrame, or what makes one, optional
         A row for each of them, in their order: the subject, the condition, ...; its columns are coordinates, and
         categories keep their order.
-    bads : {"missing", "keep"}
-        What a channel in ``info["bads"]`` of an average is: a missing observation of that channel; or like others.
+    bads : {"missing", "drop", "keep"}
+        What becomes of channels in ``info["bads"]``, as in :func:`epochs_to_dataarray`: they are missing in the
+        averages in which they are bad, so that the other subjects are still fitted there; those that are bad in any
+        of them are left out, which are those that ``mne.combine_evoked`` marks; or they are like others.
 
     Returns
     -------
     DataArray, (evoked, channel, time)
         Coordinates: ``evoked`` (0, 1, ...), ``comment``, ``nave`` (trials of each average, for weights), the columns
-        of ``metadata``; ``channel``, in the order of the first, ``channel_type``, ``units``; ``time`` in seconds.
+        of ``metadata``; ``channel``, in the order of the first, ``channel_type``, ``units``, ``bad`` (whether it is
+        in ``info["bads"]`` of any of them); ``time`` in seconds.
 
     Raises
     ------
     ValueError
         No averages; other channels or times in some of them; a table of another length, or with the name of another
-        coordinate.
+        coordinate; no channel is left.
     """
-    check_option("bads", bads, ("missing", "keep"))
+    bads = check_option("bads", bads, BADS)
     kind, listed = _mne().Evoked, list(evokeds) if isinstance(evokeds, (list, tuple)) else []
     wrong = [type(one).__name__ for one in listed if not isinstance(one, kind)]
     if not listed or wrong:
@@ -170,14 +187,17 @@ def evokeds_to_dataarray(
         if sorted(one.ch_names) != sorted(first.ch_names):
             other = sorted(set(one.ch_names) ^ set(first.ch_names))[0]
             raise ValueError(
-                f"evoked {k} and evoked 0 have other channels ({other!r} is in one of them alone); pick the same, or "
-                "interpolate what is missing."
+                f"evoked {k} and evoked 0 have other channels ({other!r} is in one of them alone); pick the same, "
+                "mne.channels.equalize_channels(evokeds), or interpolate what is missing."
             )
         if one.times.shape != first.times.shape or not np.allclose(one.times, first.times, atol=1e-6):
             raise ValueError(f"evoked {k} and evoked 0 have other times; crop or resample them alike.")
         values[k] = one.data[[one.ch_names.index(name) for name in first.ch_names]]
-        if bads == "missing":
-            values[k, [name in one.info["bads"] for name in first.ch_names]] = np.nan
+    each = np.array([np.isin(first.ch_names, one.info["bads"]) for one in listed])  # (evoked, channel)
+    bad = np.asarray(each.any(axis=0))
+    _refuse_all_bad(bad, bads, "every channel is in info['bads'] of some evoked", "'missing' or 'keep'")
+    if bads == "missing":
+        values[each] = np.nan
     types = first.get_channel_types(unique=False)
     units = [UNITS.get(name, "") for name in types]
     coords: dict[str, Any] = {
@@ -187,6 +207,7 @@ def evokeds_to_dataarray(
         "channel": list(first.ch_names),
         "channel_type": ("channel", types),
         "units": ("channel", units),
+        "bad": ("channel", bad),
         "time": np.asarray(first.times),
     }
     if metadata is not None:
@@ -199,9 +220,7 @@ def evokeds_to_dataarray(
             coords[column] = coordinate(table[column], "evoked")
     made = xr.DataArray(values, dims=("evoked", "channel", "time"), coords=coords, name="evoked")
     made["time"].attrs["units"] = "s"
-    if len(set(units)) == 1 and units[0]:
-        made.attrs["units"] = units[0]
-    return made
+    return _without(made, bad, bads)
 
 
 def _mne() -> Any:

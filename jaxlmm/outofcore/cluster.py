@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.metadata
+import math
 from collections.abc import Hashable
 from dataclasses import dataclass
 from typing import Any
@@ -22,6 +23,7 @@ from jaxlmm.design.arrays import numeric
 from jaxlmm.design.design import Design
 from jaxlmm.design.random import parameter_labels
 from jaxlmm.families.registry import Model, make_family
+from jaxlmm.outofcore.bar import watch
 from jaxlmm.results.fitting import fit_model
 from jaxlmm.results.options import FitOptions
 from jaxlmm.tabular.dataset import PER_TERM, per_response, result_arrays, result_attrs, results_dataset
@@ -71,6 +73,7 @@ def lazy_fit(
     options: FitOptions,
     level: float,
     weights: Any = None,
+    show: bool | None = None,
 ) -> xr.Dataset:
     """Fit the same model to every response of a dask array, when and where dask computes it.
 
@@ -89,6 +92,8 @@ def lazy_fit(
         Of the Wald intervals.
     weights : array or dask array, optional
         Of each response's own, with the axes of ``values``.
+    show : bool, optional
+        Whether a bar is drawn while the result is computed on this machine; default: on a terminal and in a notebook.
 
     Returns
     -------
@@ -108,7 +113,7 @@ def lazy_fit(
         weights = da.rechunk(da.asarray(weights), values.chunks)
         numeric(np.empty(0, weights.dtype), "weights")
     plan = Plan(_for_travel(design), axis, labels.dims, chunks, options, level)
-    arrays = _lazy_arrays(values, weights, plan, design)
+    arrays = _lazy_arrays(values, weights, plan, design, show)
     attrs = result_attrs(design, formula, options.method, options.df, level)
     coords = labels.to_coords(numbered=False)
     return results_dataset(arrays, design.names, labels.dims, coords, labels.units, attrs)
@@ -120,7 +125,9 @@ def _for_travel(design: Design) -> Design:
     return dataclasses.replace(design, random=random, terms=None)
 
 
-def _lazy_arrays(values: da.Array, weights: da.Array | None, plan: Plan, design: Design) -> dict[str, da.Array]:
+def _lazy_arrays(
+    values: da.Array, weights: da.Array | None, plan: Plan, design: Design, show: bool | None
+) -> dict[str, da.Array]:
     """The results by name, as :func:`result_arrays` gives them, a task a chunk and one more a variable."""
     token = tokenize(
         plan.model.X, plan.model.weights, [(g.codes, g.Z) for g in plan.model.random],
@@ -128,7 +135,9 @@ def _lazy_arrays(values: da.Array, weights: da.Array | None, plan: Plan, design:
         dataclasses.astuple(plan.options), plan.level, importlib.metadata.version("jaxlmm"),
     )  # fmt: skip
     # One node of the graph, not an argument of every task.
-    prepared = delayed(_prepare_plan, pure=True)(plan, dask_key_name=f"jaxlmm-design-{token}")
+    key = f"jaxlmm-design-{token}"
+    prepared = delayed(_prepare_plan, pure=True)(plan, dask_key_name=key)
+    watch(key, math.prod(map(sum, plan.chunks)), math.prod(map(len, plan.chunks)), show)
     p, single, K = design.n_fixef, per_response(design), len(parameter_labels(design.random))
     rows = len(PER_TERM) * p + len(single) + K
     both = (values,) if weights is None else (values, weights)

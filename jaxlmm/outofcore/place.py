@@ -61,15 +61,6 @@ class Place:
                     f"out too, or leave {name} out."
                 )
 
-    def refuse_progress(self) -> None:
-        """ValueError if a bar is asked of what dask will compute, which has bars of its own."""
-        if self.progress:
-            raise ValueError(
-                "progress=True is given, but Y is a dask array, which is fitted when dask computes the result; write "
-                "'with dask.diagnostics.ProgressBar(minimum=2): result.compute()', on a cluster "
-                "distributed.progress(result.persist()), or give out='maps.zarr'."
-            )
-
     def refuse_level(self) -> None:
         """ValueError if a level is given: the result in memory has intervals of any level."""
         if self.level is not None:

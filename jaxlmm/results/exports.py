@@ -192,7 +192,7 @@ class Exports(Pictured):
         return fit_evoked(self, info, term, variable, adjust)
 
     def to_nifti(
-        self, masker: Any, term: str | int, variable: str = "zscore", *, adjust: str = "bh", fill: float = 0.0
+        self, masker: Any, term: str | int, variable: str = "zscore", *, adjust: str = "bh", fill: float | None = None
     ) -> Any:
         """The map of one fixed effect as an image, by the masker of nilearn that made the responses.
 
@@ -204,17 +204,19 @@ class Exports(Pictured):
         variable : {"zscore", "statistic", "coef", "se", "df", "pvalue", "neglog10p", "pvalue_adjusted"}
         adjust : str
             Of "pvalue_adjusted".
-        fill : float
-            Of voxels without a fit.
+        fill : float, optional
+            Of voxels without a fit. Default: 0 for scores, statistics and coefficients, 1 for p-values, NaN for
+            standard errors and degrees of freedom.
 
         Returns
         -------
-        nibabel image
+        nibabel image, or what else the masker makes, such as nilearn's SurfaceImage
+            Outside of the mask nilearn puts 0; images of p-values have 1 there.
 
         Raises
         ------
         ValueError
-            No masker; one of another number of voxels; no such effect or variable.
+            No masker; one that is not fitted, or of another number of voxels; no such effect or variable.
         """
         return fit_nifti(self, masker, term, variable, adjust, fill)
 

@@ -17,6 +17,9 @@ __all__ = ["MAPS", "evoked_map", "fit_evoked", "fit_nifti", "map_values"]
 # What may be drawn, as attributes of a fit (m, p); and adjusted p-values.
 ADJUSTED = "pvalue_adjusted"
 MAPS = ("coef", "se", "statistic", "df", "pvalue", "zscore", "neglog10p", ADJUSTED)
+# What voxels without a value have in an image: p-values of 1; standard errors and degrees of freedom are not there.
+P_VALUES = ("pvalue", ADJUSTED)
+OUTSIDE = dict.fromkeys(P_VALUES, 1.0) | dict.fromkeys(("se", "df"), np.nan)
 # Dimensions of evoked data.
 CHANNEL, TIME = "channel", "time"
 
@@ -79,20 +82,39 @@ def evoked_map(values: np.ndarray, channels: Sequence[str], times: np.ndarray, i
     return mne.EvokedArray(rows, picked, tmin=float(times[0]), comment=comment)
 
 
-def fit_nifti(fit: Any, masker: Any, term: Any, variable: str, adjust: str, fill: float) -> Any:
+def fit_nifti(fit: Any, masker: Any, term: Any, variable: str, adjust: str, fill: float | None) -> Any:
     """See :meth:`jaxlmm.Fit.to_nifti`."""
     if not hasattr(masker, "inverse_transform"):
+        kind = shown(masker) if isinstance(masker, str) else f"a {type(masker).__name__}"
         raise ValueError(
-            f"masker is {shown(masker)}; give the masker of nilearn that made the responses, which has "
-            "inverse_transform."
+            f"masker is {kind}; give the masker of nilearn that made the responses, which has "
+            "inverse_transform, such as nilearn.maskers.NiftiMasker(mask_img=...).fit()."
         )
     values = map_values(fit, term, variable, adjust).astype(np.float64)
-    values[np.isnan(values)] = fill
+    outside = OUTSIDE.get(variable, 0.0)
+    values[np.isnan(values)] = outside if fill is None else fill
+    image = _inverse(masker, values)
+    if variable in P_VALUES:
+        # A masker puts 0 where it has no voxel, which would be the smallest p-value.
+        image = _filled(image, _inverse(masker, np.ones(len(values))), outside)
+    return image
+
+
+def _inverse(masker: Any, values: np.ndarray) -> Any:
+    """The image of some values; the masker's own error, with what to do."""
     try:
         return masker.inverse_transform(values)
     except (ValueError, TypeError, IndexError) as error:
-        said = " ".join(str(error).split())
-        raise ValueError(
-            f"the masker does not take {len(values)} values ({said}); give the one that made the {len(values)} "
-            "responses of this fit, and all of them."
-        ) from error
+        said = " ".join(str(error).split()).rstrip(".")
+        todo = "give the one that made the responses of this fit, after its fit(), and a fit of all of them"
+        raise ValueError(f"the masker does not take {len(values)} values ({said}); {todo}.") from error
+
+
+def _filled(image: Any, inside: Any, value: float) -> Any:
+    """An image with a value where ``inside`` is 0: of nibabel, of nilearn's surfaces, or an array."""
+    if hasattr(image, "get_fdata"):
+        return type(image)(np.where(inside.get_fdata() == 0, value, image.get_fdata()), image.affine)
+    if hasattr(image, "mesh"):
+        parts, there = image.data.parts, inside.data.parts
+        return type(image)(image.mesh, {name: np.where(there[name] == 0, value, parts[name]) for name in parts})
+    return np.where(np.asarray(inside) == 0, value, image)

@@ -18,7 +18,7 @@ from typing import Any, cast
 
 import tqdm
 
-__all__ = ["Progress", "advance", "progress"]
+__all__ = ["Progress", "advance", "progress", "start"]
 
 # Seconds before a bar is drawn, and between two drawings while nothing is done (a program is compiled).
 DELAY, TICK = 2.0, 1.0
@@ -94,6 +94,13 @@ def advance(n: int) -> None:
         work.add(n)
 
 
+def start(name: str, total: int, unit: str, show: bool | None = None) -> Progress:
+    """Work that is counted from now on until its ``end``; parameters as of :func:`progress`."""
+    if show is None:
+        show = sys.stderr.isatty() or _in_kernel()
+    return Progress(total, functools.partial(_bar, name, total, unit) if show else None)
+
+
 @contextlib.contextmanager
 def progress(
     name: str, total: int, unit: str, show: bool | None = None, *, kept: Callable[[], str] | str = ""
@@ -121,9 +128,7 @@ def progress(
     if around is not None:
         yield around
         return
-    if show is None:
-        show = sys.stderr.isatty() or _in_kernel()
-    work = Progress(total, functools.partial(_bar, name, total, unit) if show else None)
+    work = start(name, total, unit, show)
     token = _current.set(work)
     try:
         yield work

@@ -25,6 +25,10 @@ def epochs() -> Any:
     return mne.EpochsArray(RNG.normal(size=(N, 2, 5)), mne.create_info(2, 100.0, "eeg"), verbose=False)
 
 
+# What nibabel and nilearn have, as their images are known: by where they come from.
+IMAGE = type("Nifti1Image", (), {"__module__": "nibabel.nifti1", "shape": (2, 2, 2, N)})()
+RUNS = [RNG.normal(size=(N // 4, 3)) for _ in range(4)]
+
 SLIPS: dict[str, list[Any]] = {
     "slip-file-table": [lambda: jaxlmm.lmm("y ~ x", "trials.csv"), lambda: jaxlmm.lmm("y ~ x", Path("a.txt"))],
     "slip-swapped": [lambda: jaxlmm.lmm(DATA, "y ~ x + (1 | g)")],
@@ -38,6 +42,14 @@ SLIPS: dict[str, list[Any]] = {
         lambda: jaxlmm.lmm("x", epochs()), lambda: jaxlmm.lmm("x", DATA, epochs()),
     ],
     "slip-evokeds": [lambda: jaxlmm.fit(X, [epochs()[i].average() for i in range(2)], DATA["g"])],
+    "slip-image": [
+        lambda: jaxlmm.fit(X, IMAGE, DATA["g"]), lambda: jaxlmm.lmm("x", DATA, [IMAGE] * N),
+        lambda: jaxlmm.lmm("x", DATA, "maps.nii.gz"), lambda: jaxlmm.lmm("x", DATA, pd.Series(["a.nii"] * N)),
+        lambda: jaxlmm.prepare("x", DATA).fit([Path("a.NII")] * N), lambda: jaxlmm.lmm("y ~ x", IMAGE),
+    ],
+    "slip-matrices": [
+        lambda: jaxlmm.fit(X, RUNS, DATA["g"]), lambda: jaxlmm.lmm("x", DATA, [RUNS[0][1:], *RUNS]),
+    ],
     "slip-column": [lambda: jaxlmm.lmm("x + (1 | g)", DATA, "y")],
 }  # fmt: skip
 

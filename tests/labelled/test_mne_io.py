@@ -156,6 +156,11 @@ def test_lists_of_averages() -> None:
     assert np.isnan(found.sel(channel="Cz").values[1]).all() and np.isnan(found.values).sum() == 4
     kept = jaxlmm.mne_io.evokeds_to_dataarray(made, bads="keep")
     np.testing.assert_array_equal(kept.sel(channel="Cz").values[1], made[1].data[2])
+    dropped = jaxlmm.mne_io.evokeds_to_dataarray(made, table, bads="drop")
+    in_order = [made[0], made[1].copy().reorder_channels(["Fz", "Cz", "Pz"])]
+    assert mne.combine_evoked(in_order, "nave").info["bads"] == ["Cz"]  # as in any of them
+    assert found["bad"].values.tolist() == kept["bad"].values.tolist() == [False, True, False]
+    xr.testing.assert_identical(dropped, found.sel(channel=["Fz", "Pz"]))
     fit = jaxlmm.lmm("cond", Y=found, weights="nave")
     assert fit.names == ("Intercept", "cond[T.new]") and fit.sel(channel="Cz").n_used.tolist() == [19] * 4
     assert fit.to_evoked(made[0].info, "cond[T.new]").data.shape == (3, 4)
@@ -174,5 +179,8 @@ def test_averages_that_do_not_go_together() -> None:
     ):
         with pytest.raises(ValueError, match=message):
             jaxlmm.mne_io.evokeds_to_dataarray(evokeds, metadata)
-    with pytest.raises(ValueError, match="bads must be one of 'missing', 'keep'"):
+    with pytest.raises(ValueError, match="bads must be one of 'drop', 'missing', 'keep'"):
+        jaxlmm.mne_io.evokeds_to_dataarray(made, bads="interpolate")
+    made[0].info["bads"] = ["Fz", "Pz"]
+    with pytest.raises(ValueError, match="in info\\['bads'\\] of some evoked, so none is left; give bads='missing'"):
         jaxlmm.mne_io.evokeds_to_dataarray(made, bads="drop")

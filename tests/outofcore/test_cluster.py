@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import collections
+import io
 import os
 import pickle
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,6 +21,7 @@ import pytest
 import threadpoolctl
 
 import jaxlmm
+from jaxlmm.runtime import progress
 
 xr = pytest.importorskip("xarray")
 dask = pytest.importorskip("dask")
@@ -188,9 +191,9 @@ def test_a_zarr_store_is_written_chunk_by_chunk(tmp_path: Path) -> None:
         assert read["status"].dtype == np.int8 and read["singular"].dtype == bool
 
 
-def write_zarr(data: Any, path: Path) -> None:
+def write_zarr(data: Any, path: Path, **options: Any) -> Any:
     # Version 3 of the format warns that text is not in its standard yet; older zarr knows only 2.
-    data.to_zarr(path, **({"zarr_format": 2} if sys.modules["zarr"].__version__ >= "3" else {}))
+    return data.to_zarr(path, **({"zarr_format": 2} if sys.modules["zarr"].__version__ >= "3" else {}), **options)
 
 
 # -- the graph -------------------------------------------------------------------------------------
@@ -251,6 +254,58 @@ def test_threads_at_once() -> None:
     assert blas_threads() == limits and not jax.config.jax_enable_x64
 
 
+def bars(call: Any, monkeypatch: pytest.MonkeyPatch) -> str:
+    """What is drawn on the screen while something is computed, whose bar comes at once."""
+    screen = io.StringIO()
+    with monkeypatch.context() as patch:
+        patch.setattr(sys, "stderr", screen)
+        patch.setattr(progress, "DELAY", 0.0)
+        patch.setattr(progress, "TICK", 0.01)
+        call()
+    assert not [thread for thread in threading.enumerate() if thread.name == progress.NAME]
+    return screen.getvalue()
+
+
+def test_a_bar_while_dask_computes(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    Y = responses()
+
+    def slowly(block: np.ndarray) -> np.ndarray:
+        time.sleep(0.1)
+        return block
+
+    def fit(show: bool | None) -> Any:
+        lazy = Y.chunk(channel=2)
+        lazy = lazy.copy(data=lazy.data.map_blocks(slowly, dtype=float, meta=np.empty((0, 0, 0))))
+        return jaxlmm.fit(design, lazy, "subject", progress=show, **MODEL)
+
+    shown = fit(True)
+    assert "Fit: 100%" in bars(shown.compute, monkeypatch)
+    drawn = bars(lambda: shown["pvalue"].sel(channel=["E0", "E1"]).compute(), monkeypatch)
+    assert "8.00/8.00" in drawn and "responses/s" in drawn
+    pytest.importorskip("zarr")
+    assert "24.0/24.0" in bars(lambda: write_zarr(shown, tmp_path / "a.zarr"), monkeypatch)
+    # Not where nothing is fitted, nothing is asked for, there is no terminal, or dask's own bar is there already.
+    done = shown.persist()
+    assert bars(done.compute, monkeypatch) == bars((Y.chunk() + 1).compute, monkeypatch) == ""
+    assert bars(fit(False).compute, monkeypatch) == bars(fit(None).compute, monkeypatch) == ""
+    monkeypatch.setattr(progress, "_in_kernel", lambda: True)
+    assert "100%" in bars(fit(None).compute, monkeypatch)
+    with dask.diagnostics.ProgressBar(out=io.StringIO()):
+        assert bars(fit(None).compute, monkeypatch) == ""
+
+
+def test_a_bar_ends_with_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    lazy = responses().chunk(channel=2)
+    lazy = lazy.copy(data=lazy.data.map_blocks(read_badly, dtype=float, meta=np.empty((0, 0, 0))))
+    found = jaxlmm.fit(design, lazy, "subject", progress=True, **MODEL)
+
+    def fails() -> None:
+        with pytest.raises(OSError, match="disk on fire"):
+            found.compute(scheduler="synchronous")
+
+    assert "Fit:  " in bars(fails, monkeypatch)
+
+
 def blas_threads() -> set[tuple[str, int]]:
     return {(lib["filepath"], lib["num_threads"]) for lib in threadpoolctl.threadpool_info()}
 
@@ -262,7 +317,6 @@ def blas_threads() -> set[tuple[str, int]]:
     ("change", "message"),
     [
         ({"Y": responses()}, "level is given without out: it is for results on disk, and of dask arrays"),
-        ({"progress": True}, "write 'with dask.diagnostics.ProgressBar(minimum=2): result.compute()'"),
         (
             {"obs_dim": None, "groups": None},
             "Y has 3 dimensions; say which holds the observations, obs_dim=...; the dimensions of Y are "
@@ -274,7 +328,7 @@ def blas_threads() -> set[tuple[str, int]]:
         ({"Y": responses().chunk().astype(complex)}, "Y must be numeric, found dtype complex128; take its real part"),
         ({"level": 95}, "level must lie between 0 and 1"),
     ],
-    ids=["memory", "progress", "no-obs_dim", "obs_dim", "0d", "unknown", "complex", "level"],
+    ids=["memory", "no-obs_dim", "obs_dim", "0d", "unknown", "complex", "level"],
 )  # fmt: skip
 def test_errors_of_the_call(change: dict[str, Any], message: str) -> None:
     arguments = {
@@ -398,7 +452,7 @@ def wait_for(path: Path) -> None:
     raise TimeoutError(path)
 
 
-def test_on_a_cluster(client: Any, tmp_path: Path) -> None:
+def test_on_a_cluster(client: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     Y = responses()
     expected = jaxlmm.fit(design, Y, "subject", **MODEL).to_dataset()
     found = jaxlmm.fit(design, Y.chunk(channel=2, trial=9), "subject", **MODEL)
@@ -406,6 +460,14 @@ def test_on_a_cluster(client: Any, tmp_path: Path) -> None:
     pytest.importorskip("zarr")
     write_zarr(found, tmp_path / "a.zarr")
     with xr.open_zarr(tmp_path / "a.zarr") as read:
+        xr.testing.assert_allclose(read.load(), expected, rtol=1e-9)
+    # The bar of the documentation.
+    distributed = pytest.importorskip("distributed")
+    task = write_zarr(found, tmp_path / "b.zarr", compute=False).persist()
+    distributed.progress(task, notebook=False)
+    assert "Completed" in capsys.readouterr().out
+    task.compute()
+    with xr.open_zarr(tmp_path / "b.zarr") as read:
         xr.testing.assert_allclose(read.load(), expected, rtol=1e-9)
     # Responses that are on the workers already.
     there = Y.chunk(channel=2).persist()

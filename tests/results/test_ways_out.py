@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -166,6 +168,8 @@ def test_images(fit: jaxlmm.Fit) -> None:
     assert image.ravel()[11] == 0.0  # not fitted
     np.testing.assert_array_equal(image.ravel()[:11], fit.zscore[:11, 1])
     assert np.isnan(fit.to_nifti(Masker(), "x", "statistic", fill=np.nan).ravel()[11])
+    assert np.isnan(fit.to_nifti(Masker(), "x", "se").ravel()[11])
+    assert fit.to_nifti(Masker(), "x", "pvalue").ravel()[11] == 1.0  # 0 would be the smallest
     with pytest.raises(ValueError, match="the masker does not take 4 values"):
         fit.sel(channel="Fz").to_nifti(Masker(), "x")
     with pytest.raises(ValueError, match="which has inverse_transform"):
@@ -181,6 +185,60 @@ def test_images_of_nilearn(fit: jaxlmm.Fit) -> None:
     np.testing.assert_allclose(image.get_fdata()[mask > 0][:11], fit.statistic[:11, 1], rtol=1e-6)
     with pytest.raises(ValueError, match="the masker does not take 4 values"):
         fit.sel(channel="Fz").to_nifti(masker, "x")
+    p = fit.to_nifti(masker, "x", "pvalue").get_fdata()
+    assert (p[mask == 0] == 1).all() and p[mask > 0][11] == 1
+    np.testing.assert_allclose(p[mask > 0][:11], fit.pvalue[:11, 1], rtol=1e-12)
+    with pytest.raises(ValueError, match="not fitted yet"):
+        fit.to_nifti(maskers.NiftiMasker(mask_img=nibabel.Nifti1Image(mask, np.eye(4))), "x")
+    labels = (np.arange(64).reshape(4, 4, 4) % 13).astype(np.int16)
+    regions = maskers.NiftiLabelsMasker(nibabel.Nifti1Image(labels, np.eye(4))).fit()
+    p = fit.to_nifti(regions, "x", "pvalue").get_fdata()
+    np.testing.assert_allclose(p.ravel()[:12], [1, *fit.pvalue[:11, 1]], rtol=1e-12)
+
+
+def test_surfaces_of_nilearn(fit: jaxlmm.Fit) -> None:
+    maskers, surface = pytest.importorskip("nilearn.maskers"), pytest.importorskip("nilearn.surface")
+    mesh = surface.InMemoryMesh(RNG.normal(size=(8, 3)), np.arange(24).reshape(8, 3) % 8)
+    there = {"left": np.arange(8) < 5, "right": np.arange(8) > 0}
+    masker = maskers.SurfaceMasker(surface.SurfaceImage(surface.PolyMesh(mesh, mesh), there)).fit()
+    score, p = (fit.to_nifti(masker, "x", variable).data.parts for variable in ("zscore", "pvalue"))
+    found = np.concatenate([score[side].ravel()[mask] for side, mask in there.items()])
+    np.testing.assert_array_equal(found[:11], fit.zscore[:11, 1])
+    assert (p["left"].ravel()[5:] == 1).all() and p["right"].ravel()[0] == 1 and (p["left"].ravel()[:5] < 1).all()
+
+
+def test_the_page_of_fmri_with_nilearn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the page says of maskers, with files of images."""
+    pytest.importorskip("nilearn")
+    nibabel = pytest.importorskip("nibabel")
+    page = (Path(__file__).parents[2] / "docs" / "fmri.md").read_text(encoding="utf-8")
+    code = re.findall(r"^```text\n(.*?)^```", page, re.S | re.M)
+    way_back = re.findall(r"`(fit\.to_nifti\([^`]+)`", page)
+    monkeypatch.chdir(tmp_path)
+    rng, shape = np.random.default_rng(3), (6, 7, 5)
+    mask = np.zeros(shape, dtype=np.uint8)
+    mask[1:5, 1:6, 1:4] = 1
+    nibabel.Nifti1Image(mask, np.eye(4)).to_filename("mask.nii.gz")
+    rows = [(f"s{k}", load) for k in range(8) for load in ("easy", "medium", "hard")]
+    images = pd.DataFrame(rows, columns=["subject", "load"]).assign(file=[f"{k}.nii.gz" for k in range(24)])
+    images["load"] = pd.Categorical(images["load"], ["easy", "medium", "hard"])
+    for k, file in enumerate(images["file"]):
+        volume = rng.normal(size=shape) + 3 * (images["load"][k] == "hard")
+        volume[2, 3, 2] = np.nan if k == 5 else volume[2, 3, 2]
+        nibabel.Nifti1Image(volume.astype(np.float32), np.eye(4)).to_filename(file)
+    names: dict[str, Any] = {"images": images, "np": np}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # of nilearn, about its own next version
+        for block in code:
+            exec(block, names)
+    Y = names["Y"]
+    assert Y.shape == (24, 60) and len(code) == 2 and len(way_back) == 1
+    fit = jaxlmm.lmm("load + (1 | subject)", images, Y)
+    assert sorted(set(fit.n_used.tolist())) == [23, 24]
+    exec(way_back[0], {"fit": fit, "masker": names["masker"]})
+    scores = nibabel.load("z.nii.gz").get_fdata()
+    np.testing.assert_allclose(scores[mask > 0], fit.zscore[:, 2])
+    assert (scores[mask == 0] == 0).all() and np.median(scores[mask > 0]) > 4
 
 
 # -- pictures on the command line ------------------------------------------------------------------------
@@ -244,11 +302,10 @@ def test_pictures_refused(written: Path, tmp_path: Path) -> None:
             (written / "glance.csv", "--kind", "map", "--term", "x"),
             "has no column 'term': it is no table of effects",
         ),
-        ((written / "r.csv", "--kind", "map", "--term", "x", "--at", "time=0.02"), "a map has two dimensions"),
+        ((written / "r.csv", "--kind", "map", "--at", "time=0.02"), "map needs responses of two dimensions"),
         ((written / "r.csv", "--kind", "map", "--term", "x", "--at", "freq=3"), "of the dimensions channel, time"),
         ((written / "r.csv", "--kind", "map", "--term", "x", "--at", "channel=Oz"), "labels of channel are Fz, Cz"),
         ((written / "r.csv", "--kind", "map", "--term", "x", "--at", "time=early"), "are numbers, 0.0 to 0.03"),
-        ((written / "r.csv", "--kind", "volcano", "--term", "x", "--at", "time=1"), "--at goes with --kind map"),
         ((written / "r.zarr", "--kind", "residuals"), "saved without its responses"),
         ((written / "long.csv", "--kind", "volcano", "--term", "x"), "it is no table of effects"),
     ):
