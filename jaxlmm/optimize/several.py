@@ -283,7 +283,7 @@ def _starts(problem: Shared, stats: Any, n_starts: int) -> tuple[np.ndarray, np.
     return np.moveaxis(nodes[order], 2, 1), height
 
 
-@functools.partial(programs.jit, batch=3, static_argnums=4)
+@functools.partial(programs.jit, batch=3, keep=True, static_argnums=4)
 def _lowest(
     problem: Shared, nodes: jax.Array, neighbours: jax.Array, stats: Any, n_starts: int
 ) -> tuple[jax.Array, jax.Array]:
@@ -434,7 +434,7 @@ def _compiled() -> Any:
 
         return jax.lax.while_loop(going, lambda state: step(state, problem, stats), state)
 
-    return programs.jit(run)
+    return programs.jit(run, keep=True)
 
 
 # The search ----------------------------------------------------------------------------------------
