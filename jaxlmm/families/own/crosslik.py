@@ -429,14 +429,14 @@ def _cross_fit(problem: _Responses, found: Candidate, sure: jax.Array, total: ja
     )  # fmt: skip
 
 
-@programs.jit
+@functools.partial(programs.jit, alone=False)
 def cross_curves(data: CrossProducts, lam: jax.Array) -> tuple[jax.Array, ...]:
     """C, C' and C'' (p, p, c), and derivatives of the log-determinant (c,), at given lam; see ``estimates``."""
     at = _Responses.of(data).point(lam)
     return at.C, at.C1, at.C2, at.l1, at.l2
 
 
-@programs.jit
+@functools.partial(programs.jit, alone=False)
 def cross_modes(data: CrossProducts, lam: jax.Array) -> jax.Array:
     """Conditional modes (c, G) of the group intercepts at given lam; 0 for a group without an observation."""
     f = _Responses.of(data).point(lam).f
