@@ -214,7 +214,8 @@ def _times(fit: Any, dim: Any, times: Any) -> tuple[np.ndarray, list[str]]:
         at = np.array([int(np.abs(values - one).argmin()) for one in wanted])
     units = f" {coord.attrs['units']}" if coord.attrs.get("units") else " s" if dim == TIME else ""
     name = "" if units else f"{dim} "
-    return at, [f"{name}{text}{units}" for text in number_texts(np.round(values[at], 6))]
+    texts = [text.replace("-", "\N{MINUS SIGN}") for text in number_texts(np.round(values[at], 6))]
+    return at, [f"{name}{text}{units}" for text in texts]
 
 
 def _channels(mne: Any, info: Any, names: list[str], ch_type: str | None) -> tuple[Any, list[int]]:
