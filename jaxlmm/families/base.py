@@ -23,6 +23,7 @@ from __future__ import annotations
 
 import abc
 import functools
+import itertools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -37,6 +38,7 @@ from jaxlmm.engine.finish import Scaling, empty_results
 from jaxlmm.families.known import KnownCurves
 from jaxlmm.families.parameters import lower_triangle, phi_from_theta
 from jaxlmm.families.patterns import missing_mask, shared_designs
+from jaxlmm.runtime.threads import by_chunks
 from jaxlmm.sources.weighted import WeightedMatrix, values_of
 
 __all__ = [
@@ -45,6 +47,8 @@ __all__ = [
 
 # Columns of one pattern that are copied together.
 COLUMNS_AT_ONCE = 8192
+# Designs whose rows, and weights, are held together, to be fitted side by side.
+DESIGNS_AT_ONCE = 64
 
 
 @jax.tree_util.register_dataclass
@@ -223,20 +227,28 @@ class Family(abc.ABC):
             # Where nothing is missing, something is infinite.
             alone[n_absent == 0] = False
             out["status"][n_absent == 0] = Status.NONFINITE
-        for rows, weights, columns in shared_designs(Y, where, self.min_shared, absent):
-            if not rows.any() or not alone[columns[0]]:
-                continue
-            alone[columns] = False
+
+        def fit(rows: np.ndarray, weights: np.ndarray | None, columns: np.ndarray) -> None:
             try:
                 shared = self._take(rows, weights)
             except ValueError:
-                continue
+                return
             for start in range(0, len(columns), COLUMNS_AT_ONCE):
                 at = columns[start : start + COLUMNS_AT_ONCE]
                 for name, value in shared.fit(values[np.ix_(rows, where[at])], method).items():
                     out[name][at] = value
                 if known is not None:
                     shared.know(known, at, out["theta"][at], method)
+
+        found = (
+            one for one in shared_designs(Y, where, self.min_shared, absent) if one[0].any() and alone[one[2][0]]
+        )
+        at_once = 1  # the first compiles what the others, side by side, need too
+        while designs := list(itertools.islice(found, at_once)):
+            at_once = DESIGNS_AT_ONCE
+            for _, _, columns in designs:
+                alone[columns] = False
+            by_chunks(len(designs), 1, lambda some: fit(*designs[some.start]))
         if alone.any():
             own = None if known is None else known.at(alone)
             for name, value in self.fit_own(Y, where[alone], method, own).items():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import concurrent.futures
 import contextlib
+import contextvars
 import functools
 import os
 import threading
@@ -68,7 +69,8 @@ def by_chunks(m: int, chunk: int, work: Callable[[slice], None]) -> None:
 
     with single_threaded_blas():
         # This thread works too: making threads takes as long as many a chunk.
-        others = [threading.Thread(target=go) for _ in range(min(N_THREADS, len(slices)) - 1)]
+        n_others = min(N_THREADS, len(slices)) - 1
+        others = [threading.Thread(target=contextvars.copy_context().run, args=(go,)) for _ in range(n_others)]
         try:
             for thread in others:
                 thread.start()
