@@ -254,6 +254,14 @@ def test_the_table_of_permutation_errors_is_what_was_measured() -> None:
     assert len(re.findall(r"^\| \w+ \| \d+ \| `", page("permutation.md"), re.M)) == len(rows)
 
 
+def test_the_table_of_bands_is_what_was_measured() -> None:
+    rows = json.loads((RESULTS / "band_coverage.json").read_text())["rows"]
+    for row in rows:
+        cells = f"{row['sets']} | {row['band %']:.1f} % ({row['band limits']}) | {row['pointwise %']:.1f} %"
+        assert f"| {row['design']} | {row['subjects']} | `{row['kind']}` | {cells} |" in page("ieeg.md")
+    assert len(re.findall(r"^\| \w+ \| \d+ \| `", page("ieeg.md"), re.M)) == len(rows)
+
+
 def test_the_table_of_errors_with_items_is_what_was_measured() -> None:
     rows = json.loads((RESULTS / "type_one_error_items.json").read_text())["rows"]
     kinds = ("normal", "satterthwaite", "kenward-roger", "singular")
