@@ -139,7 +139,7 @@ def test_heavy_and_foreign_imports_stay_in_their_rooms(module: str) -> None:
 @pytest.mark.parametrize("module", MODULES)
 def test_what_is_compiled_is_counted(module: str) -> None:
     used = {ast.unparse(node) for node in ast.walk(ast.parse(source(module).read_text()))}
-    assert "jax.jit" not in used or module == "runtime.programs"
+    assert "jax.jit" not in used or module in ("runtime.programs", "runtime.traced")  # what is exported is not run
 
 
 def test_importing_makes_no_array_and_loads_no_edge() -> None:

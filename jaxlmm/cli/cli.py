@@ -119,31 +119,155 @@ def fit(**options: Any) -> None:
     _run("fit_file", **{**options, "resume": resume})
 
 
-@main.command()
+# Kinds of pictures, what each shows and which options it takes beside those of all kinds.
+KINDS = """\b
+Kinds, and the options that each takes beside the common ones:
+
+\b
+Of all responses, also from a table:
+  volcano      effects against p-values: --term --top --adjust --alpha
+  forest       effects with intervals: --response... --term... --facet --level
+  map          a map of two dimensions: --term... --value --by --positions
+               --limit --adjust --alpha
+  topomap      scalp maps, drawn by MNE: --term --positions --time... --value
+               --limit --adjust --alpha
+  pvalues      histogram of p-values: --term --bins
+  icc          intraclass correlations, of no table: --bins
+
+\b
+Over time or another dimension, of which one is left (--at channel=Cz):
+  course       one effect with its band, also from a table: --term --level
+               --adjust --alpha
+  lags         effects at few lags, also from a table: --term... --level
+               --adjust --alpha
+  erp          means by condition with bands: --variable... --at --level
+               --adjust --alpha
+
+\b
+Of one response (--response, or --at; default: the first):
+  means        marginal means, interactions: --variable... --by... --at
+               --data --level
+  groups       a line for each group, and their mean: --variable --by --group
+               --lines --at --data --level
+  caterpillar  random effects with intervals: --group --effect... --level
+  residuals    residuals against fitted values
+  qq           residuals, or by --group random effects, against normal
+               quantiles: --group --effect --level
+
+\b
+clusters and null are of permutation tests, which no file holds; asked for
+them, the command says what to write in Python.
+"""
+
+
+@main.command(epilog=KINDS, context_settings={"max_content_width": 100})
 @click.argument("fit", type=click.Path(exists=True, path_type=Path))
 @click.option(
-    "--kind", required=True,
-    type=click.Choice(["forest", "volcano", "map", "pvalues", "icc", "caterpillar", "residuals", "qq"]),
-)  # fmt: skip
-@click.option("--term", help="Fixed effect, for volcano, map and pvalues.")
+    "--kind",
+    required=True,
+    metavar="KIND",
+    help="The picture; the list is below.",
+    type=click.Choice(
+        [
+            "volcano",
+            "forest",
+            "map",
+            "topomap",
+            "pvalues",
+            "icc",
+            "course",
+            "lags",
+            "erp",
+            "means",
+            "groups",
+            "caterpillar",
+            "residuals",
+            "qq",
+            "clusters",
+            "null",
+        ]
+    ),
+)
+@click.option("--out", required=True, type=click.Path(path_type=Path), help="Picture: .png, .pdf, .svg, .jpg.")
 @click.option(
-    "--value", default="statistic", show_default=True, help="What a map shows.",
-    type=click.Choice(["statistic", "coef", "se", "zscore", "neglog10p", "pvalue", "pvalue_adjusted"]),
-)  # fmt: skip
-@click.option("--at", multiple=True, metavar="NAME=LABEL", help="For a map: a label of a third dimension.")
+    "--at",
+    multiple=True,
+    metavar="NAME=LABEL",
+    help="Responses with this label of a dimension (the nearest, of numbers), as channel=Cz; or, of marginal "
+    "means, a value of a variable. May be repeated.",
+)
+@click.option("--term", multiple=True, help="Fixed effect, by its name in the table. Default: the only one, or all.")
+@click.option("--response", multiple=True, help="Name of a response.")
 @click.option(
-    "--adjust", default="bh", show_default=True, type=click.Choice([*ADJUSTMENTS, "none"], case_sensitive=False),
-    help="How p-values are adjusted for what volcano and map show as significant.",
-)  # fmt: skip
-@click.option("--alpha", default=0.05, show_default=True, type=click.FloatRange(0, 1, True, True), help="Its level.")
-@click.option("--response", multiple=True, help="Name of a response; several for forest. Default: the first.")
-@click.option("--out", required=True, type=click.Path(path_type=Path), help="Picture: .png, .pdf, .svg.")
+    "--variable",
+    multiple=True,
+    help="Variable of the formula: the first along the x axis, the next as colours; of erp all are curves.",
+)
+@click.option(
+    "--by",
+    multiple=True,
+    help="What has a panel each: a variable's levels, of map a dimension; of groups a colour.",
+)
+@click.option("--group", help="Random term, such as subject. Default: the first.")
+@click.option("--effect", multiple=True, help="Effect of a random term, such as '(Intercept)'.")
+@click.option(
+    "--lines", type=click.Choice(["fitted", "data"]), help="Lines of groups: of the model, or observed means."
+)
+@click.option("--data", is_flag=True, default=None, help="Draw the observations too.")
+@click.option(
+    "--value",
+    help="What maps show. Default: statistic.",
+    type=click.Choice(["statistic", "coef", "zscore", "se", "neglog10p", "pvalue", "pvalue_adjusted"]),
+)
+@click.option(
+    "--time", multiple=True, type=float, help="Time of a scalp map; may be repeated. Default: five of them."
+)
+@click.option(
+    "--positions",
+    metavar="NAME|FILE",
+    help="Where channels are: a montage that MNE knows, such as biosemi64, or a file (.fif, .elc, .sfp, .loc).",
+)
+@click.option(
+    "--adjust",
+    type=click.Choice([*ADJUSTMENTS, "none"], case_sensitive=False),
+    help="How p-values are adjusted for what is marked as significant. Default: bh.",
+)
+@click.option("--alpha", type=click.FloatRange(0, 1, True, True), help="Its level. Default: 0.05.")
+@click.option("--level", type=click.FloatRange(0, 1, True, True), help="Of intervals and bands. Default: 0.95.")
+@click.option("--top", type=click.IntRange(min=0), help="Name so many responses, those of smallest p.")
+@click.option("--bins", type=click.IntRange(min=1), help="Bars of a histogram.")
+@click.option(
+    "--facet/--one-scale", default=None, help="A panel with its own scale for each term, or one scale for all."
+)
+@click.option("--limit", type=float, help="Value at the ends of the colours of a map.")
+@click.option("--xlim", nargs=2, type=float, metavar="LOW HIGH", help="Limits of the x axis.")
+@click.option(
+    "--ylim", nargs=2, type=float, metavar="LOW HIGH", help="Limits of the y axis; HIGH LOW turns it around."
+)
+@click.option("--units", help="Of the responses, such as µV, for labels.")
+@click.option(
+    "--width",
+    default=85.0,
+    show_default=True,
+    type=click.FloatRange(20, 1000),
+    metavar="MM",
+    help="Of the picture; 85 is a column of most journals, 180 the page.",
+)
+@click.option("--height", type=click.FloatRange(20, 1000), metavar="MM", help="Default: by what is drawn.")
+@click.option("--size", default=8.0, show_default=True, type=click.FloatRange(3, 40), metavar="PT", help="Of text.")
+@click.option("--array", help="Responses of results that were written without them, as in 'jaxlmm fit'.")
+@click.option(
+    "--trust-formula",
+    is_flag=True,
+    help="Evaluate the formula of FIT whatever it calls; see 'jaxlmm fit'. Give this only for what you have read.",
+)
 @click.option("--overwrite", is_flag=True, help="Replace the picture if there is one.")
 def plot(**options: Any) -> None:
     """Draw what 'jaxlmm fit' wrote.
 
-    FIT is the table of effects (.csv or .parquet: forest, volcano, map, pvalues), the results in .zarr, or the fit
-    itself, by --save or Fit.save(..., include_Y=True), of which every kind is drawn.
+    FIT is the table of effects (.csv or .parquet), the results in .zarr, or the fit itself, by --save or
+    Fit.save(..., include_Y=True), of which every kind is drawn. Residuals, random effects and lines of groups
+    need the responses: the fit by --save, or --array beside the results.
     """
     _run("plot_file", **options)
 

@@ -1,141 +1,219 @@
-"""What the command line's ``plot`` draws: a saved fit, a store of results, or a table that ``fit`` wrote."""
+"""The command line's ``plot``: from a file that ``fit`` wrote to a picture."""
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable, Sequence
+import dataclasses
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
 from jaxlmm import plots
-from jaxlmm.inference.multiplicity import ADJUSTMENTS, adjust_pvalues, adjustment
-from jaxlmm.loading.load import load
-from jaxlmm.plots.base import ADJUSTED
-from jaxlmm.plots.table import Effects
-from jaxlmm.results.images import map_values
-from jaxlmm.tabular.labels import Labels
+from jaxlmm.cli.chosen import choose
+from jaxlmm.cli.kinds import IN_PYTHON, KINDS, Kind
+from jaxlmm.cli.written import TABLES, read_written
+from jaxlmm.runtime.extras import extra
 
-__all__ = ["PLOTS", "plot_file"]
+__all__ = ["plot_file"]
 
-# Kinds of pictures: the function, and which of term and response it takes.
-PLOTS: dict[str, tuple[Callable[..., Axes] | None, tuple[str, ...]]] = {
-    "forest": (plots.forest, ("responses",)),
-    "volcano": (plots.volcano, ("term",)),
-    "map": (None, ("term",)),
-    "pvalues": (plots.pvalue_histogram, ("term",)),
-    "icc": (plots.icc_distribution, ()),
-    "caterpillar": (plots.caterpillar, ("response",)),
-    "residuals": (plots.residual_plot, ("response",)),
-    "qq": (plots.qq_plot, ("response",)),
-}
-# Those that a table of effects is enough for.
-OF_TABLES = ("forest", "volcano", "map", "pvalues")
+PICTURES = (".png", ".pdf", ".svg", ".jpg")
+MM = 25.4
 
 
 def plot_file(
     *,
     fit: Path,
     kind: str,
-    term: str | None,
-    response: tuple[str, ...],
     out: Path,
     overwrite: bool,
-    value: str = "statistic",
     at: Sequence[str] = (),
-    adjust: str = "bh",
-    alpha: float = 0.05,
+    units: str | None = None,
+    array: str | None = None,
+    trust_formula: bool = False,
+    width: float = 85.0,
+    height: float | None = None,
+    size: float = 8.0,
+    xlim: tuple[float, float] | None = None,
+    ylim: tuple[float, float] | None = None,
+    **options: Any,
 ) -> str:
-    """Draw what ``fit`` wrote; returns one line that says what was done."""
+    """Draw what ``fit`` wrote; returns one line that says what was done.
+
+    ``options`` are those that kinds of pictures take, see :data:`jaxlmm.cli.kinds.KINDS`; None and () are not given.
+
+    Raises
+    ------
+    ValueError, OSError, ImportError
+        With a message that says what to do; nothing is written then.
+    """
+    _check_out(out, overwrite)
+    if kind in IN_PYTHON:
+        _refuse_test(kind, fit, options.get("term"))
+    picture = KINDS[kind]
+    given = {name: value for name, value in options.items() if value is not None and value != ()}
+    for name in given:
+        if name not in picture.takes:
+            raise ValueError(f"--kind {kind} takes no --{name}.")
+    found = read_written(fit, kind, array, trust_formula, picture.responses or "data" in given)
+    open_before = set(plt.get_fignums())
+    try:
+        if isinstance(found, pd.DataFrame):
+            if at or units:
+                raise ValueError(f"--{'at' if at else 'units'} does not go with a table of marginal means.")
+        else:
+            if units is not None:
+                found = dataclasses.replace(found, labels=dataclasses.replace(found.labels, units=units))
+            found, values = choose(found, at, variables="at" in picture.takes)
+            given |= {"at": values} if values else {}
+            _check_dims(kind, picture, found)
+        arguments = _arguments(kind, picture, given, found)
+        with plots.paper(width / MM, size):
+            axes = None
+            if height is not None:
+                axes = plt.subplots(figsize=(width / MM, height / MM), layout="constrained")[1]
+            axes = getattr(plots, picture.picture)(found, ax=axes, **arguments)
+            _save(axes, out, xlim, ylim)
+    except ValueError as error:
+        raise ValueError(picture.in_options(str(error))) from None
+    finally:
+        for number in set(plt.get_fignums()) - open_before:
+            plt.close(number)
+    return f"{kind}{_of_which(picture, given, found)} -> {out}"
+
+
+def _check_out(out: Path, overwrite: bool) -> None:
+    if out.suffix.lower() not in PICTURES:
+        raise ValueError(f"--out '{out}' must end in {', '.join(PICTURES)}.")
+    if not out.resolve().parent.is_dir():
+        raise ValueError(f"the folder '{out.resolve().parent}' does not exist; make it first.")
     if out.exists() and not overwrite:
         raise ValueError(f"'{out}' exists; add --overwrite, or choose another name.")
-    draw, takes = PLOTS[kind]
-    found = _read(fit, kind)
-    options: dict[str, Any] = {}
-    if "term" in takes:
-        if term is None:
-            raise ValueError(f"--kind {kind} needs --term, one of {', '.join(found.names)}.")
-        options["term"] = term
-    elif term is not None:
-        raise ValueError(f"--kind {kind} takes no --term.")
-    if "responses" in takes:
-        options["responses"] = list(response) or [found.response_names[0]]
-    elif "response" in takes:
-        if len(response) > 1:
-            raise ValueError(f"--kind {kind} takes one --response, found {len(response)}.")
-        options["response"] = response[0] if response else 0
-    elif response:
-        raise ValueError(f"--kind {kind} takes no --response.")
-    if at and kind != "map":
-        raise ValueError("--at goes with --kind map.")
-    if kind == "volcano":
-        options |= {"adjust": adjust, "alpha": alpha}
-    axes = _map(found, options["term"], value, at, adjust, alpha) if draw is None else draw(found, **options)
-    figure = axes.get_figure(root=True)
+
+
+def _refuse_test(kind: str, path: Path, term: Any) -> None:
+    """Permutation tests are in no file that ``jaxlmm fit`` writes."""
+    saved = "fit.npz" if path.suffix in (*TABLES, ".zarr") else path
+    call = IN_PYTHON[kind].format(fit=saved, term=term[0] if term else "TERM")
+    more = "" if saved == path else f"; 'jaxlmm fit --save {saved}' writes the fit"
+    raise ValueError(
+        f"--kind {kind} is of a permutation test, which fits the model to each draw anew and is in no file of "
+        f"'jaxlmm fit': in Python, {call}{more}."
+    )
+
+
+def _check_dims(kind: str, picture: Kind, found: Any) -> None:
+    """ValueError where the responses have another number of dimensions than the picture can show."""
+    dims = picture.dims
+    if not dims or len(found.dims) in dims:
+        return
+    sizes = ", ".join(f"{dim} ({size})" for dim, size in zip(found.dims, found.shape, strict=True)) or "none"
+    wanted = {1: "one dimension", 2: "two dimensions", 3: "three with one --term"}
+    said = f"--kind {kind} needs responses of {' or of '.join(wanted[n] for n in dims)}; these have {sizes}"
+    if len(found.dims) < min(dims):
+        raise ValueError(f"{said}; leave out --at, or draw --kind {'course' if len(found.dims) == 1 else 'forest'}.")
+    raise ValueError(f"{said}; choose labels of the others by --at NAME=LABEL, or draw --kind volcano.")
+
+
+def _of_which(picture: Kind, given: Mapping[str, Any], found: Any) -> str:
+    """Which of several responses a picture is of, if that was not asked for."""
+    if picture.takes.get("response") != "response" or "response" in given or isinstance(found, pd.DataFrame):
+        return ""
+    return f" of '{found.response_names[0]}', the first of {found.n_responses:,}" if found.n_responses > 1 else ""
+
+
+# -- how it is drawn --------------------------------------------------------------------------------
+
+
+def _arguments(kind: str, picture: Kind, given: Mapping[str, Any], found: Any) -> dict[str, Any]:
+    """Arguments of the function that draws."""
+    out: dict[str, Any] = {}
+    for name, value in given.items():
+        if name in picture.several or not isinstance(value, tuple):
+            out[picture.takes[name]] = list(value) if isinstance(value, tuple) else value
+        elif len(value) > 1:
+            raise ValueError(f"--kind {kind} takes one --{name}, found {len(value)}.")
+        else:
+            out[picture.takes[name]] = value[0]
+    if picture.takes.get("term") == "term" and "term" not in out:
+        out["term"] = _only_term(kind, found)
+    if "variable" in picture.takes and "variable" not in given and not isinstance(found, pd.DataFrame):
+        raise ValueError(f"--kind {kind} needs --variable, {_variables(found)}.")
+    if "positions" in given:
+        out[picture.takes["positions"]] = _positions(given["positions"], found)
+    elif kind == "topomap":
+        raise ValueError(
+            "--kind topomap needs --positions: a montage that MNE knows, such as biosemi64 or standard_1005, or a "
+            "file with the positions of the channels."
+        )
+    if kind == "map" and len(found.dims) == 3 and "terms" not in out:
+        out["terms"] = _only_term(kind, found)
+    if kind == "course":
+        out.setdefault("test", "bh")
+    if kind == "qq" and ("group" in given or "effect" in given):
+        out["what"] = "ranef"
+    return out
+
+
+def _only_term(kind: str, found: Any) -> str:
+    effects = [name for name in found.names if name != "Intercept"]
+    if len(effects) != 1:
+        raise ValueError(f"--kind {kind} needs --term, one of {', '.join(found.names)}.")
+    return str(effects[0])
+
+
+def _variables(found: Any) -> str:
+    if getattr(found, "source", None) is None:
+        return "but this model has no formula, so there are none"
+    return f"one of {', '.join(variable.name for variable in found.source.variables)}"
+
+
+def _positions(given: str, found: Any) -> Any:
+    """An mne.Info with the positions of the channels: those of a montage by name, or in a file."""
+    mne = extra("mne", "positions of channels")
+    if given.endswith((".fif", ".fif.gz")):
+        return mne.io.read_info(given, verbose="error")
+    if Path(given).exists():
+        montage = mne.channels.read_custom_montage(given)
+    elif given in mne.channels.get_builtin_montages():
+        montage = mne.channels.make_standard_montage(given)
+    else:
+        known = ", ".join(mne.channels.get_builtin_montages())
+        raise ValueError(f"--positions is '{given}', which is no file and no montage of MNE; these are {known}.")
+    names = [str(name) for dim in found.dims for name in _names(found, dim)]
+    absent = [name for name in names if name not in montage.ch_names]
+    if absent or not names:
+        raise ValueError(
+            f"'{given}' has no channel {absent[0]!r}; its channels begin {', '.join(montage.ch_names[:5])}."
+            if names
+            else "--positions are of channels by name, which these responses have not."
+        )
+    info = mne.create_info(names, 100.0, "eeg")
+    info.set_montage(montage)
+    return info
+
+
+def _names(found: Any, dim: Any) -> list[Any]:
+    """Labels of a dimension that are names."""
+    coord = found.labels.coords.get(dim)
+    if coord is None or coord.levels or np.asarray(coord.values).dtype.kind in "iuf":
+        return []
+    return np.asarray(coord.values).tolist()
+
+
+def _save(ax: Axes, out: Path, xlim: tuple[float, float] | None, ylim: tuple[float, float] | None) -> None:
+    """Write the figure, with limits of its axes, or of all its panels."""
+    panels = [child for child in ax.child_axes if child.axison] or [ax]
+    for name, limits in (("x", xlim), ("y", ylim)):
+        if limits is None:
+            continue
+        if limits[0] == limits[1] or not np.isfinite(limits).all():
+            raise ValueError(f"--{name}lim is {limits[0]:g} {limits[1]:g}; give two different numbers.")
+        for panel in panels:
+            getattr(panel, f"set_{name}lim")(*limits)
+    figure = ax.get_figure(root=True)
     assert figure is not None  # it was drawn just now
-    figure.savefig(out, dpi=150, bbox_inches="tight")
-    return f"{kind} -> {out}"
-
-
-def _read(path: Path, kind: str) -> Any:
-    """A fit, or the effects of a table."""
-    if path.suffix not in (".csv", ".parquet"):
-        return load(path)
-    if kind not in OF_TABLES:
-        raise ValueError(
-            f"--kind {kind} needs more than a table of effects: give a fit that 'jaxlmm fit --save fit.npz' wrote; "
-            f"of a table {', '.join(OF_TABLES)} are drawn."
-        )
-    read = {
-        ".csv": functools.partial(pd.read_csv, keep_default_na=False, na_values=[""]),
-        ".parquet": pd.read_parquet,
-    }
-    give = "what 'jaxlmm fit' wrote with --what tidy, or with --save"
-    return Effects.of_table(read[path.suffix](path), f"'{path}'", give)
-
-
-def _map(found: Any, term: str, value: str, at: Sequence[str], adjust: str, alpha: float) -> Axes:
-    """A heat map over two dimensions of the responses, with lines around what is significant."""
-    values = map_values(found, term, value, adjust).reshape(found.shape)
-    p = adjust_pvalues(map_values(found, term, "pvalue"), adjust).reshape(found.shape)
-    dims = [str(dim) for dim in found.labels.dims]
-    where: dict[str, int] = {}
-    for one in at:
-        name, equals, label = one.partition("=")
-        if not equals or name not in dims:
-            raise ValueError(f"--at is '{one}'; give NAME=LABEL, of the dimensions {', '.join(dims)}.")
-        where[name] = _position(found.labels, dims.index(name), label)
-    rest = [k for k, dim in enumerate(dims) if dim not in where]
-    if len(rest) != 2:
-        sizes = ", ".join(f"{dim} ({size})" for dim, size in zip(dims, found.shape, strict=True))
-        raise ValueError(
-            f"a map has two dimensions, the responses have {sizes}; choose labels of the others by --at NAME=LABEL, "
-            "or draw --kind volcano."
-        )
-    key = tuple(where.get(dim, slice(None)) for dim in dims)
-    y, x = (found.labels._coord(found.labels.dims[k], found.shape[k]).values for k in rest)
-    called = ADJUSTED[adjustment(adjust, ADJUSTMENTS, "adjust")]
-    return plots.stat_map(
-        values[key], x=np.asarray(x), y=np.asarray(y), mask=p[key] <= alpha, x_label=dims[rest[1]],
-        y_label=dims[rest[0]], value_label=f"{value} of {term}", mask_label=f"{called} p ≤ {alpha:g}",
-    )  # fmt: skip
-
-
-def _position(labels: Labels, k: int, label: str) -> int:
-    """Where a dimension has a label: a name, or the nearest number."""
-    dim = labels.dims[k]
-    values = np.asarray(labels._coord(dim, labels.shape[k]).values)
-    if values.dtype.kind in "iuf":
-        try:
-            return int(np.abs(values - float(label)).argmin())
-        except ValueError:
-            raise ValueError(
-                f"--at {dim}={label}: the labels of {dim} are numbers, {values[0]} to {values[-1]}."
-            ) from None
-    texts = [str(v) for v in values]
-    if label not in texts:
-        raise ValueError(f"--at {dim}={label}: the labels of {dim} are {', '.join(texts[:8])}.")
-    return texts.index(label)
+    figure.savefig(out)

@@ -170,8 +170,7 @@ def compare(
     loglik[~(usable & np.all([fit.converged for fit in fits], axis=0))] = np.nan
     stat = np.maximum(2 * np.diff(loglik, axis=1), 0.0)
     for j in np.flatnonzero(np.array(boundary) & ~np.array(fixed_added, dtype=bool)):
-        if fits[j + 1].design.has_one_intercept:
-            stat[fits[j + 1].singular, j] *= 0  # the fits are one and the same; keeps NaN
+        stat[_adds_nothing(fits[j], fits[j + 1]), j] *= 0  # the fits are one and the same; keeps NaN
     columns = zip(stat.T, df, boundary, strict=True)
     pvalue = np.column_stack([mixture_pvalue(s, q - 1) if b else scipy.special.chdtrc(q, s) for s, q, b in columns])
     if method == "bootstrap":
@@ -199,6 +198,13 @@ def _by_ml(fit: Fit) -> Fit:
 def _n_variances(fit: Fit) -> int:
     """Variances of random effects."""
     return sum(term.size for term in fit.design.random)
+
+
+def _adds_nothing(small: Fit, large: Fit) -> np.ndarray:
+    """Where the covariances of all random terms that the larger fit adds are exactly 0, (m,)."""
+    added = terms_outside(large.design.random, small.design.random)
+    terms = zip(large.design.random, large.varcorr.values(), strict=True)
+    return np.all([(V == 0).all(axis=(1, 2)) for term, V in terms if term in added], axis=0)
 
 
 def _weights(criterion: np.ndarray) -> np.ndarray:

@@ -13,10 +13,9 @@ Phi_t in the same order; ``parameters`` takes one to the other, and derivatives 
 The deviance, up to constants, is nu log s(phi) + l(phi), with s the penalised weighted residual sum of
 squares (pwrss) and l = log|V| for ML, log|V| + log|Q'V^-1Q| for REML.
 
-A family needs no more than the abstract methods of :class:`Family`: the kernel, pure JAX with the response
-axis last, and ``reduce``. What is built on them here (fits, covariances of contrasts with derivatives, modes
-of random effects, responses with missing observations or weights of their own) is right for any family; a
-family that knows a faster way brings its own. Tests, degrees of freedom, intervals, tables and files stand above
+A family needs no more than the abstract methods of :class:`Family`. What is built on them here (responses with
+missing observations or weights of their own, tests of contrasts together) is right for any family; a family that
+knows a faster way brings its own. Tests, degrees of freedom, intervals, tables and files stand above
 and name no family.
 """
 
@@ -24,6 +23,7 @@ from __future__ import annotations
 
 import abc
 import functools
+import itertools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -38,6 +38,7 @@ from jaxlmm.engine.finish import Scaling, empty_results
 from jaxlmm.families.known import KnownCurves
 from jaxlmm.families.parameters import lower_triangle, phi_from_theta
 from jaxlmm.families.patterns import missing_mask, shared_designs
+from jaxlmm.runtime.threads import by_chunks
 from jaxlmm.sources.weighted import WeightedMatrix, values_of
 
 __all__ = [
@@ -46,6 +47,8 @@ __all__ = [
 
 # Columns of one pattern that are copied together.
 COLUMNS_AT_ONCE = 8192
+# Designs whose rows, and weights, are held together, to be fitted side by side.
+DESIGNS_AT_ONCE = 64
 
 
 @jax.tree_util.register_dataclass
@@ -181,6 +184,28 @@ class Family(abc.ABC):
             The arrays of ``engine.finish.empty_results``.
         """
 
+    def fit_columns(
+        self, Y: Any, method: str, *, keep: bool = False
+    ) -> tuple[dict[str, np.ndarray], KnownCurves | None]:
+        """Fit all columns of Y, those that miss observations or have weights of their own too.
+
+        Also returns, if ``keep``, what is known for tests of the latter; None where there are none.
+        """
+        sizes = Y.shape[1], self.design.n_fixef, self.n_theta
+        if isinstance(Y, WeightedMatrix):
+            known = KnownCurves.empty(*sizes) if keep else None
+            return self.fit_incomplete(Y, np.arange(sizes[0]), method, known), known
+        out, known = self.fit(Y, method), None
+        where = np.flatnonzero(out["status"] == Status.NONFINITE)
+        if len(where) and Y.dtype.kind == "f":
+            known = KnownCurves.empty(*sizes) if keep else None
+            some = None if known is None else known.at(where)
+            for name, value in self.fit_incomplete(Y, where, method, some).items():
+                out[name][where] = value
+            if known is not None and some is not None:
+                known.put(where, some)
+        return out, known
+
     def fit_incomplete(
         self,
         Y: np.ndarray | WeightedMatrix,
@@ -202,20 +227,28 @@ class Family(abc.ABC):
             # Where nothing is missing, something is infinite.
             alone[n_absent == 0] = False
             out["status"][n_absent == 0] = Status.NONFINITE
-        for rows, weights, columns in shared_designs(Y, where, self.min_shared, absent):
-            if not rows.any() or not alone[columns[0]]:
-                continue
-            alone[columns] = False
+
+        def fit(rows: np.ndarray, weights: np.ndarray | None, columns: np.ndarray) -> None:
             try:
                 shared = self._take(rows, weights)
             except ValueError:
-                continue
+                return
             for start in range(0, len(columns), COLUMNS_AT_ONCE):
                 at = columns[start : start + COLUMNS_AT_ONCE]
                 for name, value in shared.fit(values[np.ix_(rows, where[at])], method).items():
                     out[name][at] = value
                 if known is not None:
                     shared.know(known, at, out["theta"][at], method)
+
+        found = (
+            one for one in shared_designs(Y, where, self.min_shared, absent) if one[0].any() and alone[one[2][0]]
+        )
+        at_once = 1  # the first compiles what the others, side by side, need too
+        while designs := list(itertools.islice(found, at_once)):
+            at_once = DESIGNS_AT_ONCE
+            for _, _, columns in designs:
+                alone[columns] = False
+            by_chunks(len(designs), 1, lambda some: fit(*designs[some.start]))
         if alone.any():
             own = None if known is None else known.at(alone)
             for name, value in self.fit_own(Y, where[alone], method, own).items():

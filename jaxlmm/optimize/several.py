@@ -262,7 +262,7 @@ def _nodes(sizes: tuple[int, ...], few_levels: bool) -> tuple[np.ndarray, np.nda
                 T[:, i, j] = sd[:, i] * partial * np.sqrt(left)
                 left = left * (1 - partial**2)
             T[:, i, i] = sd[:, i] * np.sqrt(left)
-        column, row = np.triu_indices(r)
+        column, row = _triangle(r)
         out.append(T[:, row, column])
         start = at
     distance = np.linalg.norm(u[:, None] - u[None], axis=2)
@@ -283,7 +283,7 @@ def _starts(problem: Shared, stats: Any, n_starts: int) -> tuple[np.ndarray, np.
     return np.moveaxis(nodes[order], 2, 1), height
 
 
-@functools.partial(programs.jit, batch=3, static_argnums=4)
+@functools.partial(programs.jit, batch=3, keep=True, static_argnums=4)
 def _lowest(
     problem: Shared, nodes: jax.Array, neighbours: jax.Array, stats: Any, n_starts: int
 ) -> tuple[jax.Array, jax.Array]:
@@ -347,7 +347,7 @@ def _eigen(H: jax.Array) -> tuple[jax.Array, jax.Array]:
         A = turned(jnp.swapaxes(turned(A), 0, 1))
         return A, jnp.swapaxes(turned(jnp.swapaxes(V, 0, 1)), 0, 1)
 
-    A, V = jax.lax.fori_loop(0, n_pairs * (1 if k == 2 else 6), rotate, (H, V))
+    A, V = rotate(0, (H, V)) if k == 2 else jax.lax.fori_loop(0, n_pairs * 6, rotate, (H, V))
     return jnp.stack([A[i, i] for i in range(k)]), V
 
 
@@ -363,14 +363,15 @@ def _direction(state: _State) -> tuple[jax.Array, jax.Array]:
     # The least shift that keeps the step inside the radius, to a few digits.
     size = jnp.maximum(size, jnp.maximum(1e-9 * size.max(0), 1e-12))
 
-    def shifted(_: Any, shift: jax.Array) -> jax.Array:
+    def shifted(shift: jax.Array) -> jax.Array:
         part = along / (size + shift)
         norm2 = (part * part).sum(0)
         change = (part * part / (size + shift)).sum(0)
         more = norm2 * (jnp.sqrt(norm2) / state.radius - 1) / jnp.where(change > 0, change, 1.0)
         return jnp.where(jnp.sqrt(norm2) > 1.001 * state.radius, shift + more, shift)
 
-    part = -along / (size + jax.lax.fori_loop(0, 4, shifted, np.zeros(along.shape[1:], along.dtype)))
+    none: Any = np.zeros(along.shape[1:], along.dtype)
+    part = -along / (size + jax.lax.fori_loop(0, 3, lambda _, shift: shifted(shift), shifted(none)))
     norm = jnp.sqrt((part * part).sum(0))
     part = part * jnp.minimum(1.0, state.radius / jnp.where(norm > 0, norm, 1.0))
     gain = -(along * part + 0.5 * values * part * part).sum(0)
@@ -433,7 +434,7 @@ def _compiled() -> Any:
 
         return jax.lax.while_loop(going, lambda state: step(state, problem, stats), state)
 
-    return programs.jit(run)
+    return programs.jit(run, keep=True)
 
 
 # The search ----------------------------------------------------------------------------------------
@@ -544,6 +545,10 @@ class _Search:
     def _width(self, c: int) -> int:
         return width_for(c, self.problem.bytes_per_response)
 
+    def _few(self, width: int) -> int:
+        """How many responses go on in narrower batches: where a step costs little, what fits in one."""
+        return narrower(width) if self.cheap else few(width)
+
     def _polish_share(self, rows: np.ndarray, out: _State, waiting: np.ndarray, width: int) -> None:
         """The responses ``waiting`` of ``out``, ``width`` at once: who is done makes room for the next."""
         active = waiting[:0]
@@ -551,7 +556,7 @@ class _Search:
             while len(active) or len(waiting):
                 room = width - len(active)
                 active, waiting = np.concatenate([active, waiting[:room]]), waiting[room:]
-                while not len(waiting) and len(active) <= few(width):
+                while not len(waiting) and len(active) <= self._few(width):
                     width = narrower(width)
                     active, waiting = active[:width], active[width:]
                 index = padded(slice(0, len(active)), width, len(active))
@@ -568,7 +573,7 @@ class _Search:
         width = len(index)
         state, stats, problem = take(out, index), take(self.stats, rows[index]), _take_nu(self.problem, rows[index])
         state.done[n:] = 1.0
-        enough = (width // 4 if self.cheap else n - width // 2) if more else few(width)
+        enough = (width // 4 if self.cheap else n - width // 2) if more else self._few(width)
         state = _compiled()(state, problem, stats, min(enough, n - 1))
         left = np.asarray(state.done)[:n] == 0
         for whole, part in zip(jax.tree.leaves(out), jax.tree.leaves(state), strict=True):
@@ -705,11 +710,26 @@ def _empty_state(start: np.ndarray, free: np.ndarray | None = None, limit: int =
 # Covariance matrices -------------------------------------------------------------------------------
 
 
+@functools.cache
+def _triangle(r: int) -> tuple[np.ndarray, np.ndarray]:
+    """Columns and rows of the lower triangle of an (r, r) matrix, column by column."""
+    column, row = np.triu_indices(r)
+    return column, row
+
+
+def _eigh(M: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """``numpy.linalg.eigh`` of matrices (c, r, r), mostly numbers."""
+    if M.shape[1] > 1:
+        values, vectors = np.linalg.eigh(M)
+        return values, vectors
+    return M[:, 0], np.ones_like(M)
+
+
 def _factors(theta: np.ndarray, sizes: Sequence[int]) -> list[np.ndarray]:
     """T (c, r, r) of each term."""
     out, start = [], 0
     for r in sizes:
-        column, row = np.triu_indices(r)
+        column, row = _triangle(r)
         T = np.zeros((theta.shape[1], r, r))
         T[:, row, column] = theta[start : start + len(row)].T
         start += len(row)
@@ -719,7 +739,7 @@ def _factors(theta: np.ndarray, sizes: Sequence[int]) -> list[np.ndarray]:
 
 def _lower(T: np.ndarray) -> np.ndarray:
     """theta (r (r + 1) / 2, c) of T (c, r, r)."""
-    column, row = np.triu_indices(T.shape[1])
+    column, row = _triangle(T.shape[1])
     return np.ascontiguousarray(T[:, row, column].T)
 
 
@@ -756,7 +776,7 @@ def _rounded(theta: np.ndarray, sizes: Sequence[int], near_zero: float) -> tuple
     parts, close = [], np.zeros(theta.shape[1], bool)
     for T in _factors(theta, sizes):
         Phi = T @ T.swapaxes(1, 2)
-        values, vectors = np.linalg.eigh(np.where(np.isfinite(Phi), Phi, 0.0))
+        values, vectors = _eigh(np.where(np.isfinite(Phi), Phi, 0.0))
         small = values < near_zero * np.maximum(1.0, values[:, -1:] * 1e-4)
         near = np.asarray(small.any(axis=1))
         kept = np.where(small, 0.0, values)
@@ -780,12 +800,12 @@ def _cone(theta: np.ndarray, slope: np.ndarray, sizes: Sequence[int]) -> list[tu
     """For each term the lowest eigenvalue (c,) of D, 0 where it is not below rounding, and its vector (c, r)."""
     out, start = [], 0
     for r in sizes:
-        column, row = np.triu_indices(r)
+        column, row = _triangle(r)
         D = np.zeros((theta.shape[1], r, r))
         part = slope[start : start + len(row)].T * np.where(row == column, 1.0, 0.5)
         D[:, row, column] = D[:, column, row] = np.where(np.isfinite(part), part, 0.0)
         start += len(row)
-        values, vectors = np.linalg.eigh(D)
+        values, vectors = _eigh(D)
         tolerance = TOL_CONE * (1 + np.abs(values).max(axis=1))
         out.append((np.where(values[:, 0] < -tolerance, values[:, 0], 0.0), vectors[:, :, 0]))
     return out

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import contextvars
 import numbers
 import weakref
 from collections.abc import Iterator, Sequence
@@ -35,6 +36,7 @@ __all__ = [
     "axes_points",
     "check_alpha",
     "effect_columns",
+    "figure_width",
     "fitted_responses",
     "fitting",
     "font_points",
@@ -73,6 +75,8 @@ ADJUSTED = {
 RASTERIZE = 20_000
 # Figures that were made here, whose height may follow from what is in them.
 OWN: weakref.WeakSet[Figure] = weakref.WeakSet()
+# Width in inches of the figures of a journal, within ``paper``.
+COLUMN: contextvars.ContextVar[float | None] = contextvars.ContextVar("COLUMN", default=None)
 # Height of a line of text, relative to its font size.
 LINE = 1.3
 
@@ -109,20 +113,31 @@ def paper(width: float = 3.35, size: float = 8) -> Iterator[None]:
         "axes.titlepad": 4.0, "hatch.linewidth": 0.5,
         "pdf.fonttype": 42, "ps.fonttype": 42, "svg.fonttype": "none",
     }  # fmt: skip
-    with matplotlib.rc_context(settings):
-        yield
+    column = COLUMN.set(float(width))
+    try:
+        with matplotlib.rc_context(settings):
+            yield
+    finally:
+        COLUMN.reset(column)
+
+
+def figure_width(width: float) -> float:
+    """Width in inches of a new figure: that of ``paper``, else this one, or matplotlib's if that is smaller."""
+    column = COLUMN.get()
+    return min(width, float(plt.rcParams["figure.figsize"][0])) if column is None else column
 
 
 def make_axes(ax: Axes | None, width: float, height: float, *, tidy: bool = True, rows: bool = False) -> Axes:
     """``ax``, or the axes of a new figure of this size in inches.
 
-    No figure is wider than matplotlib's setting ``figure.figsize``: it is made lower by the same share then, unless
-    ``rows`` says that its height follows from a number of lines. ``tidy`` leaves out the upper and right spine.
+    The width may be another, see :func:`figure_width`: a figure that is less wide is made lower by the same share,
+    unless ``rows`` says that its height follows from a number of lines. ``tidy`` leaves out the upper and the right
+    spine.
     """
     if ax is None:
-        share = min(1.0, float(plt.rcParams["figure.figsize"][0]) / width)
-        height = height if rows else max(height * share, 1.6)
-        figure, ax = plt.subplots(figsize=(width * share, height), layout="constrained")
+        wide = figure_width(width)
+        height = height if rows else max(height * min(1.0, wide / width), 1.6)
+        figure, ax = plt.subplots(figsize=(wide, height), layout="constrained")
         OWN.add(figure)
     if tidy:
         ax.spines[["top", "right"]].set_visible(False)

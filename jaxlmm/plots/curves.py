@@ -35,6 +35,8 @@ class Curves:
     limits : ndarray, (k, 2)
     numeric : bool
         Whether x is a covariate: lines with bands; else points with intervals.
+    spread : tuple of str
+        Covariates that have their mean and one standard deviation below and above.
     """
 
     x: str
@@ -44,6 +46,11 @@ class Curves:
     estimate: np.ndarray
     limits: np.ndarray
     numeric: bool
+    spread: tuple[str, ...] = ()
+
+    def title(self, names: Sequence[str]) -> str:
+        """Variables for a legend, with what the values of a covariate are."""
+        return ", ".join(f"{name} (mean ± SD)" if name in self.spread else name for name in names)
 
     def levels(self, names: Sequence[str]) -> list[tuple[Any, ...]]:
         """Combinations of levels, in order of appearance."""
@@ -102,16 +109,20 @@ def _of_fit(
     one, name = one_response(fit, response)
     names, panel = name_list(specs, "specs"), name_list(by, "by")
     variables = {v.name: v for v in one.source.variables} if one.source is not None else {}
-    given = dict(at or {})
+    given, spread = dict(at or {}), []
     for k, variable in enumerate((*names, *panel)):
         if variable in variables and variable not in given and not variables[variable].factor:
             given[variable] = _values(one, variable, whole=k == 0)
+            if k and len(given[variable]) == 3:
+                spread.append(variable)
     means = one.emmeans(list(names), by=list(panel) or None, at=given or None, weights=weights)
     if not isinstance(means, EMMeans):
         raise ValueError(f"specs must be names of variables, found {shown(specs)}.")
     numeric = names[0] in variables and not variables[names[0]].factor
     rows = [dict(label) for label in means.labels]
-    curves = Curves(names[0], names[1:], panel, rows, means.estimate[0], means.conf_int(level)[0], numeric)
+    curves = Curves(
+        names[0], names[1:], panel, rows, means.estimate[0], means.conf_int(level)[0], numeric, tuple(spread)
+    )
     return curves, name, one.labels.units
 
 

@@ -113,9 +113,7 @@ def group_lines(
     ax.add_collection(lines_)
     if data:
         scatter(ax, curves, points, ())
-    handles = draw_means(ax, curves, ())
-    for handle in handles:
-        handle.set_linewidth(2.2)
+    handles = draw_means(ax, curves, (), over=True)
     ax.autoscale_view()
     if positions is not None:
         level_ticks(ax, [str(value[0]) for value in curves.levels([x])])
@@ -125,7 +123,7 @@ def group_lines(
         handles[0].set_label(f"mean, {interval}")
     what = f"{term.name}: {'fitted' if kind == 'fitted' else 'means'}"
     handles.append(Line2D([], [], color="0.6", linewidth=0.9, label=what))
-    legend_outside(ax, handles, title=None if by is None else f"{by}; {interval}")
+    legend_outside(ax, handles, title=None if by is None else f"{curves.title([by])}; {interval}")
     return ax
 
 

@@ -20,6 +20,7 @@ from jaxlmm.plots.base import (
     axes_points,
     check_alpha,
     effect_columns,
+    fitting,
     font_points,
     label_step,
     legend_outside,
@@ -30,15 +31,45 @@ from jaxlmm.plots.order import row_order
 from jaxlmm.plots.panels import below, divide, grid_of, title_points
 from jaxlmm.plots.table import fit_or_table
 from jaxlmm.plots.words import dim_label, level_texts, measured, term_text, wrapped
+from jaxlmm.results.images import map_values
 from jaxlmm.results.results import Fit
 from jaxlmm.runtime.arguments import check_option
 
-__all__ = ["colour_bar", "map_legend", "stat_map", "stat_maps"]
+__all__ = ["VALUES", "Scale", "colour_bar", "map_legend", "stat_map", "stat_maps"]
 
 NO_VALUE: dict[str, Any] = {"facecolor": "0.88", "edgecolor": "0.55", "hatch": "////", "linewidth": 0.0}
 CONTOUR: dict[str, Any] = {"color": "black", "linewidth": 1.2}
-# What maps may show, and what their colour bars call it.
-VALUE_LABELS = {"statistic": "t", "zscore": "z", "coef": "Effect"}
+# What maps may show, and what their colour bars call it; those without a sign have colours from 0 on.
+SIGNED = {"statistic": "t", "zscore": "z", "coef": "Effect"}
+UNSIGNED = {"se": "Standard error", "neglog10p": r"$-\log_{10}\,p$", "pvalue": "p", "pvalue_adjusted": "adjusted p"}
+VALUES = tuple(SIGNED | UNSIGNED)
+TWO_SIDED, ONE_SIDED = "RdBu_r", "YlGnBu"
+
+
+@dataclass(frozen=True)
+class Scale:
+    """Colours of a map: their ends, the colour map, whether values lie beyond, and what the bar is called."""
+
+    low: float
+    high: float
+    cmap: Any
+    over: bool
+    label: str
+
+    @classmethod
+    def of(
+        cls, variable: str, largest: float, limit: float | None, cmap: Any, units: str | None = None, term: str = ""
+    ) -> Scale:
+        """Of one variable (of one term), from -limit or, if it has no sign, from 0; see :func:`stat_maps`."""
+        label = (SIGNED | UNSIGNED)[variable] + (f" of {term}" if term else "")
+        label = measured(label, units) if variable in ("coef", "se") else label
+        if variable.startswith("pvalue"):  # dark is small
+            high = 1.0 if limit is None else _limit(limit, largest)
+            return cls(0.0, high, cmap or f"{ONE_SIDED}_r", largest > high, label)
+        high = _limit(limit, largest)
+        if variable in UNSIGNED:
+            return cls(0.0, high, cmap or ONE_SIDED, largest > high, label)
+        return cls(-high, high, cmap or TWO_SIDED, largest > high, label)
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,10 +113,10 @@ class Map:
         """The largest absolute value, 0 where there is none."""
         return float(np.max(np.abs(self.values.filled(0.0))))
 
-    def draw(self, ax: Axes, limit: float, cmap: Any, zero: bool) -> Any:
+    def draw(self, ax: Axes, scale: Scale, zero: bool) -> Any:
         """Draw it, and return the mesh."""
         mesh = ax.pcolormesh(
-            self.x_edges, self.y_edges, self.values, cmap=cmap, vmin=-limit, vmax=limit, rasterized=True
+            self.x_edges, self.y_edges, self.values, cmap=scale.cmap, vmin=scale.low, vmax=scale.high, rasterized=True
         )
         ax.set_xlim(min(self.x_edges), max(self.x_edges))
         ax.set_ylim(min(self.y_edges), max(self.y_edges))
@@ -192,10 +223,10 @@ def stat_map(
         if hasattr(mask, "dims") and set(mask.dims) == set(values.dims):
             mask = mask.transpose(*values.dims)
     made = Map.of(values, x, y, mask, order)
-    limit = _limit(limit, made.largest)
+    scale = Scale.of("statistic", made.largest, limit, cmap)
     ax = make_axes(ax, 7.0, float(np.clip(0.16 * made.values.shape[0], 3.6, 7.0)), tidy=False)
-    mesh = made.draw(ax, limit, cmap, zero)
-    colour_bar(ax, mesh, value_label or "", over=made.largest > limit)
+    mesh = made.draw(ax, scale, zero)
+    colour_bar(ax, mesh, value_label or "", over=scale.over)
     ax.set(xlabel=x_label or "", ylabel=y_label or "")
     map_legend(ax, [made], mask_label)
     return ax
@@ -211,7 +242,8 @@ def _limit(limit: float | None, largest: float) -> float:
 
 def colour_bar(ax: Axes, mesh: Any, label: str, *, over: bool) -> Any:
     """A bar beside ``ax``, with points where values are beyond its ends."""
-    bar = ax.figure.colorbar(mesh, ax=ax, extend="both" if over else "neither", label=label, pad=0.02)
+    beyond = "neither" if not over else "both" if mesh.norm.vmin < 0 else "max"
+    bar = ax.figure.colorbar(mesh, ax=ax, extend=beyond, label=label, pad=0.02)
     outline: Any = bar.outline
     outline.set_linewidth(0.6)
     return bar
@@ -240,7 +272,7 @@ def stat_maps(
     order: Any = None,
     limit: float | None = None,
     zero: bool = True,
-    cmap: Any = "RdBu_r",
+    cmap: Any = None,
     ax: Axes | None = None,
 ) -> Axes:
     """Draw maps of several effects, or of one effect at the labels of a third dimension, with one scale of colours.
@@ -253,7 +285,8 @@ def stat_maps(
         Fixed effects, by name or position. Default: all but the intercept.
     panels : str, optional
         Of three dimensions that whose labels have a panel each. Default: the one with the fewest labels.
-    variable : {"statistic", "coef", "zscore"}
+    variable : {"statistic", "coef", "zscore", "se", "neglog10p", "pvalue", "pvalue_adjusted"}
+        The first three have colours from minus to plus the limit, the others from 0.
     mask : str, array-like of bool, (m, terms), or None
         What lines are drawn around: what is significant by this adjustment, such as "bh", "holm" or "none", each term
         over all responses; or the cells themselves.
@@ -262,7 +295,7 @@ def stat_maps(
     order : sequence of str, mne.Info, or dict of name to (x, y, z); optional
         Of the channels; see :func:`stat_map`.
     limit, zero, cmap
-        As in :func:`stat_map`; the limit is that of all panels.
+        As in :func:`stat_map`; the limit is that of all panels, by default 1 for p-values.
     ax : Axes, optional
         Default: that of a new figure.
 
@@ -279,7 +312,7 @@ def stat_maps(
     """
     fit = fit_or_table(fit)
     columns = effect_columns(fit, terms)
-    variable = check_option("variable", variable, tuple(VALUE_LABELS))
+    variable = check_option("variable", variable, VALUES)
     shape, dims = tuple(fit.shape), list(fit.dims)
     if len(dims) not in (2, 3):
         raise ValueError(
@@ -290,7 +323,8 @@ def stat_maps(
         raise ValueError(f"of responses with three dimensions one term is drawn: give terms=, one of {fit.names}.")
     check_alpha(alpha)
     cells, label = _significant(fit, columns, mask, alpha)
-    cubes = [np.asarray(getattr(fit, variable)[:, j], dtype=np.float64).reshape(shape) for j in columns]
+    adjusted = mask if isinstance(mask, str) else "bh"
+    cubes = [map_values(fit, j, variable, adjusted).astype(np.float64).reshape(shape) for j in columns]
     marks = [None if cells is None else cells[:, k].reshape(shape) for k in range(len(columns))]
     titles = [term_text(fit.names[j]) for j in columns]
     if len(dims) == 3:
@@ -311,18 +345,15 @@ def stat_maps(
         cubes, marks = [cube.T for cube in cubes], [None if one is None else one.T for one in marks]
     maps = [Map.of(cube, along[1], along[0], one, order) for cube, one in zip(cubes, marks, strict=True)]
     labels = [dim_label(fit.labels, dim) for dim in dims]
-    value = VALUE_LABELS[variable] if variable != "coef" else measured("Effect", fit.labels.units)
-    if len(maps) == 1:
-        value = f"{value} of {titles[0]}" if len(fit.dims) == 2 else value
-    return _draw_maps(ax, maps, titles, labels, value, label, limit, zero, cmap)
+    term = term_text(fit.names[columns[0]]) if len(columns) == 1 else ""
+    scale = Scale.of(variable, max(one.largest for one in maps), limit, cmap, fit.labels.units, term)
+    return _draw_maps(ax, maps, titles, labels, label, scale, zero)
 
 
 def _draw_maps(
-    ax: Axes | None, maps: list[Map], titles: list[str], labels: list[str], value: str, mask_label: str,
-    limit: float | None, zero: bool, cmap: Any,
+    ax: Axes | None, maps: list[Map], titles: list[str], labels: list[str], mask_label: str, scale: Scale, zero: bool
 ) -> Axes:  # fmt: skip
     n, (height, _) = len(maps), maps[0].values.shape
-    limit = _limit(limit, max(one.largest for one in maps))
     rows, columns = grid_of(n, 3)
     high = float(np.clip(0.12 * height, 2.2, 5.0 if rows == 1 else 3.0)) * rows
     ax = make_axes(ax, 6.4, float(np.clip(high, 2.4, 9.0)), tidy=False, rows=rows > 1)
@@ -335,7 +366,7 @@ def _draw_maps(
         above = title_points(titles)
         drawn = divide(ax, rows, columns, n=n, gap=(8.0, below() + above + 2), title=above)
     for k, (panel, one) in enumerate(zip(drawn, maps, strict=True)):
-        mesh = one.draw(panel, limit, cmap, zero)
+        mesh = one.draw(panel, scale, zero)
         if n > 1:
             panel.set_title(titles[k])
             panel.tick_params(labelleft=k % columns == 0)
@@ -347,7 +378,7 @@ def _draw_maps(
         ax.set_xlabel(labels[1], labelpad=below() + 2)
     else:
         ax.set(xlabel=labels[1], ylabel=labels[0])
-    colour_bar(ax, mesh, value, over=any(one.largest > limit for one in maps))
+    colour_bar(ax, mesh, fitting(ax, "y", scale.label), over=scale.over)
     map_legend(ax, maps, mask_label, above)
     return ax
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib import patheffects
 from matplotlib.axes import Axes
 
 from jaxlmm.inference.distributions import check_level
@@ -34,6 +35,8 @@ MOST = 8
 DASHES = ("-", (0, (5, 1.5)), (0, (1.5, 1)), "-.", (0, (6, 1, 1, 1, 1, 1)))
 # Width over which the levels of a second variable stand beside each other, where the levels of the first are 1 apart.
 DODGE = 0.5
+# Most values of a covariate at which points stand beside each other.
+FEW = 20
 # Least width of a panel, in points.
 PANEL = 85.0
 
@@ -133,8 +136,14 @@ def style_of(k: int) -> dict[str, Any]:
     return {"color": CATEGORIES[k % len(CATEGORIES)], "linestyle": DASHES[k % len(DASHES)]}
 
 
-def draw_means(ax: Axes, curves: Curves, where: tuple[Any, ...]) -> list[Any]:
-    """The means of one panel; entries of a legend."""
+def draw_means(ax: Axes, curves: Curves, where: tuple[Any, ...], *, over: bool = False) -> list[Any]:
+    """The means of one panel; entries of a legend.
+
+    ``over`` other lines they are thicker, joined, and set off by white.
+    """
+    halo: dict[str, Any] = {}
+    if over:
+        halo["path_effects"] = [patheffects.Stroke(linewidth=4, foreground="white"), patheffects.Normal()]
     colours = curves.levels(curves.colour)
     texts = curves.texts(curves.colour, named=False if len(curves.colour) == 1 else None)
     inside = curves.rows(curves.panel, where)
@@ -148,12 +157,15 @@ def draw_means(ax: Axes, curves: Curves, where: tuple[Any, ...]) -> list[Any]:
             rows = rows[order]
             at = np.asarray(values, dtype=np.float64)[order]
             ax.fill_between(at, *curves.limits[rows].T, color=style_of(k)["color"], alpha=0.2, linewidth=0)
-            (line,) = ax.plot(at, curves.estimate[rows], label=texts[k], linewidth=1.6, **style_of(k))
+            width = 2.2 if over else 1.6
+            (line,) = ax.plot(at, curves.estimate[rows], label=texts[k], linewidth=width, **style_of(k), **halo)
             handles.append(line)
             continue
         at = np.array([positions[value] for value in values]) + offset(k, len(colours))
         style = {"color": style_of(k)["color"]}
-        if len(colours) > 1:
+        if over:
+            ax.plot(at, curves.estimate[rows], linewidth=2.2, **style_of(k), **halo)
+        elif len(colours) > 1:
             ax.plot(at, curves.estimate[rows], linewidth=0.8, alpha=0.6, **style_of(k))
         ax.vlines(at, *curves.limits[rows].T, linewidth=1.4, **style)
         marker = MARKERS[k % len(MARKERS)]
@@ -168,6 +180,12 @@ def offset(k: int, n: int) -> float:
     return (k - (n - 1) / 2) * min(DODGE / n, 0.18)
 
 
+def _apart(x: np.ndarray) -> float:
+    """Distance between the values of a covariate that has few of them, whose points would hide each other; else 0."""
+    values = np.unique(x.astype(np.float64))
+    return float(np.diff(values).min()) if 1 < len(values) <= FEW else 0.0
+
+
 def scatter(ax: Axes, curves: Curves, points: Mapping[str, np.ndarray], where: tuple[Any, ...]) -> None:
     """The observations of one panel; those of a covariate that divides colours or panels go to the nearest value."""
     colours = curves.levels(curves.colour)
@@ -179,6 +197,7 @@ def scatter(ax: Axes, curves: Curves, points: Mapping[str, np.ndarray], where: t
         y = points[""][rows]
         if curves.numeric:
             x = points[curves.x][rows].astype(np.float64)
+            x += 0.5 * offset(k, len(colours)) * _apart(points[curves.x])
         else:
             kept = np.array([value in positions for value in points[curves.x][rows].tolist()], dtype=bool)
             at = [positions[value] for value in points[curves.x][rows][kept].tolist()]
@@ -214,7 +233,7 @@ def _label(
     if curves.colour:
         for handle in handles:
             handle.set_label(cut(str(handle.get_label()), 30))
-        title = f"{', '.join(curves.colour)}; {interval}"
+        title = f"{curves.title(curves.colour)}; {interval}"
         legend_outside(ax, handles, title=title, above=above)
     else:
         handles[0].set_label(f"mean, {interval}")

@@ -9,20 +9,33 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
+from scipy.spatial import QhullError
 
 from jaxlmm.inference.multiplicity import ADJUSTMENTS, adjust_pvalues, adjustment
-from jaxlmm.plots.base import ADJUSTED, axes_points, check_alpha, fitting, legend_outside, make_axes, note, one_term
-from jaxlmm.plots.maps import VALUE_LABELS, colour_bar
+from jaxlmm.plots.base import (
+    ADJUSTED,
+    axes_points,
+    check_alpha,
+    figure_width,
+    fitting,
+    legend_outside,
+    make_axes,
+    note,
+    one_term,
+)
+from jaxlmm.plots.maps import VALUES, Scale, colour_bar
 from jaxlmm.plots.panels import divide, grid_of, title_points
-from jaxlmm.plots.words import measured, number_texts, term_text
+from jaxlmm.plots.table import fit_or_table
+from jaxlmm.plots.words import number_texts, term_text
+from jaxlmm.results.images import map_values
 from jaxlmm.results.results import Fit
 from jaxlmm.runtime.arguments import check_option
 from jaxlmm.runtime.extras import extra
 
 __all__ = ["topomap"]
 
-# Dimensions that are understood, and how many times are drawn by default.
-CHANNEL, TIME = "channel", "time"
+# The dimension whose numbers are seconds unless they say otherwise, and how many of them are drawn by default.
+TIME = "time"
 TIMES = 5
 # Least width of a map, in points.
 PANEL = 30.0
@@ -31,7 +44,7 @@ SMALL = 90.0
 
 
 def topomap(
-    fit: Fit,
+    fit: Fit | Any,
     info: Any,
     term: str | int | None = None,
     times: Any = None,
@@ -41,7 +54,7 @@ def topomap(
     alpha: float = 0.05,
     ch_type: str | None = None,
     limit: float | None = None,
-    cmap: Any = "RdBu_r",
+    cmap: Any = None,
     ax: Axes | None = None,
     **options: Any,
 ) -> Axes:
@@ -49,15 +62,16 @@ def topomap(
 
     Parameters
     ----------
-    fit : Fit
-        Of responses with the dimensions "channel" and "time", or "channel" alone.
+    fit : Fit, or a table such as ``fit.tidy()``
+        Of responses with the dimensions "channel" and "time", or "channel" alone. One dimension of names and one of
+        numbers, such as electrodes and frequencies, will do.
     info : mne.Info
         Of the data, with the positions of the channels.
     term : str or int, optional
         Name or position of the fixed effect. Default: the only one beside the intercept.
     times : int, or sequence of float, optional
-        How many, equally spaced, or which; the nearest are drawn. Default: 5.
-    variable : {"statistic", "coef", "zscore"}
+        How many, equally spaced, or which times (or frequencies); the nearest are drawn. Default: 5.
+    variable : {"statistic", "coef", "zscore", "se", "neglog10p", "pvalue", "pvalue_adjusted"}
     adjust : str, optional
         White dots are channels that are significant by this adjustment over all responses; None: no dots.
     alpha : float
@@ -85,23 +99,19 @@ def topomap(
         Other dimensions; channels that ``info`` has not, or of several types; unknown term, variable or adjustment.
     """
     mne = extra("mne", "scalp maps")
+    fit = fit_or_table(fit)
     j = one_term(fit, term)
-    variable = check_option("variable", variable, tuple(VALUE_LABELS))
+    variable = check_option("variable", variable, VALUES)
     check_alpha(alpha)
-    dims = [str(dim) for dim in fit.dims]
-    if sorted(dims) not in ([CHANNEL], [CHANNEL, TIME]):
-        raise ValueError(
-            f"scalp maps need the dimensions 'channel' and 'time', or 'channel' alone; the fit has "
-            f"{', '.join(map(repr, dims))}: choose labels of others, such as fit.sel(freq=10)."
-        )
+    across, along = _dims(fit)
 
     def grid(values: np.ndarray) -> np.ndarray:
         cube = values.reshape(fit.shape)
-        return cube[:, None] if len(dims) == 1 else cube if dims[0] == CHANNEL else cube.T
+        return cube[:, None] if along is None else cube if fit.dims[0] == across else cube.T
 
-    at, titles = _times(fit, times) if TIME in dims else (np.zeros(1, dtype=int), [""])
-    picked, rows = _channels(mne, info, [str(name) for name in fit.labels.coords[CHANNEL].values], ch_type)
-    values = grid(np.asarray(getattr(fit, variable)[:, j], dtype=np.float64))[rows][:, at]
+    at, titles = (np.zeros(1, dtype=int), [""]) if along is None else _times(fit, along, times)
+    picked, rows = _channels(mne, info, [str(name) for name in fit.labels.coords[across].values], ch_type)
+    values = grid(map_values(fit, j, variable, adjust or "bh").astype(np.float64))[rows][:, at]
     marked = np.zeros(values.shape, dtype=bool)
     if adjust is not None:
         method = adjustment(adjust, ADJUSTMENTS, "adjust")
@@ -109,16 +119,15 @@ def topomap(
         marked = grid(adjust_pvalues(p, method) <= alpha)[rows][:, at]
     there = np.isfinite(values)
     largest = float(np.max(np.abs(values), where=there, initial=0.0))
-    limit = (largest or 1.0) if limit is None else float(limit)
-    if not 0 < limit < np.inf:
-        raise ValueError(f"limit must be a positive number, found {limit!r}.")
+    scale = Scale.of(variable, largest, limit, cmap, fit.labels.units, term_text(fit.names[j]))
 
     n = len(at)
-    width = 0.85 * axes_points(ax)[0] if ax is not None else 0.75 * 72 * min(6.4, plt.rcParams["figure.figsize"][0])
+    width = 0.85 * axes_points(ax)[0] if ax is not None else 0.75 * 72 * figure_width(6.4)
     rows_, columns = grid_of(n, int(width // PANEL))
+    made = ax is None
     ax = make_axes(ax, 6.4, float(np.clip(rows_ * width / columns / 72 + 0.4, 1.3, 6.0)), tidy=False, rows=True)
     panels = divide(ax, rows_, columns, n=n, gap=(3.0, title_points(titles) + 2), title=title_points(titles))
-    images = []
+    images, flat = [], False
     for k, panel in enumerate(panels):
         use = there[:, k]
         panel.set_title(titles[k])
@@ -126,23 +135,32 @@ def topomap(
             panel.set_axis_off()
             continue
         settings: dict[str, Any] = {
-            "contours": 0, "sensors": "k.", "mask": marked[use, k],
+            "vlim": (scale.low, scale.high), "cmap": scale.cmap, "contours": 0, "sensors": "k.",
+            "mask": marked[use, k],
             "mask_params": {"marker": "o", "markerfacecolor": "white", "markeredgecolor": "black", "markersize": 3.0,
                             "markeredgewidth": 0.5, "linewidth": 0},
         }  # fmt: skip
         part = mne.pick_info(picked, np.flatnonzero(use), copy=True)
-        image, _ = mne.viz.plot_topomap(
-            values[use, k], part, axes=panel, show=False, vlim=(-limit, limit), cmap=cmap, **(settings | options)
-        )
+        try:
+            image, _ = mne.viz.plot_topomap(values[use, k], part, axes=panel, show=False, **(settings | options))
+        except QhullError:
+            panel.clear()
+            panel.set_axis_off()
+            flat = True
+            continue
         small = axes_points(panel)[0] < SMALL
         for line in panel.lines:  # marks as small as the map
             if line.get_marker() in (".", "o"):
                 line.set_markersize((1.2 if small else 3.0) if line.get_marker() == "." else (2.2 if small else 4.0))
         images.append(image)
-    value = VALUE_LABELS[variable] if variable != "coef" else measured("Effect", fit.labels.units)
+    if flat and not images:
+        if made:
+            plt.close(ax.get_figure(root=True))
+        raise ValueError(
+            "the channels lie on one line or circle, between which MNE draws no map; draw their values over time."
+        )
     if images:
-        label = fitting(ax, "y", f"{value} of {term_text(fit.names[j])}")
-        bar = colour_bar(ax, images[0], label, over=largest > limit)
+        bar = colour_bar(ax, images[0], fitting(ax, "y", scale.label), over=scale.over)
         bar.ax.locator_params(nbins=5)
     handles: list[Any] = []
     if marked.any() and adjust is not None:
@@ -160,11 +178,26 @@ def topomap(
     return ax
 
 
-def _times(fit: Any, times: Any) -> tuple[np.ndarray, list[str]]:
+def _dims(fit: Any) -> tuple[Any, Any]:
+    """The dimension of the channels and that of the times, which may be called otherwise; None for no times."""
+    kinds = {}
+    for dim in fit.dims:
+        coord = fit.labels.coords.get(dim)
+        there = coord is not None and not coord.levels
+        kinds[dim] = ("numbers" if np.asarray(coord.values).dtype.kind in "iuf" else "names") if there else ""
+    across = [dim for dim, kind in kinds.items() if kind == "names"]
+    along = [dim for dim, kind in kinds.items() if kind == "numbers"]
+    if len(across) != 1 or len(along) > 1 or len(across) + len(along) != len(kinds):
+        raise ValueError(
+            "scalp maps need the dimensions 'channel' and 'time', or 'channel' alone, with their labels; the fit has "
+            f"{', '.join(map(repr, map(str, fit.dims)))}: choose labels of others, such as fit.sel(freq=10)."
+        )
+    return across[0], along[0] if along else None
+
+
+def _times(fit: Any, dim: Any, times: Any) -> tuple[np.ndarray, list[str]]:
     """Positions of times, and their texts."""
-    coord = fit.labels.coords.get(TIME)
-    if coord is None:
-        raise ValueError("the fit has no coordinate 'time', which says when its values were.")
+    coord = fit.labels.coords[dim]
     values = np.asarray(coord.values, dtype=np.float64)
     if times is None or (isinstance(times, numbers.Integral) and not isinstance(times, bool)):
         count = TIMES if times is None else int(times)
@@ -179,8 +212,10 @@ def _times(fit: Any, times: Any) -> tuple[np.ndarray, list[str]]:
         if not len(wanted) or np.any(wanted < values[0] - half) or np.any(wanted > values[-1] + half):
             raise ValueError(f"times must be from {values[0]:g} to {values[-1]:g}, found {times!r}.")
         at = np.array([int(np.abs(values - one).argmin()) for one in wanted])
-    units = f" {coord.attrs['units']}" if coord.attrs.get("units") else " s"
-    return at, [f"{text}{units}" for text in number_texts(np.round(values[at], 6))]
+    units = f" {coord.attrs['units']}" if coord.attrs.get("units") else " s" if dim == TIME else ""
+    name = "" if units else f"{dim} "
+    texts = [text.replace("-", "\N{MINUS SIGN}") for text in number_texts(np.round(values[at], 6))]
+    return at, [f"{name}{text}{units}" for text in texts]
 
 
 def _channels(mne: Any, info: Any, names: list[str], ch_type: str | None) -> tuple[Any, list[int]]:

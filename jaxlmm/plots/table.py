@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import itertools
-from collections.abc import Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -138,8 +138,15 @@ class Effects:
     def select(self, rows: Any) -> Effects:
         """Some responses."""
         where = self.labels.positions(rows)
+        return self._take(where, self.labels.take(where))
+
+    def isel(self, indexers: Mapping[Hashable, Any]) -> Effects:
+        """Those at some positions along their dimensions, as of a fit. Needs xarray."""
+        return self._take(*self.labels.locate("isel", indexers))
+
+    def _take(self, where: np.ndarray, labels: Labels) -> Effects:
         arrays = {name: getattr(self, name)[where] for name in ("coef", "se", "statistic", "df", "pvalue")}
-        return dataclasses.replace(self, labels=self.labels.take(where), **arrays)
+        return dataclasses.replace(self, labels=labels, **arrays)
 
 
 def _grid(column: pd.Series, names: Sequence[str]) -> np.ndarray:

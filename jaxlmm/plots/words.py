@@ -32,7 +32,7 @@ PARTS = re.compile(r"(?:[^\s\[]+|\[)[^\s\[]*\s*|\s+")
 # Most digits of a number in a name.
 DIGITS = 12
 # How far a number in a name may be off, relative to the distance to the next.
-CLOSE = 0.02
+CLOSE = 0.05
 
 
 def term_text(name: str) -> str:
@@ -46,7 +46,7 @@ def term_text(name: str) -> str:
 
 
 def number_texts(values: np.ndarray) -> list[str]:
-    """Numbers in as few digits as say them: 0.30000000000000004 as "0.3"; none is off by 2 % of what lies between."""
+    """Numbers in as few digits as say them: 0.30000000000000004 as "0.3"; none is off by 5 % of what lies between."""
     known = np.unique(values[np.isfinite(values)])
     gap = np.min(np.diff(known)) if len(known) > 1 else np.max(np.abs(known), initial=0.0)
     for digits in range(3, DIGITS + 1):

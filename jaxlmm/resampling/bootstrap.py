@@ -17,7 +17,6 @@ from jaxlmm.design.random import RandomTerm
 from jaxlmm.families.base import Family, covariances
 from jaxlmm.families.registry import make_family
 from jaxlmm.inference.distributions import check_level
-from jaxlmm.resampling.refit import fit_columns
 from jaxlmm.resampling.schemes import block_rows, independent_blocks
 from jaxlmm.resampling.whitening import effect_columns, symmetric_roots
 from jaxlmm.runtime.arguments import check_integer, check_option
@@ -88,7 +87,9 @@ class Bootstrap:
             "coef"; "sd", the standard deviations and correlations of the random effects and the residual standard
             deviation (the last); the name of a property of :class:`jaxlmm.Fit` that follows from coefficients and
             variances, such as "sigma2", "icc" or "rsquared_marginal"; a contrast as :meth:`jaxlmm.Fit.test` takes
-            it; or a function of a Fit that gives an array (m, ...).
+            it; or a function of a Fit that gives an array (m, ...). Replicates keep no likelihood: what needs it or
+            its curvature (Satterthwaite's degrees of freedom and their p-values, AIC) is NaN in them. X and weights
+            are those of the fit.
         """
         if isinstance(what, str) and what == "coef":
             return self.coef, self.fit.coef
@@ -99,10 +100,11 @@ class Bootstrap:
         if not callable(what):
             L, _ = contrast_matrix(what, 0.0, self.fit.names)
             return self.coef @ L.T, self.fit.coef @ L.T
+        lost = {name: np.full_like(getattr(self.fit, name), np.nan) for name in ("loglik", "hessian")}
         parts = [
             what(
                 dataclasses.replace(
-                    self.fit, coef=self.coef[i], se_gls=self.se[i], theta=self.theta[i], sigma2=self.sigma2[i]
+                    self.fit, coef=self.coef[i], se_gls=self.se[i], theta=self.theta[i], sigma2=self.sigma2[i], **lost
                 )
             )
             for i in range(self.n)
@@ -118,7 +120,13 @@ class Bootstrap:
         level : float
         method : {"percentile", "basic", "bca"}
             Davison & Hinkley (1997), sections 5.2 and 5.3. "bca" is corrected for bias and acceleration (Efron 1987);
-            the acceleration is that of the jackknife over independent blocks, a fit without each of them.
+            the acceleration is that of the jackknife over independent blocks, a fit without each of them. Blocks
+            without which X has not its rank are not left out in turn.
+
+        Raises
+        ------
+        ValueError
+            Another method or level; "bca" with fewer than 5 independent blocks (crossed factors have one).
         """
         check_level(level)
         method = check_option("method", method, INTERVALS)
@@ -126,7 +134,8 @@ class Bootstrap:
         tails = np.array([0.5 - level / 2, 0.5 + level / 2])
         if method == "bca":
             below = np.sum(values < estimate, axis=0) + 0.5 * np.sum(values == estimate, axis=0)
-            z0 = scipy.special.ndtri(np.clip(below / np.sum(~np.isnan(values), axis=0), 1e-12, 1 - 1e-12))
+            share = below / np.maximum(np.sum(~np.isnan(values), axis=0), 1)
+            z0 = scipy.special.ndtri(np.clip(share, 1e-12, 1 - 1e-12))
             z = z0[..., None] + scipy.special.ndtri(tails)
             a = self._acceleration(what)[..., None]
             at = scipy.special.ndtr(z0[..., None] + z / (1 - a * z))
@@ -139,7 +148,9 @@ class Bootstrap:
 
     def standard_error(self, what: Any = "coef") -> np.ndarray:
         """Standard deviation over the replicates, (m, ...)."""
-        return np.asarray(np.nanstd(self.replicates(what)[0], axis=0, ddof=1))
+        off = _centred(self.replicates(what)[0])
+        with np.errstate(divide="ignore", invalid="ignore"):
+            return np.asarray(np.sqrt(np.nansum(off**2, axis=0) / np.maximum(np.sum(~np.isnan(off), axis=0) - 1, 0)))
 
     def band(self, tested: Any, *, level: float = 0.95) -> np.ndarray:
         """Simultaneous intervals (m, 2) of one contrast or coefficient, which hold for all responses together.
@@ -166,20 +177,25 @@ class Bootstrap:
         column, scale = int(j[0]), float(L[0].sum())
         with np.errstate(divide="ignore", invalid="ignore"):
             t = (self.coef[:, :, column] - self.fit.coef[:, column]) / self.se[:, :, column]
-        largest = np.nanmax(np.abs(np.where(np.isfinite(t), t, np.nan)), axis=1)
+        largest = np.fmax.reduce(np.abs(np.where(np.isfinite(t), t, np.nan)), axis=1)
         q = float(_quantiles(largest, np.array([level]))[0])
         centre, half = self.fit.coef[:, column], q * self.fit.se_gls[:, column]
         return np.sort(scale * np.stack([centre - half, centre + half], axis=-1), axis=-1)
 
     def _acceleration(self, what: Any) -> np.ndarray:
         """Of each parameter, (m, ...): the skewness of the jackknife over blocks, / 6."""
-        parts = []
-        for rows in block_rows(independent_blocks(self.fit.design)):
+        design, parts = self.fit.design, []
+        blocks = independent_blocks(design)
+        _check_blocks(design, blocks, "method='bca' leaves out", "method='percentile' or 'basic'")
+        for rows in block_rows(blocks):
             found = _without(self.fit, rows)
+            if found is None:
+                continue
             one = _replicate(self, {name: found[name][None] for name in KEPT})
             parts.append(one.replicates(what)[0][0])
-        values = np.stack(parts)
-        off = np.nanmean(values, axis=0) - values
+        if not parts:
+            raise ValueError("X has not its rank without any of the blocks; use method='percentile' or 'basic'.")
+        off = -_centred(np.stack(parts))
         with np.errstate(divide="ignore", invalid="ignore"):
             a = np.nansum(off**3, axis=0) / (6 * np.nansum(off**2, axis=0) ** 1.5)
         return np.asarray(np.where(np.isfinite(a), a, 0.0))
@@ -283,7 +299,7 @@ def _simulated_fits(fit: Any, n: int, seed: int, part: _Part) -> Iterator[Found]
         streams = [np.random.default_rng([seed, int(i), *number]) for i in replicates]
         if basis is None:
             drawn = np.concatenate([simulate_responses(fit, design, at, rng) for rng in streams], axis=1)
-            yield replicates, at, fit_columns(family, drawn, fit.method)
+            yield replicates, at, family.fit_columns(drawn, fit.method)[0]
             continue
         roots = [symmetric_roots(Phi) for Phi in covariances(fit.theta[at], family.sizes)]
         sigma, fixed = np.sqrt(fit.sigma2[at]), basis.fixed @ fit.coef[at].T
@@ -355,11 +371,15 @@ def _simulated_basis(family: Family) -> _SimulatedBasis | None:
     return _SimulatedBasis(fixed, random, noise, n - noise.shape[1])
 
 
-def _without(fit: Any, rows: np.ndarray, where: np.ndarray | slice = slice(None)) -> dict[str, np.ndarray]:
-    """Fits of the responses ``where`` without some rows."""
+def _without(fit: Any, rows: np.ndarray) -> dict[str, np.ndarray] | None:
+    """Fits of all responses without some rows; None where the others do not tell the effects apart."""
     kept = np.ones(fit.design.n_obs, dtype=bool)
     kept[rows] = False
-    return fit_columns(fit.model.family.take(kept), _rows(fit, kept, where), fit.method)
+    try:
+        family = fit.model.family.take(kept)
+    except ValueError:
+        return None
+    return family.fit_columns(_rows(fit, kept), fit.method)[0]
 
 
 def _wild(fit: Any, n: int, seed: int, where: np.ndarray) -> Iterator[Found]:
@@ -370,7 +390,7 @@ def _wild(fit: Any, n: int, seed: int, where: np.ndarray) -> Iterator[Found]:
     """
     design = fit.design
     blocks = independent_blocks(design)
-    _check_blocks(design, blocks, "wild")
+    _check_blocks(design, blocks, "kind='wild' draws", "kind='parametric'")
     signs = np.random.default_rng(seed).integers(0, 2, (n, int(blocks.max()) + 1)) * 2.0 - 1.0
     shifts = _shifts_without_blocks(fit, blocks)
     for part in _parts(fit, where):
@@ -382,7 +402,7 @@ def _wild(fit: Any, n: int, seed: int, where: np.ndarray) -> Iterator[Found]:
                 rows = own == block
                 residuals[rows] -= X[rows] @ shift[at].T
             drawn = [fixed + signs[i][own][:, None] * residuals for i in replicates]
-            yield replicates, at, fit_columns(part.family, np.concatenate(drawn, axis=1), fit.method)
+            yield replicates, at, part.family.fit_columns(np.concatenate(drawn, axis=1), fit.method)[0]
 
 
 def _shifts_without_blocks(fit: Any, blocks: np.ndarray) -> list[np.ndarray]:
@@ -391,10 +411,8 @@ def _shifts_without_blocks(fit: Any, blocks: np.ndarray) -> list[np.ndarray]:
         return []
     shifts = []
     for rows in block_rows(blocks):
-        try:
-            shift = _without(fit, rows)["coef"] - fit.coef
-        except ValueError:  # the others do not tell the effects apart
-            shift = np.zeros_like(fit.coef)
+        found = _without(fit, rows)
+        shift = np.zeros_like(fit.coef) if found is None else found["coef"] - fit.coef
         shifts.append(np.where(np.isfinite(shift), shift, 0.0))
     return shifts
 
@@ -403,7 +421,7 @@ def _cases(fit: Any, n: int, seed: int, where: np.ndarray) -> Iterator[Found]:
     """Blocks with replacement: another design in each replicate, the same for all responses."""
     design = fit.design
     blocks = independent_blocks(design)
-    _check_blocks(design, blocks, "cases")
+    _check_blocks(design, blocks, "kind='cases' draws", "kind='parametric'")
     rows = block_rows(blocks)
     steps = [_step(term, rows) for term in design.random]
     rng = np.random.default_rng(seed)
@@ -417,7 +435,7 @@ def _cases(fit: Any, n: int, seed: int, where: np.ndarray) -> Iterator[Found]:
             failed = {name: np.full((len(where), *getattr(fit, name).shape[1:]), np.nan) for name in KEPT[:4]}
             yield np.array([i]), where, failed | {"status": np.full(len(where), Status.TOO_FEW)}
             continue
-        yield np.array([i]), where, fit_columns(family, _rows(fit, order, where), fit.method)
+        yield np.array([i]), where, family.fit_columns(_rows(fit, order, where), fit.method)[0]
 
 
 def _resampled(design: Design, order: np.ndarray, copy: np.ndarray) -> Design:
@@ -454,13 +472,13 @@ def _filled(design: Design, steps: list[int]) -> Design:
 _DRAWS: dict[str, Callable[..., Iterator[Found]]] = {"parametric": _parametric, "wild": _wild, "cases": _cases}
 
 
-def _check_blocks(design: Design, blocks: np.ndarray, kind: str) -> None:
+def _check_blocks(design: Design, blocks: np.ndarray, what: str, instead: str) -> None:
     n_blocks = int(blocks.max()) + 1
     if n_blocks < FEWEST_BLOCKS:
         terms = " + ".join(term.label for term in design.random)
         raise ValueError(
-            f"kind='{kind}' draws independent blocks of observations, of which {terms or 'the design'} has "
-            f"{n_blocks}, fewer than {FEWEST_BLOCKS}; use kind='parametric'."
+            f"{what} independent blocks of observations, of which {terms or 'the design'} has {n_blocks}, fewer than "
+            f"{FEWEST_BLOCKS}; use {instead}."
         )
 
 
@@ -474,6 +492,12 @@ def _deviations(fit: Any) -> np.ndarray:
         with np.errstate(divide="ignore", invalid="ignore"):
             parts.append(V[:, i, j] / (sd[:, i] * sd[:, j]))
     return np.concatenate([*parts, np.sqrt(fit.sigma2)[:, None]], axis=1)
+
+
+def _centred(values: np.ndarray) -> np.ndarray:
+    """Values (n, ...) less their mean along the first axis, NaN left out."""
+    with np.errstate(invalid="ignore"):
+        return np.asarray(values - np.nansum(values, axis=0) / np.sum(~np.isnan(values), axis=0))
 
 
 def _quantiles(values: np.ndarray, at: np.ndarray) -> np.ndarray:

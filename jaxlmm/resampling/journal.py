@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,15 +24,16 @@ class Journal:
 
     folder: Path | None
 
-    def read(self, number: int) -> Statistics | None:
-        """Piece ``number``, if it is there and whole."""
+    def read(self, number: int, where: np.ndarray) -> Statistics | None:
+        """Piece ``number``, if it is there, whole, and of the responses ``where``."""
         if self.folder is None or not (path := self._path(number)).exists():
             return None
         try:
             with np.load(path, allow_pickle=False) as file:
-                return Statistics(*(file[name] for name in ("where", "values", "singular", "failed")))
-        except (OSError, ValueError, KeyError, EOFError):
+                found = Statistics(*(file[name] for name in ("where", "values", "singular", "failed")))
+        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
             return None
+        return found if np.array_equal(found.where, where) else None
 
     def write(self, number: int, found: Statistics) -> None:
         """Keep piece ``number``; the file is there whole or not at all."""

@@ -16,7 +16,7 @@ from jaxlmm.resampling.corrections import SAME, Clusters, Enhanced, Largest, Ori
 from jaxlmm.resampling.draws import Draws, make_draws
 from jaxlmm.resampling.journal import Journal, open_journal
 from jaxlmm.resampling.maps import make_adjacency
-from jaxlmm.resampling.refit import observed_statistic, prepare_refits
+from jaxlmm.resampling.refit import prepare_refits
 from jaxlmm.resampling.result import PermutationTest
 from jaxlmm.resampling.schemes import Scheme, choose_scheme
 from jaxlmm.runtime.arguments import check_integer, check_option, shown
@@ -77,7 +77,7 @@ def permutation_test(
           factors; approximate, as V is that of the fit without the effect.
 
         "auto" takes the first of "within", "whole" (effects between blocks), "sign-flip" and "whitened" that the
-        design allows. The result's ``scheme.text`` says what was done.
+        design allows and that has 20 distinct draws or more. The result's ``scheme.text`` says what was done.
     blocks : array-like, (n_obs,), optional
         Labels of the cells or blocks, instead of those of the design.
     statistic : {"max", "cluster", "tfce"}
@@ -195,11 +195,11 @@ def _run(
     with progress(
         "Permutation test", len(where) * (1 + each), "fits", show, kept=lambda: journal.kept(len(pieces), call)
     ) as work:
-        observed[where] = observed_statistic(refits, fit.Y, where)
+        observed[where] = refits.observed(fit.Y, where)
         work.reach(len(where))
         size = orient(observed)
         for number, at in enumerate(pieces):
-            found = journal.read(number)
+            found = journal.read(number, at)
             if found is not None:
                 work.skip(len(at) * each)
             else:
@@ -207,6 +207,8 @@ def _run(
                 found = refits.statistics(fit.Y, at, draws)
                 journal.write(number, found)
                 work.reach(before + len(at) * each)
+            if draws.exhaustive:  # the data themselves come first; a refit agrees to rounding alone
+                found.values[0] = observed[at]
             values = orient(found.values)
             with np.errstate(invalid="ignore"):
                 larger[at] = np.sum(values >= size[at] * (1 - SAME * np.sign(size[at])), axis=0)
@@ -214,9 +216,8 @@ def _run(
             singular[at], failed[at] = found.singular, found.failed
             collected.add(at, found, orient)
     again = 0 if draws.exhaustive else 1
-    alone = np.full(m, np.nan)
     with np.errstate(invalid="ignore", divide="ignore"):
-        alone[where] = ((larger + again) / (total + again))[where]
+        alone = np.where(np.isnan(observed), np.nan, (larger + again) / (total + again))
     result = score.result(observed, collected, orient, again)
     return PermutationTest(
         name=hypothesis.name, kind=kind, tail=tail, statistic=observed, score=result["score"],
@@ -224,7 +225,7 @@ def _run(
         exhaustive=draws.exhaustive, scheme=chosen, letter="t" if hypothesis.q == 1 else "F",
         neighbours=result.get("neighbours", ""), cluster=result.get("cluster", np.zeros(m, dtype=int)),
         mass=result.get("mass", np.zeros(0)), cluster_pvalue=result.get("cluster_pvalue", np.zeros(0)),
-        n_singular=singular, n_failed=failed, responses=fit.labels,
+        n_singular=singular, n_failed=failed, step_down=getattr(score, "step_down", False), responses=fit.labels,
     )  # fmt: skip
 
 

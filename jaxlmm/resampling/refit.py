@@ -9,20 +9,21 @@ import numpy as np
 
 from jaxlmm._types import Status
 from jaxlmm.design.design import checked_design
-from jaxlmm.families.base import Family
+from jaxlmm.families.base import Family, Provider
 from jaxlmm.families.registry import make_family
 from jaxlmm.resampling.contrast import Tested
 from jaxlmm.resampling.draws import Draws
 from jaxlmm.resampling.schemes import Scheme, block_rows
 from jaxlmm.resampling.whitening import make_roots
-from jaxlmm.sources.weighted import WeightedMatrix
 
-__all__ = ["Refits", "Statistics", "observed_statistic", "prepare_refits"]
+__all__ = ["Refits", "Statistics", "prepare_refits"]
 
 # Responses of the whole array that are drawn together, and drawn responses that are fitted at once.
 BYTES = 256 * 2**20
 # Coordinates of each block cost as much as a pass over the observations where there are this many times more.
 WORTH_IT = 8
+# The least part of a response's sum of squares that coordinates may leave: else the difference has lost its digits.
+LEAST_LEFT = 1e-6
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,6 +69,12 @@ class Refits:
         width = max(1, min(BYTES // (8 * size * 4), len(where) if most is None else most))
         return [where[k : k + width] for k in range(0, len(where), width)]
 
+    def observed(self, Y: Any, where: np.ndarray) -> np.ndarray:
+        """Statistics (c,) of the columns ``where`` of Y (n_obs, m) themselves."""
+        width = max(1, BYTES // (8 * self.tested.design.n_obs))
+        chunks = [where[start : start + width] for start in range(0, len(where), width)]
+        return np.concatenate([self.fits(np.asarray(Y[:, some], dtype=np.float64))[1] for some in chunks])
+
     def statistics(self, Y: Any, where: np.ndarray, draws: Draws) -> Statistics:
         """Statistics of the columns ``where`` of Y (n_obs, m), on all draws.
 
@@ -85,35 +92,72 @@ class Refits:
         return out
 
     def _draw(self, y: np.ndarray, at: np.ndarray, draws: Draws, out: Statistics, *, complete: bool) -> None:
-        design = self.tested.design
         residuals, theta = self._residuals(y)
-        source: Any = self._by_blocks(residuals) if complete and self.scheme.flips else None
         if self.scheme.kind == "whitened":
             if not complete:
                 raise ValueError(
                     f"{len(at)} of the responses miss observations, which the scheme 'whitened' does not take; "
                     "select the others, or use scheme='sign-flip' or 'within'."
                 )
-            roots = make_roots(design, theta)
-            source = _Rows(self, roots.whiten(residuals), roots.colour)
-        self._gather(at, draws, source or _Rows(self, residuals), out)
+            roots = make_roots(self.tested.design, theta)
+            self._gather(at, draws, _Rows(self, roots.whiten(residuals), roots.colour), out)
+            return
+        blocks = self._by_blocks(residuals) if complete and self.scheme.flips else None
+        if blocks is not None:
+            good = blocks.left() > LEAST_LEFT * blocks.total
+            if good.any():
+                self._gather(at[good], draws, blocks.take(good), out)
+            at, residuals = at[~good], residuals[:, ~good]
+        if len(at):
+            self._gather(at, draws, _Rows(self, residuals), out)
 
     def _gather(self, at: np.ndarray, draws: Draws, source: Any, out: Statistics) -> None:
         """All draws of the responses ``at`` of ``out``, as many at once as fit in memory."""
         c = len(at)
         several = max(1, BYTES // (8 * self.tested.design.n_obs * c))
         for start in range(0, draws.n, several):
-            found = source.fits(draws.values[start : start + several])
+            found, values = source.statistics(draws.values[start : start + several])
             status = found["status"].reshape(-1, c)
-            out.values[start : start + several, at] = statistic(self.tested, self.family, found).reshape(-1, c)
+            out.values[start : start + several, at] = values.reshape(-1, c)
             out.singular[at] += np.sum(status == Status.SINGULAR, axis=0)
             out.failed[at] += np.sum(status > Status.SINGULAR, axis=0)
+
+    def fits(self, Y: np.ndarray) -> tuple[dict[str, np.ndarray], np.ndarray]:
+        """Fits of responses (n_obs, c), and their statistics."""
+        found, _ = self.family.fit_columns(Y, self.method)
+        return found, self.statistic_of(found, Y)
+
+    def statistic_of(self, found: dict[str, np.ndarray], Y: np.ndarray | None = None) -> np.ndarray:
+        """t of one tested coefficient, F of several, (c,); NaN where there is no fit.
+
+        ``Y`` are the responses, if some of them may miss observations.
+        """
+        q, family = self.tested.q, self.family
+        coef = found["coef"][:, -q:]
+        if q == 1:
+            with np.errstate(divide="ignore", invalid="ignore"):
+                return np.asarray(coef[:, 0] / found["se_gls"][:, -1])
+        out, L = np.full(len(coef), np.nan), np.eye(family.design.n_fixef)[-q:]
+        phi, fitted = family.phi(found["theta"]), found["status"] <= Status.SINGULAR
+        own = fitted & (found["n_used"] < family.design.n_obs)
+        where = np.flatnonzero(own)
+        parts: list[tuple[np.ndarray, Provider]] = [(np.flatnonzero(fitted & ~own), family)]
+        if len(where):
+            assert Y is not None
+            others = family.incomplete(Y, where, phi[where], reml=self.method == "REML")
+            parts += [(where[at], provider) for at, provider in others]
+        for at, provider in parts:
+            if len(at):
+                C = provider.contrasts(phi[at], L, joint=True).value
+                solved = np.linalg.solve(C, coef[at][:, :, None])[:, :, 0]
+                out[at] = np.einsum("mq,mq->m", coef[at], solved) / (q * found["sigma2"][at])
+        return out
 
     def _residuals(self, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Residuals of the reduced model (n_obs, c), and its theta (c, k)."""
         if self.reduced is None:
-            return y, fit_columns(self.family, y, self.method)["theta"]
-        found = fit_columns(self.reduced, y, self.method)
+            return y, self.family.fit_columns(y, self.method)[0]["theta"]
+        found, _ = self.reduced.fit_columns(y, self.method)
         return y - self.reduced.design.X @ found["coef"].T, found["theta"]
 
     def _by_blocks(self, residuals: np.ndarray) -> _Blocks | None:
@@ -141,13 +185,13 @@ class _Rows:
     residuals: np.ndarray
     after: Any = None
 
-    def fits(self, draws: np.ndarray) -> dict[str, np.ndarray]:
-        """Fits of all draws (b, any), one after another."""
+    def statistics(self, draws: np.ndarray) -> tuple[dict[str, np.ndarray], np.ndarray]:
+        """Fits of all draws (b, any), one after another, and their statistics."""
         scheme, parts = self.refits.scheme, []
         for draw in draws:
             drawn = draw[scheme.blocks][:, None] * self.residuals if scheme.flips else self.residuals[draw]
             parts.append(drawn if self.after is None else self.after(drawn))
-        return fit_columns(self.refits.family, np.concatenate(parts, axis=1), self.refits.method)
+        return self.refits.fits(np.concatenate(parts, axis=1))
 
 
 @dataclass(frozen=True, eq=False)
@@ -158,14 +202,23 @@ class _Blocks:
     coordinates: np.ndarray
     total: np.ndarray
 
-    def fits(self, draws: np.ndarray) -> dict[str, np.ndarray]:
-        """Fits of all draws (b, blocks), one after another."""
-        family = self.refits.family
+    def statistics(self, draws: np.ndarray) -> tuple[dict[str, np.ndarray], np.ndarray]:
+        """Fits of all draws (b, blocks), one after another, and their statistics."""
+        refits, family = self.refits, self.refits.family
         n_blocks, r, c = self.coordinates.shape
         drawn = draws.astype(float) @ self.coordinates.reshape(n_blocks, -1)
         drawn = np.ascontiguousarray(np.moveaxis(drawn.reshape(len(draws), r, c), 0, 1)).reshape(r, -1)
         rest = np.tile(self.total, len(draws)) - family.explained(drawn)
-        return family.fit_coordinates(drawn, np.maximum(rest, 0.0), self.refits.method)
+        found = family.fit_coordinates(drawn, np.maximum(rest, 0.0), refits.method)
+        return found, refits.statistic_of(found)
+
+    def left(self) -> np.ndarray:
+        """Sums of squares (c,) of the residuals themselves that coordinates leave."""
+        return self.total - self.refits.family.explained(self.coordinates.sum(axis=0))
+
+    def take(self, where: np.ndarray) -> _Blocks:
+        """Those of some responses."""
+        return _Blocks(self.refits, self.coordinates[:, :, where], self.total[where])
 
 
 def prepare_refits(tested: Tested, scheme: Scheme, method: str) -> Refits:
@@ -176,43 +229,3 @@ def prepare_refits(tested: Tested, scheme: Scheme, method: str) -> Refits:
         names = design.names[:p0]
         reduced = make_family(checked_design(tested.X0, names, design.random, design.weights, None))
     return Refits(tested, scheme, make_family(design), reduced, method)
-
-
-def fit_columns(family: Family, Y: np.ndarray | WeightedMatrix, method: str) -> dict[str, np.ndarray]:
-    """Fit columns, those that miss observations, or have weights of their own, too."""
-    if isinstance(Y, WeightedMatrix):
-        return family.fit_incomplete(Y, np.arange(Y.shape[1]), method)
-    out = family.fit(Y, method)
-    where = np.flatnonzero(out["status"] == Status.NONFINITE)
-    if len(where):
-        for name, value in family.fit_incomplete(Y, where, method).items():
-            out[name][where] = value
-    return out
-
-
-def statistic(tested: Tested, family: Family, found: dict[str, np.ndarray]) -> np.ndarray:
-    """t of one tested coefficient, F of several, (c,); NaN where there is no fit."""
-    q = tested.q
-    coef = found["coef"][:, -q:]
-    with np.errstate(divide="ignore", invalid="ignore"):
-        if q == 1:
-            return np.asarray(coef[:, 0] / found["se_gls"][:, -1])
-        out = np.full(len(coef), np.nan)
-        good = np.flatnonzero(found["status"] <= Status.SINGULAR)
-        if len(good):
-            L = np.eye(family.design.n_fixef)[-q:]
-            value = family.curves(family.phi(found["theta"][good]), family.basis.contrast(L), joint=True).value
-            solved = np.linalg.solve(value, coef[good][:, :, None])[:, :, 0]
-            out[good] = np.einsum("mq,mq->m", coef[good], solved) / (q * found["sigma2"][good])
-        return out
-
-
-def observed_statistic(refits: Refits, Y: Any, where: np.ndarray) -> np.ndarray:
-    """The statistic of the responses ``where`` themselves."""
-    out = np.empty(len(where))
-    chunk = max(1, BYTES // (8 * refits.tested.design.n_obs))
-    for start in range(0, len(where), chunk):
-        y = np.asarray(Y[:, where[start : start + chunk]], dtype=np.float64)
-        found = fit_columns(refits.family, y, refits.method)
-        out[start : start + chunk] = statistic(refits.tested, refits.family, found)
-    return out

@@ -45,7 +45,7 @@ class PermutationTest(Tabular, Pictured):
         The largest score of each draw.
     n : int
         Number of draws; where ``exhaustive`` all that there are, the data themselves among them.
-    exhaustive : bool
+    exhaustive, step_down : bool
     scheme : Scheme
         What was drawn: ``scheme.kind``, and ``scheme.text`` in words.
     neighbours : str
@@ -76,6 +76,7 @@ class PermutationTest(Tabular, Pictured):
     cluster_pvalue: np.ndarray = field(default_factory=lambda: np.zeros(0))
     n_singular: np.ndarray = field(default_factory=lambda: np.zeros(0, dtype=int))
     n_failed: np.ndarray = field(default_factory=lambda: np.zeros(0, dtype=int))
+    step_down: bool = False
 
     @property
     def size(self) -> np.ndarray:
@@ -85,7 +86,8 @@ class PermutationTest(Tabular, Pictured):
     def critical(self, alpha: float = 0.05) -> float:
         """The smallest score that is significant at ``alpha``, corrected over all responses.
 
-        Infinity where no score can be, with fewer than 1 / alpha draws.
+        Infinity where no score can be, with fewer than 1 / alpha draws. Of ``step_down`` that of the first step:
+        later ones may find smaller scores significant.
         """
         ordered = np.sort(self.null)[::-1]
         # With the data as one more draw, p = (1 + draws at least as large) / (n + 1).
@@ -96,7 +98,10 @@ class PermutationTest(Tabular, Pictured):
         )
         if allowed < (1 if self.exhaustive else 0):
             return np.inf
-        return float(np.nextafter(ordered[allowed], np.inf)) if allowed < len(ordered) else -np.inf
+        if allowed == len(ordered):
+            return -np.inf
+        last = ordered[allowed]  # and scores that differ from it by rounding are not significant
+        return float(np.nextafter(last / (1 - SAME * np.sign(last)), np.inf))
 
     def clusters(self) -> pd.DataFrame:
         """A row for each cluster, the largest first. Needs pandas.
@@ -131,22 +136,22 @@ class PermutationTest(Tabular, Pictured):
         if self.kind == "cluster":
             columns["cluster"] = self.cluster
         alpha = 1 - level
-        count = int(np.sum(self.pvalue_corrected < alpha))
+        count = int(np.sum(self.pvalue_corrected <= alpha + SAME))
         notes = [
             self.scheme.text[0].upper() + self.scheme.text[1:],
             f"{self.n} draws{', all there are' if self.exhaustive else ''}; the model was fitted to each.",
-            f"P (corrected) is by the largest {LARGEST[self.kind]}: {count} responses below {alpha:.4g}, from a "
-            f"score of {self.critical(alpha):.4g} on.",
+            f"P (corrected) is by the largest {LARGEST[self.kind]}: {count} responses at {alpha:.4g} or below"
+            + (", step by step." if self.step_down else f", from a score of {self.critical(alpha):.4g} on."),
         ]
         if self.kind == "cluster":
-            found = int(np.sum(self.cluster_pvalue < alpha))
-            notes.append(f"{len(self.mass)} clusters, {found} of them with P below {alpha:.4g}.")
+            found = int(np.sum(self.cluster_pvalue <= alpha + SAME))
+            notes.append(f"{len(self.mass)} clusters, {found} of them with P of {alpha:.4g} or below.")
         if self.neighbours:
             notes.append(f"Neighbours: {self.neighbours}.")
         absent = int(np.isnan(self.statistic).sum())
         if absent:
             notes.append(f"{absent} responses have no fit and were left out.")
-        total = self.n * len(self.n_singular)
+        total = self.n * (len(self.n_singular) - absent)
         if self.n_singular.any() or self.n_failed.any():
             notes.append(
                 f"Of {total} refits {self.n_singular.sum()} were singular (kept), {self.n_failed.sum()} failed (left "

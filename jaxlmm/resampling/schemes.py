@@ -26,6 +26,7 @@ import numpy as np
 import scipy.sparse
 
 from jaxlmm.design.design import Design
+from jaxlmm.design.random import same_partition
 from jaxlmm.resampling.contrast import Tested
 from jaxlmm.runtime.arguments import shown
 
@@ -90,30 +91,27 @@ def choose_scheme(tested: Tested, scheme: str, blocks: Any, *, signed: bool) -> 
         raise ValueError(f"scheme must be one of {', '.join(map(repr, SCHEMES))}; found {shown(scheme)}.")
     design = tested.design
     given = None if blocks is None else _block_codes(blocks, design.n_obs)
-    if scheme == "auto":
-        scheme = _automatic(tested, given)
-    made = _MAKERS[scheme](tested, given, signed)
-    if made.n_distinct < FEWEST:
-        raise ValueError(
-            f"scheme '{made.kind}' has {made.n_distinct:g} distinct draws for '{tested.name}', fewer than {FEWEST}, "
-            f"so that no p-value could be below {1 / made.n_distinct:.3g}: {made.text} Use another scheme, or "
-            "fit.test."
-        )
-    return made
+    for kind in _automatic(tested, given) if scheme == "auto" else [scheme]:
+        made = _MAKERS[kind](tested, given, signed)
+        if made.n_distinct >= FEWEST:
+            return made
+    raise ValueError(
+        f"scheme '{made.kind}' has {made.n_distinct:g} distinct draws for '{tested.name}', fewer than {FEWEST}, "
+        f"so that no p-value could be below {1 / made.n_distinct:.3g}: {made.text} Use another scheme, or fit.test."
+    )
 
 
-def _automatic(tested: Tested, given: np.ndarray | None) -> str:
-    """The scheme that the design calls for."""
-    design = tested.design
+def _automatic(tested: Tested, given: np.ndarray | None) -> list[str]:
+    """The schemes that the design allows, the best first."""
+    design, found = tested.design, []
     cells = _cells(design) if given is None else given
     if _varies(tested.X1, cells) and _exchangeable(design, cells):
-        return "within"
+        found.append("within")
     blocks = independent_blocks(design) if given is None else given
-    if not _separate(design, blocks) or blocks.max() < math.log2(FEWEST):
-        return "whitened"
-    if not _varies(tested.X1, blocks) and _varies(tested.X1, np.zeros_like(blocks)) and _alike(design, blocks):
-        return "whole"
-    return "sign-flip"
+    if blocks.max() > 0 and _separate(design, blocks):
+        between = not _varies(tested.X1, blocks) and _varies(tested.X1, np.zeros_like(blocks))
+        found += ["whole", "sign-flip"] if between and _alike(design, blocks) else ["sign-flip"]
+    return [*found, "whitened"]
 
 
 # -- the schemes -------------------------------------------------------------------------------------
@@ -250,11 +248,6 @@ def _exchangeable(design: Design, cells: np.ndarray) -> bool:
     return not any(_varies(column, cells) for column in columns)
 
 
-def _same_pattern(a: np.ndarray, b: np.ndarray) -> bool:
-    """Whether two sets of labels divide their rows alike."""
-    return np.array_equal(np.unique(a, return_inverse=True)[1], np.unique(b, return_inverse=True)[1])
-
-
 def _n_orders(X: np.ndarray, cells: np.ndarray) -> float:
     """In how many ways rows that change places within cells can be given the rows of X."""
     labels = np.asarray(np.unique(X, axis=0, return_inverse=True)[1]).reshape(-1)
@@ -282,7 +275,7 @@ def _alike(design: Design, blocks: np.ndarray) -> bool:
         ):
             return False
         return all(
-            np.array_equal(term.Z[at], term.Z[first]) and _same_pattern(term.codes[at], term.codes[first])
+            np.array_equal(term.Z[at], term.Z[first]) and same_partition(term.codes[at], term.codes[first])
             for term in design.random
         )
 

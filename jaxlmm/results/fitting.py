@@ -117,33 +117,21 @@ def _fit_matrix(model: Model, Y: Any, method: str, missing: str) -> tuple[dict[s
         Y.each_block(lambda block: _fit_matrix(model, block, method, missing), store)
         return out, None if np.isnan(kept.l1).all() else kept
     if isinstance(Y, WeightedMatrix):
-        return _fit_weighted(model, Y, method, missing)
-    out, known = model.family.fit(Y, method), None
-    if missing == "drop" and Y.dtype.kind == "f":
-        where = np.flatnonzero(out["status"] == Status.NONFINITE)
-        if len(where):
-            known = KnownCurves.empty(Y.shape[1], model.design.n_fixef, model.family.n_theta)
-            some = known.at(where)
-            for name, value in model.family.fit_incomplete(Y, where, method, some).items():
-                out[name][where] = value
-            known.put(where, some)
-    return out, known
+        out, known = model.family.fit_columns(Y, method, keep=True)
+        if missing == "refuse":
+            _refuse(out, Y)
+        return out, known
+    return (
+        model.family.fit_columns(Y, method, keep=True) if missing == "drop" else (model.family.fit(Y, method), None)
+    )
 
 
-def _fit_weighted(
-    model: Model, Y: WeightedMatrix, method: str, missing: str
-) -> tuple[dict[str, np.ndarray], KnownCurves]:
-    """All columns of Y in memory, each with weights of its own."""
-    where = np.arange(Y.shape[1])
-    known = KnownCurves.empty(len(where), model.design.n_fixef, model.family.n_theta)
-    out = model.family.fit_incomplete(Y, where, method, known)
-    if missing == "refuse":
-        # A weight of 0 drops its row on purpose.
-        refused = (np.isnan(Y.Y) & ~(np.asarray(Y.weights) == 0)).any(axis=0)
-        for array in out.values():
-            array[refused] = np.nan if array.dtype.kind == "f" else array[refused]
-        out["status"][refused] = Status.NONFINITE
-    return out, known
+def _refuse(out: dict[str, np.ndarray], Y: WeightedMatrix) -> None:
+    """Take back the results of responses with NaN; a weight of 0 drops its row on purpose."""
+    refused = (np.isnan(Y.Y) & ~(np.asarray(Y.weights) == 0)).any(axis=0)
+    for array in out.values():
+        array[refused] = np.nan if array.dtype.kind == "f" else array[refused]
+    out["status"][refused] = Status.NONFINITE
 
 
 def weighted_matrix(Y: Any, weights: Any) -> WeightedMatrix | LazyMatrix:

@@ -388,8 +388,8 @@ class Fit(Exports):
             cost does not grow with the number of observations); the fixed part with residuals whose signs change at
             random, those of independent blocks (subjects) together; or independent blocks drawn with replacement.
             "wild" and "cases" keep the correlation between responses, and trust no model of the variances. "cases"
-            makes a design for each replicate; where blocks hold unequal numbers of levels, the fits of several random
-            terms compile anew for each number, which takes seconds.
+            makes a design for each replicate; these share what is compiled, but for a few sizes where blocks hold
+            unequal numbers of levels.
         seed : int
         progress : bool, optional
             A bar with fits per second and time left, once two seconds have passed; by default on a terminal and in a

@@ -9,11 +9,14 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
 import jax
 import numpy as np
+
+from jaxlmm.runtime.traced import folder, platform, traced
 
 __all__ = ["jit", "n_maps", "n_programs"]
 
@@ -32,7 +35,13 @@ _counted = 0
 
 
 def jit(
-    function: Callable[..., R], *, quick: bool = True, alone: bool = True, batch: int | None = None, **options: Any
+    function: Callable[..., R],
+    *,
+    quick: bool = True,
+    alone: bool = True,
+    batch: int | None = None,
+    keep: bool = False,
+    **options: Any,
 ) -> Callable[..., R]:
     """``jax.jit(function, **options)``, whose programs are forgotten, with those of all such functions, where they
     become too many; a shape that comes again is then compiled again.
@@ -41,23 +50,67 @@ def jit(
     ``alone``: a program that runs beside threads of ours says False, and keeps to one thread on a CPU.
     ``batch``: one that makes a single pass over a batch gives the number of the argument whose last axis is that of
     responses: for few of them a CPU's program is not optimised, and compiles in a third of the time.
+    ``keep``: one that takes long to trace, and knows its arguments alone, is kept as it was traced where compiled
+    code is kept (``runtime.traced``).
     """
-    programs: dict[bool, Any] = {}
+    programs: dict[Any, Any] = {}
 
     @functools.wraps(function)
     def call(*args: Any, **kwargs: Any) -> R:
         plain = batch is not None and _small(args, args[batch])
-        if plain not in programs:  # not before the first call: asking for the options starts JAX's backend
-            chosen = _compiler_option("xla_cpu_use_fusion_emitters", False) if quick else {}
-            chosen = chosen | ({} if alone else _compiler_option("xla_cpu_multi_thread_eigen", False))
-            chosen = chosen | (_compiler_option("xla_backend_optimization_level", 0) if plain else {})
-            programs[plain] = jax.jit(function, compiler_options=chosen, **options)
-            _functions.append(programs[plain])
         _make_room()
+        if keep and folder() is not None:
+            kept = _kept(function, programs, plain, made, args, kwargs, options)
+            if kept is not None:
+                found: R = kept()
+                return found
+        if plain not in programs:
+            programs[plain] = made(function, plain, **options)
         result: R = programs[plain](*args, **kwargs)
         return result
 
+    def made(function: Callable[..., Any], plain: bool, **options: Any) -> Any:
+        # Not before the first call: asking for the options starts JAX's backend.
+        chosen = _compiler_option("xla_cpu_use_fusion_emitters", False) if quick else {}
+        chosen = chosen | ({} if alone else _compiler_option("xla_cpu_multi_thread_eigen", False))
+        chosen = chosen | (_compiler_option("xla_backend_optimization_level", 0) if plain else {})
+        _functions.append(jax.jit(function, compiler_options=chosen, **options))
+        return _functions[-1]
+
     return call
+
+
+def _kept(
+    function: Callable[..., Any],
+    programs: dict[Any, Any],
+    plain: bool,
+    made: Callable[..., Any],
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    options: dict[str, Any],
+) -> Callable[[], Any] | None:
+    """A call of a function whose traced programs are kept in a folder; None where JAX cannot write this one down."""
+    numbers, names = np.atleast_1d(options.get("static_argnums", ())).tolist(), options.get("static_argnames", ())
+    names = (names,) if isinstance(names, str) else tuple(names)
+    fixed = tuple((k, args[k]) for k in numbers), tuple((name, kwargs[name]) for name in names if name in kwargs)
+    others = tuple(None if k in numbers else arg for k, arg in enumerate(args))
+    leaves, tree = jax.tree.flatten((others, {name: arg for name, arg in kwargs.items() if name not in names}))
+    leaves = [np.asarray(leaf) if np.isscalar(leaf) else leaf for leaf in leaves]
+    shapes = tuple((leaf.shape, leaf.dtype) for leaf in leaves)
+    key = fixed, tree, shapes, plain, platform(), jax.config.jax_enable_x64  # type: ignore[attr-defined]
+    if key not in programs:
+
+        def bound(*args: Any, **kwargs: Any) -> Any:
+            given = dict(fixed[0])
+            return function(*(given.get(k, arg) for k, arg in enumerate(args)), **kwargs, **dict(fixed[1]))
+
+        try:
+            program = traced(functools.wraps(function)(bound), leaves, tree, (fixed, *key[3:]))
+            programs[key] = replace(program, call=made(program.call, plain))
+        except Exception:  # an error of the function itself comes again
+            programs[key] = None
+    program = programs[key]
+    return None if program is None else lambda: program.result(leaves)
 
 
 def _small(args: tuple[Any, ...], batch: Any) -> bool:

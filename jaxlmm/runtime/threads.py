@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import concurrent.futures
 import contextlib
+import contextvars
 import functools
 import os
 import threading
@@ -53,12 +54,32 @@ def by_chunks(m: int, chunk: int, work: Callable[[slice], None]) -> None:
     # JAX knows ``jax.default_device(...)`` in the thread that entered it alone.
     device: Any = jax.config.jax_default_device  # type: ignore[attr-defined]
 
-    def there(rows: slice) -> None:
-        with jax.default_device(device):
-            work(rows)
+    # Each thread takes the next: a list's iterator gives every element once.
+    waiting, errors = iter(slices), list[BaseException]()
 
-    with single_threaded_blas(), concurrent.futures.ThreadPoolExecutor(N_THREADS) as pool:
-        list(pool.map(there, slices))
+    def go() -> None:
+        try:
+            with jax.default_device(device):
+                for rows in waiting:
+                    work(rows)
+                    if errors:
+                        return
+        except BaseException as error:
+            errors.append(error)
+
+    with single_threaded_blas():
+        # This thread works too: making threads takes as long as many a chunk.
+        n_others = min(N_THREADS, len(slices)) - 1
+        others = [threading.Thread(target=contextvars.copy_context().run, args=(go,)) for _ in range(n_others)]
+        try:
+            for thread in others:
+                thread.start()
+            go()
+        finally:
+            for thread in others:
+                thread.join()
+    if errors:
+        raise errors[0]
 
 
 @functools.cache

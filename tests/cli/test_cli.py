@@ -206,39 +206,6 @@ def test_bad_files(tmp_path: Path) -> None:
     assert run("fit", tmp_path / "none.csv", *formula, "--out", tmp_path / "r.csv")[0] == 2
 
 
-def test_plots_of_a_saved_fit(tmp_path: Path) -> None:
-    table, _ = trials(tmp_path)
-    saved = tmp_path / "fit.npz"
-    model = ["--formula", "x + (1 | subject)", "--responses", "elec_*"]
-    code, text = run("fit", table, *model, "--out", tmp_path / "r.csv", "--save", saved)
-    assert code == 0, text
-    for kind, arguments in (
-        ("forest", ["--response", "elec_1", "--response", "elec_4"]),
-        ("volcano", ["--term", "x"]),
-        ("pvalues", ["--term", "x"]),
-        ("icc", []),
-        ("caterpillar", ["--response", "elec_2"]),
-        ("residuals", []),
-        ("qq", []),
-    ):
-        out = tmp_path / f"{kind}.png"
-        code, text = run("plot", saved, "--kind", kind, *arguments, "--out", out)
-        assert code == 0 and out.read_bytes()[:4] == b"\x89PNG", text
-    for arguments, message in (
-        (["--kind", "volcano"], "needs --term, one of Intercept, x"),
-        (["--kind", "volcano", "--term", "z"], "z"),
-        (["--kind", "icc", "--term", "x"], "takes no --term"),
-        (["--kind", "qq", "--response", "elec_77"], "elec_77"),
-        (["--kind", "qq", "--response", "elec_1", "--response", "elec_2"], "takes one --response"),
-    ):
-        code, text = run("plot", saved, *arguments, "--out", tmp_path / "new.png")
-        assert code == 1 and message in text and text.count("\n") == 1, text
-    code, text = run("plot", table, "--kind", "icc", "--out", tmp_path / "new.png")
-    assert code == 1 and text.count("\n") == 1, text
-    code, text = run("plot", saved, "--kind", "icc", "--out", tmp_path / "icc.png")
-    assert code == 1 and "--overwrite" in text
-
-
 # -- text files ------------------------------------------------------------------------------------------
 
 

@@ -105,6 +105,18 @@ def test_random_effect_is_on_the_boundary(method: str) -> None:
     np.testing.assert_allclose(found.loglik, -0.5 * deviance, rtol=1e-9)
 
 
+def test_a_second_variance_of_0_is_no_difference() -> None:
+    row, column = np.indices((6, 8)).reshape(2, -1)
+    rng = np.random.default_rng(0)
+    many = rng.normal(size=(48, 40)) + rng.normal(size=(6, 40))[row]
+    terms = [jaxlmm.random_term(row, name="row"), jaxlmm.random_term(column, name="column")]
+    pair = jaxlmm.fit(np.ones((48, 1)), many, row), jaxlmm.fit(np.ones((48, 1)), many, random=terms)
+    found, zero = compare(*pair), pair[1].theta[:, 1] == 0
+    assert 10 < zero.sum() < 30
+    np.testing.assert_array_equal(found.pvalue[zero], 1.0)  # not 0.5, by what rounding leaves of the statistic
+    assert found.statistic[~zero].min() > 0 and found.pvalue[~zero].max() <= 0.5
+
+
 def test_fixed_and_random_effects_at_once() -> None:
     found = compare(*fits((X[:, :1], None), (X, CODES)))
     expected = 0.5 * (scipy.stats.chi2.sf(found.statistic, 2) + scipy.stats.chi2.sf(found.statistic, 3))

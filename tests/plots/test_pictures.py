@@ -481,13 +481,22 @@ def test_a_figure_of_a_paper_is_a_column_wide_with_text_of_one_size(fit: jaxlmm.
 def test_paper_takes_a_width_and_a_size(one: jaxlmm.Fit) -> None:
     with plots.paper(width=7, size=9):
         ax = one.plot.qq_plot()
-        assert ax.figure.get_figwidth() == 4.2 and ax.xaxis.label.get_fontsize() == 9
+        assert ax.figure.get_figwidth() == 7 and ax.xaxis.label.get_fontsize() == 9
     for bad in (0, -1, "wide", True):
         with pytest.raises(ValueError, match="width must be a positive number, found"), plots.paper(width=bad):
             pass
 
 
 # -- bad input ----------------------------------------------------------------------------------------
+
+
+def line_of_channels() -> Any:
+    mne = pytest.importorskip("mne")
+    info = mne.create_info(CHANNELS, 100.0, "eeg")
+    places = {name: np.array([0.0, 0.02 * k, 0.1]) for k, name in enumerate(CHANNELS)}
+    return info.set_montage(
+        mne.channels.make_dig_montage(places, nasion=[0, 0.1, 0], lpa=[-0.1, 0, 0], rpa=[0.1, 0, 0])
+    )
 
 
 BAD: dict[str, tuple[Any, str]] = {
@@ -531,7 +540,7 @@ BAD: dict[str, tuple[Any, str]] = {
         "maps need responses with two dimensions",
     ),
     "mask of another shape": (lambda f: f.plot.stat_maps(mask=np.ones(4, bool)), "mask must be an adjustment"),
-    "variable that is no statistic": (lambda f: f.plot.stat_maps(variable="pvalue"), "variable must be one of"),
+    "variable that is no statistic": (lambda f: f.plot.stat_maps(variable="loglik"), "variable must be one of"),
     "order with an unknown name": (
         lambda f: f.plot.stat_maps(order=["Oz"]),
         "order names 'Oz', which no row is called",
@@ -545,6 +554,10 @@ BAD: dict[str, tuple[Any, str]] = {
     "scalp of other dimensions": (
         lambda f: f.sel(channel="Cz").plot.topomap(None, COND),
         "scalp maps need the dimensions 'channel' and 'time'",
+    ),
+    "scalp of one line": (
+        lambda f: f.plot.topomap(line_of_channels(), COND),
+        "the channels lie on one line or circle",
     ),
     "alpha beyond 1": (lambda f: f.plot.stat_maps(alpha=5), "alpha must lie between 0 and 1, found 5"),
     "level beyond 1": (lambda f: f.plot.qq_plot(level=95), "level must lie between 0 and 1"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import jax
@@ -222,6 +223,46 @@ def test_draws_of_cases_share_compiled_code() -> None:
     assert len(shapes) <= 5 and len(sizes) > 20
 
 
+def test_responses_without_a_fit_and_blocks_that_cannot_be_left_out() -> None:
+    Y = data()
+    Y[:, 2] = 5.0
+    only = (GROUP == 0) * X[:, 1]  # of one group alone
+    fit = jaxlmm.fit(np.column_stack([X, only]), Y, GROUP)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = fit.bootstrap(30, progress=False)
+        limits, se = found.conf_int(method="bca"), found.standard_error()
+    good = [0, 1, 3]
+    assert np.isnan(limits[2]).all() and np.isnan(se[2]).all()
+    assert np.all(limits[good, :, 0] < limits[good, :, 1])
+    np.testing.assert_allclose(se[good], np.std(found.coef[:, good], axis=0, ddof=1))
+    a = found._acceleration("coef")
+    left = np.stack([
+        jaxlmm.fit(np.column_stack([X, only])[GROUP != g], Y[GROUP != g], GROUP[GROUP != g]).coef for g in range(1, 8)
+    ])  # fmt: skip
+    off = (left.mean(axis=0) - left)[:, good]
+    np.testing.assert_allclose(a[good], (off**3).sum(0) / (6 * (off**2).sum(0) ** 1.5), rtol=1e-6, atol=1e-9)
+
+
+def test_acceleration_with_own_weights_is_that_of_fits_without_each_block() -> None:
+    W = np.random.default_rng(1).uniform(0.5, 2, (48, 4))
+    W[3, 1] = 0
+    found = fitted(weights=W).bootstrap(1, progress=False)
+    left = np.stack([
+        jaxlmm.fit(X[GROUP != g], data()[GROUP != g], GROUP[GROUP != g], weights=W[GROUP != g]).coef for g in range(8)
+    ])  # fmt: skip
+    off = left.mean(axis=0) - left
+    np.testing.assert_allclose(found._acceleration("coef"), (off**3).sum(0) / (6 * (off**2).sum(0) ** 1.5), rtol=1e-6)
+
+
+def test_what_replicates_do_not_keep_is_nan() -> None:
+    found = fitted().bootstrap(2, progress=False)
+    assert np.isnan(found.replicates("aic")[0]).all()
+    df = found.replicates("df")[0]  # 45 where singular, without a look at the curvature
+    np.testing.assert_array_equal(np.isnan(df[:, :, 0]), found.theta[:, :, 0] > 0)
+    assert np.isfinite(found.replicates("vcov")[0]).all()
+
+
 BAD = {
     "kind": (lambda f: f.bootstrap(5, kind="jackknife"), "kind must be one of 'parametric', 'wild', 'cases'"),
     "n": (lambda f: f.bootstrap(0), "n must be at least 1, found 0"),
@@ -229,6 +270,10 @@ BAD = {
     "few blocks": (
         lambda f: fitted(random=[GROUP, np.arange(48) % 6]).bootstrap(5, kind="wild", progress=False),
         "has 1, fewer than 5; use kind='parametric'",
+    ),
+    "acceleration": (
+        lambda f: fitted(random=[GROUP, np.arange(48) % 6]).bootstrap(2, progress=False).conf_int(method="bca"),
+        "method='bca' leaves out independent blocks of observations, of which .* has 1, fewer than 5; use method='p",
     ),
     "method": (
         lambda f: f.bootstrap(5, progress=False).conf_int(method="exact"),

@@ -368,17 +368,17 @@ def _written_out(core: AnyCore) -> TypeGuard[Core]:
     return one_factor.fits(core) and not on_gpu()
 
 
-@functools.partial(programs.jit, batch=1)
+@functools.partial(programs.jit, batch=1, keep=True)
 def _conditional(core: Core, phi: jax.Array, stats: Stats) -> Any:
     return kernel.conditional(core, phi, stats)
 
 
-@functools.partial(programs.jit, batch=1)
+@functools.partial(programs.jit, batch=1, keep=True)
 def _covariance(core: AnyCore, phi: jax.Array, L: jax.Array) -> Any:
     return _kernel(core).covariance(core, phi, L)
 
 
-@functools.partial(programs.jit, batch=1)
+@functools.partial(programs.jit, batch=1, keep=True)
 def _own_covariance(core: AnyCore, phi: jax.Array, L: jax.Array) -> Any:
     if _written_out(core):
         return one_factor.own_covariance(core, phi, L)
@@ -387,24 +387,24 @@ def _own_covariance(core: AnyCore, phi: jax.Array, L: jax.Array) -> Any:
     return _contrast_by_contrast(at.value), _contrast_by_contrast(at.first)
 
 
-@functools.partial(programs.jit, batch=1)
+@functools.partial(programs.jit, batch=1, keep=True)
 def _variances(core: AnyCore, theta: jax.Array, L: jax.Array) -> jax.Array:
     # Derivatives are left out by the compiler.
     at = _kernel(core).covariance(core, phi_from_theta(theta, core.sizes), L)
     return _contrast_by_contrast(at.value)
 
 
-@functools.partial(programs.jit, batch=1, static_argnames="reml")
+@functools.partial(programs.jit, batch=1, keep=True, static_argnames="reml")
 def _information(core: AnyCore, phi: jax.Array, *, reml: bool) -> Any:
     return _search_kernel(core).information(core, phi, reml=reml)
 
 
-@functools.partial(programs.jit, batch=1)
+@functools.partial(programs.jit, batch=1, keep=True)
 def _estimates(core: AnyCore, theta: jax.Array, stats: AnyStats) -> Any:
     return _kernel(core).estimates(core, phi_from_theta(theta, core.sizes), stats)
 
 
-@functools.partial(programs.jit, batch=1)
+@functools.partial(programs.jit, batch=1, keep=True)
 def _solutions(core: AnyCore, theta: jax.Array, stats: AnyStats, L: jax.Array) -> Any:
     phi, known = phi_from_theta(theta, core.sizes), _kernel(core)
     if _written_out(core):

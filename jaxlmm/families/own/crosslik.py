@@ -360,7 +360,7 @@ def _nodes(problem: _Responses, grid: jax.Array) -> tuple[Nodes, jax.Array]:
     return Nodes(grid, s, logdet, low, high, (data.nu * at.s1 / at.s + at.l1) / data.d_max), at.s
 
 
-@functools.partial(programs.jit, alone=False, static_argnames="at_once")
+@functools.partial(programs.jit, alone=False, keep=True, static_argnames="at_once")
 def first_cross_block(
     data: CrossProducts, grid: jax.Array, *, at_once: int | None = None
 ) -> tuple[CrossFit, jax.Array]:
@@ -387,7 +387,7 @@ def _first(data: CrossProducts, grid: jax.Array) -> tuple[CrossFit, jax.Array]:
     return _cross_fit(problem, found, ~undecided, total), undecided
 
 
-@programs.jit
+@functools.partial(programs.jit, keep=True)
 def settle_cross_block(data: CrossProducts, grid: jax.Array, lam: jax.Array) -> CrossFit:
     """Global minimum of the deviance of responses that are undecided at ``lam`` (c,)."""
     problem = _Responses.of(data)
@@ -429,14 +429,14 @@ def _cross_fit(problem: _Responses, found: Candidate, sure: jax.Array, total: ja
     )  # fmt: skip
 
 
-@programs.jit
+@functools.partial(programs.jit, alone=False)
 def cross_curves(data: CrossProducts, lam: jax.Array) -> tuple[jax.Array, ...]:
     """C, C' and C'' (p, p, c), and derivatives of the log-determinant (c,), at given lam; see ``estimates``."""
     at = _Responses.of(data).point(lam)
     return at.C, at.C1, at.C2, at.l1, at.l2
 
 
-@programs.jit
+@functools.partial(programs.jit, alone=False)
 def cross_modes(data: CrossProducts, lam: jax.Array) -> jax.Array:
     """Conditional modes (c, G) of the group intercepts at given lam; 0 for a group without an observation."""
     f = _Responses.of(data).point(lam).f

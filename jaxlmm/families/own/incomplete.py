@@ -1,7 +1,7 @@
 """Responses with missing observations, or weights, of their own: each is fitted exactly as if alone.
 
 A pattern shared by many responses becomes a design of its own (``fit``). The others go through here, in
-blocks: ``families.own`` reduces them in threads while JAX fits the block before.
+blocks, which threads reduce and fit side by side.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import collections
 import concurrent.futures
 import itertools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -60,6 +60,8 @@ AT_ONCE = 128
 LIGHTEST = 0.25
 # Responses, or responses with weights.
 Matrix = np.ndarray | WeightedMatrix
+# Arrays of JAX, of the columns of a block.
+Compute = Callable[[slice, OwnStats, CrossProducts], Any]
 
 
 def fit_incomplete(
@@ -80,17 +82,13 @@ def fit_incomplete(
         few = grid(design, weighted=weighted, few=True)
         results = _Results(design, reml, grid(design, weighted=weighted), out, known)
     at_once = None if on_gpu() else AT_ONCE
-    waiting: collections.deque[tuple[slice, OwnStats, CrossProducts, tuple[CrossFit, jax.Array]]] = (
-        collections.deque()
-    )
-    for cols, stats, data in own_blocks(design, Y, where, reml):
-        with float64_scope():
-            waiting.append((cols, stats, data, first_cross_block(data, few, at_once=at_once)))
-        # JAX works on this block while the one before is stored.
-        if len(waiting) > 1:
-            results.store(*waiting.popleft())
-    while waiting:
-        results.store(*waiting.popleft())
+
+    def fit(_: slice, __: OwnStats, data: CrossProducts) -> tuple[CrossFit, jax.Array]:
+        found: tuple[CrossFit, jax.Array] = first_cross_block(data, few, at_once=at_once)
+        return found
+
+    for cols, stats, data, found in own_blocks(design, Y, where, reml, fit):
+        results.store(cols, stats, data, found)
     results.settle()
     return out
 
@@ -190,10 +188,13 @@ def cross_matrices(
     """
     m, p = len(where), design.n_fixef
     matrices, numbers = np.full((5, m, p, p), np.nan), np.full((2, m), np.nan)
-    for cols, stats, data in own_blocks(design, Y, where, reml):
+
+    def curves(cols: slice, stats: OwnStats, data: CrossProducts) -> tuple[jax.Array, ...]:
+        return cross_curves(data, _padded_lam(data, lam[cols] * stats.unit_w))
+
+    for cols, stats, _, raw in own_blocks(design, Y, where, reml, curves):
         unit = stats.unit_w
-        with float64_scope():
-            found = [np.asarray(a)[..., : len(unit)] for a in cross_curves(data, _padded_lam(data, lam[cols] * unit))]
+        found = [a[..., : len(unit)] for a in raw]
         # Of the variance ratio of the weights as given.
         for k in range(3):
             matrices[k, cols] = np.moveaxis(found[k][:p, :p] * unit ** (k - 1), -1, 0)
@@ -208,9 +209,11 @@ def cross_modes(
     """Conditional modes of the group intercepts and the groups' sizes (m, G); 0 and 0 without an observation."""
     modes = np.empty((len(where), design.n_groups))
     sizes = np.empty_like(modes)
-    for cols, stats, data in own_blocks(design, Y, where, reml):
-        with float64_scope():
-            found = np.asarray(crosslik.cross_modes(data, _padded_lam(data, lam[cols] * stats.unit_w)))
+
+    def compute(cols: slice, stats: OwnStats, data: CrossProducts) -> jax.Array:
+        return crosslik.cross_modes(data, _padded_lam(data, lam[cols] * stats.unit_w))
+
+    for cols, stats, _, found in own_blocks(design, Y, where, reml, compute):
         modes[cols] = found[: len(stats.rest), : design.n_groups] * stats.scale[:, None]
         sizes[cols] = stats.N * stats.unit_w[:, None]
     return modes, sizes
@@ -231,20 +234,28 @@ def _padded_lam(data: CrossProducts, lam: np.ndarray) -> jax.Array:
 
 
 def own_blocks(
-    design: OwnDesign, Y: Matrix, where: np.ndarray, reml: bool
-) -> Iterator[tuple[slice, OwnStats, CrossProducts]]:
-    """Blocks of the columns ``where`` of Y: which, reduced, and as JAX needs them, padded."""
+    design: OwnDesign, Y: Matrix, where: np.ndarray, reml: bool, compute: Compute
+) -> Iterator[tuple[slice, OwnStats, CrossProducts, Any]]:
+    """Blocks of the columns ``where`` of Y: which, reduced, as JAX needs them, padded, and what is computed of these,
+    in numpy. Each thread reduces and computes blocks of its own."""
     m, shape, width = len(where), padded_shape(design.n_groups, design.n_fixef), own_width(design, len(where))
     columns = [slice(k, min(k + width, m)) for k in range(0, m, width)]
+    device: Any = jax.config.jax_default_device  # type: ignore[attr-defined]
+
+    def work(cols: slice) -> tuple[slice, OwnStats, CrossProducts, Any]:
+        stats = reduce_own(design, Y, where[cols])
+        data = to_jax(design, stats, width, shape, reml)
+        # JAX knows its device, and its precision, in the thread that was told alone.
+        with jax.default_device(device), float64_scope():
+            return cols, stats, data, jax.tree.map(np.asarray, compute(cols, stats, data))
+
     with single_threaded_blas(), concurrent.futures.ThreadPoolExecutor(N_THREADS) as pool:
-        # Threads reduce the next blocks while JAX computes this one.
-        ahead = ((cols, pool.submit(reduce_own, design, Y, where[cols])) for cols in columns)
+        ahead = (pool.submit(work, cols) for cols in columns)
         jobs = collections.deque(itertools.islice(ahead, N_THREADS + 1))
         while jobs:
-            cols, job = jobs.popleft()
-            stats = job.result()
+            found = jobs.popleft().result()
             jobs.extend(itertools.islice(ahead, 1))
-            yield cols, stats, to_jax(design, stats, width, shape, reml)
+            yield found
 
 
 def own_width(design: OwnDesign, m: int) -> int:
@@ -269,20 +280,26 @@ def _padded(n: int, first: int) -> int:
 
 def to_jax(design: OwnDesign, stats: OwnStats, width: int, shape: tuple[int, int], reml: bool) -> CrossProducts:
     """A block padded to ``width`` responses of ``shape`` (groups, columns), harmless where a response is bad."""
-    (c, G), p = stats.N.shape, stats.b.shape[2]
-    good = stats.finite & ~stats.too_few
-    N, b, e = np.zeros((width, shape[0])), np.zeros((width, *shape)), np.zeros((width, shape[0]))
-    N[:c, :G], b[:c, :G, :p], e[:c, :G] = stats.N, stats.b, stats.e
-    W = np.zeros((width, shape[1], shape[1]))
-    W[:c, :p, :p] = stats.W
-    W[:, range(p, shape[1]), range(p, shape[1])] = 1.0
-    rows = np.zeros_like(W)
-    rows[:c, :p, :p] = stats.unit - stats.centring @ stats.unit
-    rest, nu = np.ones(width), np.ones(width)
-    rest[:c], nu[:c] = stats.rest, np.maximum(stats.n_used - p if reml else stats.n_used, 1)
+    c, p = len(stats.rest), stats.b.shape[2]
+    N, b, e = (_widened(a, (width, *shape[: a.ndim - 1])) for a in (stats.N, stats.b, stats.e))
+    W, rows = (_widened(a, (width, shape[1], shape[1])) for a in (stats.W, stats.unit - stats.centring @ stats.unit))
+    rest, nu = _widened(stats.rest, (width,)), np.ones(width)
+    nu[:c] = np.maximum(stats.n_used - p if reml else stats.n_used, 1)
+    if p < shape[1]:
+        W[:, range(p, shape[1]), range(p, shape[1])] = 1.0
     bad = np.ones(width, dtype=bool)
-    bad[:c] = ~good
-    N[bad], b[bad], e[bad], W[bad], rest[bad] = 0.0, 0.0, 0.0, np.eye(shape[1]), 1.0
+    bad[:c] = ~stats.finite | stats.too_few
+    if bad.any():
+        N, b, e, W, rest = (np.where(bad.reshape(-1, *[1] * (a.ndim - 1)), 0.0, a) for a in (N, b, e, W, rest))
+        W[bad], rest[bad] = np.eye(shape[1]), 1.0
     d_max = np.max(design.reducer.projection.sizes, initial=0.0) or 1.0
-    with float64_scope():
-        return CrossProducts(*map(jnp.asarray, (N, b, e, W, rows, rest, nu, reml, d_max)))
+    return CrossProducts(N, b, e, W, rows, rest, nu, np.asarray(reml), np.asarray(d_max))  # type: ignore[arg-type]
+
+
+def _widened(a: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """``a``, or where ``shape`` is larger, with zeros after it along each axis."""
+    if a.shape == shape:
+        return a
+    out = np.zeros(shape)
+    out[tuple(slice(n) for n in a.shape)] = a
+    return out

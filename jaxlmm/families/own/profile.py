@@ -180,11 +180,13 @@ def own_profile(
     # The last block is filled up with a response that is there: others might slow the searches of all.
     width = own_width(design, m)
     filled = where[np.minimum(np.arange(-(-m // width) * width), m - 1)]
-    for cols, stats, data in own_blocks(design, Y, filled, reml=False):
-        with float64_scope():
-            fit = settle_cross(data, points, *first_cross_block(data, points))  # compiled already, for the fits
-            raw = _limits(data, fit, points, jnp.asarray(float(cut)), nested=nested)
-            found = [np.asarray(a)[..., : len(stats.unit), :] for a in raw]
+
+    def compute(_: slice, __: OwnStats, data: CrossProducts) -> tuple[jax.Array, ...]:
+        fit = settle_cross(data, points, *first_cross_block(data, points))  # compiled already, for the fits
+        return _limits(data, fit, points, jnp.asarray(float(cut)), nested=nested)
+
+    for cols, stats, _, raw in own_blocks(design, Y, filled, False, compute):
+        found = [a[..., : len(stats.unit), :] for a in raw]
         c = min(cols.stop, m) - cols.start
         at = slice(cols.start, cols.start + c)
         random[at, 0] = (found[0] * stats.scale[:, None])[:c]

@@ -1,12 +1,12 @@
 """Responses that each have observations, or weights, of their own, reduced to what ``crosslik`` needs.
 
-All responses of a panel go together, in two passes over a few rows at a time (``families.own.sums``), as matrix
-products with their weights (n_obs, c), 0 where an observation is missing. Weights of a response's own are divided
-by a power of two, so that its largest group weighs about as much as the complete design's: their unit is of no
-matter. X is replaced by the ``SplitBasis`` of the complete design. y is left with the residuals of its own
-regression within groups, formed explicitly and twice (Kahan: twice is enough) before anything is squared. Where
-they are small beside y, what was fitted is taken off in twice the working precision (``design.exact``), and the
-rest reduced again.
+All responses of a panel go together, a few rows at a time (``families.own.sums``), as matrix products with their
+weights (n_obs, c), 0 where an observation is missing. Weights of a response's own are divided by a power of two, so
+that its largest group weighs about as much as the complete design's: their unit is of no matter. X is replaced by the
+``SplitBasis`` of the complete design. y is left with the residuals of its own regression within groups. Where these
+are much smaller than y they are formed, in a second pass, before anything is squared, and fitted again (Kahan: twice
+is enough). Where they are small beside y, what was fitted is taken off in twice the working precision
+(``design.exact``), and the rest reduced again.
 
 That basis is far from orthonormal on the rows of a response where these differ in kind from the complete
 design's: a covariate's outlier is missing, or all rows in which it varies. Such a response gets a design
@@ -38,6 +38,8 @@ PANEL_BYTES = 8 * 2**20
 MIN_PIVOT = 1e-3
 # And if the complete design itself stays clear of those tolerances, which are 1e-7 or less.
 MIN_NORM = 1e-4
+# Sums of squares that differ by no more than this factor lose no digits that matter in their difference.
+LOSS = 32
 # Responses, and weights, whose largest value lies beyond this or below its inverse are scaled.
 EXTREME = 1e100
 
@@ -177,7 +179,7 @@ def _reduce_panel(design: OwnDesign, responses: np.ndarray | WeightedMatrix) -> 
             panel = _read(design, scaled)
             unit = _unit_of(design, panel)
         finite = scaled.finite & (panel.n_used > 0)
-        noise = panel.total_weight() / unit * (rounding * panel.largest) ** 2
+        noise = panel.weight / unit * (rounding * panel.largest) ** 2
         stats, good, explained = _shared_basis(design, panel, unit)
     stats.scale[:], stats.noise[:], stats.finite[:] = scaled.scale, noise, finite
     stats.unit_w[:] = unit * scaled.unit
@@ -249,7 +251,7 @@ def _unit_of(design: OwnDesign, panel: Panel) -> np.ndarray:
     if design.n_groups:
         heaviest, most = panel.N.max(axis=0), design.reducer.projection.sizes.max()
     else:
-        heaviest, most = panel.total_weight(), float(len(panel.y))
+        heaviest, most = panel.weight, float(panel.sums.n_obs)
     return np.asarray(np.exp2(np.ceil(np.log2(np.where(heaviest > 0, heaviest, most) / most))))
 
 
@@ -274,11 +276,15 @@ def _shared_basis(design: OwnDesign, panel: Panel, unit: np.ndarray) -> tuple[Ow
     first = solved(W, (panel.onto - np.einsum("igc,gc->ic", panel.columns, y_mean)) / unit)
     explained = np.einsum("gc,gc->c", N, y_mean**2) + np.einsum("ic,ijc,jc->c", first, W, first)
     level = y_mean - np.einsum("igc,ic->gc", x_mean, first)
-    by_group, onto, squares = panel.leave(level, first)
-    again = by_group / safe
-    left = (onto - np.einsum("igc,gc->ic", panel.columns, again)) / unit
-    second = solved(W, left)
-    rest = squares / unit - np.einsum("gc,gc->c", N, again**2) - np.einsum("ic,ic->c", left, second)
+    again, second, rest = np.zeros_like(level), np.zeros_like(first), panel.squares / unit - explained
+    close = np.flatnonzero(~(rest * LOSS > panel.squares / unit))
+    if len(close):
+        by_group, onto, squares = panel.leave(close, level[:, close], first[:, close])
+        once = by_group / safe[:, close]
+        left = (onto - np.einsum("igc,gc->ic", panel.columns[..., close], once)) / unit[close]
+        twice = solved(W[..., close], left)
+        squares = squares / unit[close] - np.einsum("gc,gc->c", N[:, close], once**2)
+        again[:, close], second[:, close], rest[close] = once, twice, squares - np.einsum("ic,ic->c", left, twice)
 
     root, q_mean = np.sqrt(N), design.q_mean.T
     own = x_mean + q_mean[:pw, :, None]

@@ -6,6 +6,7 @@ and the sums of a few groups as one product of small matrices. Groups of few row
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,7 +24,7 @@ WIDE, FACTORS = 1e35, 8
 
 @dataclass(frozen=True, eq=False)
 class _Rows:
-    """Some rows: where they are in Y and in a panel, the groups that they belong to, and the columns B there.
+    """Some rows: where they are in Y, the groups that they belong to, and the columns B there.
 
     ``both`` (k + pw, rows) are the indicators of the k groups, and B. ``products``: these, the indicators times each
     column of B (column by column), and the products of pairs of columns. Where ``starts`` (of each group) are given,
@@ -31,7 +32,6 @@ class _Rows:
     """
 
     at: slice | np.ndarray
-    rows: slice
     groups: slice
     both: np.ndarray
     products: np.ndarray
@@ -39,7 +39,7 @@ class _Rows:
     codes: np.ndarray
 
     @classmethod
-    def make(cls, at: Any, rows: slice, codes: np.ndarray, B: np.ndarray, dense: bool) -> _Rows:
+    def make(cls, at: Any, codes: np.ndarray, B: np.ndarray, dense: bool) -> _Rows:
         i, j = np.tril_indices(B.shape[1])
         pairs = (B[:, i] * B[:, j]).T
         first = int(codes[0]) if len(codes) else 0
@@ -48,11 +48,11 @@ class _Rows:
         groups = slice(first, first + k)
         if not dense:
             starts = np.searchsorted(within, np.arange(k))
-            return cls(at, rows, groups, np.ascontiguousarray(B.T), np.ascontiguousarray(pairs), starts, within)
+            return cls(at, groups, np.ascontiguousarray(B.T), np.ascontiguousarray(pairs), starts, within)
         Z = np.zeros((k, len(B)))
         Z[within, np.arange(len(within))] = 1.0
         by_column = [Z * B[:, c] for c in range(B.shape[1])]
-        return cls(at, rows, groups, np.concatenate([Z, B.T]), np.concatenate([Z, *by_column, pairs]), None, within)
+        return cls(at, groups, np.concatenate([Z, B.T]), np.concatenate([Z, *by_column, pairs]), None, within)
 
     def add_sums(self, y: np.ndarray, by_group: np.ndarray, onto: np.ndarray) -> None:
         """Add sums of y (rows, c): of the groups to (G, c), and its products with B to (pw, c)."""
@@ -105,7 +105,7 @@ class GroupSums:
             rows = slice(start, min(start + BLOCK_ROWS, n))
             at = rows if is_sorted else order[rows]
             own = codes[order[rows]] if n_groups else np.zeros(0, dtype=np.intp)
-            blocks.append(_Rows.make(at, rows, own, B[order[rows]], dense or not n_groups))
+            blocks.append(_Rows.make(at, own, B[order[rows]], dense or not n_groups))
         return cls(tuple(blocks), n, n_groups, pw, weights)
 
     def read(self, Y: np.ndarray, W: np.ndarray | None, *, shifted: bool) -> Panel:
@@ -114,39 +114,90 @@ class GroupSums:
         ``shifted``: they are taken relative to their first value.
         """
         c, G, pw = Y.shape[1], self.n_groups, self.n_columns
+        shift = _first_values(Y) if shifted else np.zeros(c)
+        source = _Source(Y, W, shift, self.weights)
         panel = Panel(
-            self, np.empty((self.n_obs, c)), np.empty((self.n_obs, c)), W is not None,
-            _first_values(Y) if shifted else np.zeros(c), np.zeros((G, c)), np.zeros((pw, G, c)),
-            np.zeros((pw * (pw + 1) // 2, c)), np.zeros((G, c)), np.zeros((pw, c)), np.full(c, len(Y)), np.zeros(c),
-            np.zeros(c),
+            self, source, shift, np.zeros((G, c)), np.zeros((pw, G, c)), np.zeros((pw * (pw + 1) // 2, c)),
+            np.zeros((G, c)), np.zeros((pw, c)), np.zeros(c), np.full(c, len(Y)), *np.zeros((3, c)),
         )  # fmt: skip
         low, high = np.zeros(c), np.zeros(c)
         for block in self.blocks:
-            y, w = panel.y[block.rows], panel.w[block.rows]
-            np.subtract(Y[block.at], panel.shift, out=y)
-            absent = np.isnan(y)
-            some = bool(absent.any())
-            if some:
-                np.copyto(y, 0.0, where=absent)
-                panel.n_used[:] -= np.count_nonzero(absent, axis=0)
+            y, w, absent = source.rows(block)
+            if absent is not None:
+                panel.n_used[:] -= np.add.reduce(absent.view(np.uint8), axis=0, dtype=np.uint8)  # BLOCK_ROWS at most
             if W is not None:
-                w[...] = W[block.at]
-                if some:
-                    np.copyto(w, 0.0, where=absent)
-                panel.log_w[:] += _log_sums(w, absent if some else None)
-            else:
-                np.logical_not(absent, out=w, casting="unsafe")
-                if self.weights is not None:
-                    own = self.weights[block.at]
-                    panel.log_w[:] += np.log(own) @ w
-                    w *= own[:, None]
+                panel.log_w[:] += _log_sums(w, absent)
+            elif self.weights is not None:
+                there = 1.0 if absent is None else ~absent
+                panel.log_w[:] += np.sum(np.log(self.weights[block.at])[:, None] * there, axis=0)
             np.minimum(low, y.min(axis=0), out=low)
             np.maximum(high, y.max(axis=0), out=high)
             block.add_weights(w, panel.N, panel.columns, panel.pairs)
-            block.add_sums(y if panel.plain else w * y, panel.by_group, panel.onto)
+            wy = source.times(w, y)
+            panel.squares[:] += np.einsum("ij,ij->j", wy, y)
+            block.add_sums(wy, panel.by_group, panel.onto)
+            if not G:
+                panel.weight[:] += w.sum(axis=0)
         # 0, where nothing is missing but the first value is taken off, stands for that value.
         panel.largest[:] = np.maximum(np.abs(high + panel.shift), np.abs(low + panel.shift))
+        if G:
+            panel.weight[:] = panel.N.sum(axis=0)
         return panel
+
+
+@dataclass(frozen=True, eq=False)
+class _Source:
+    """Responses Y (n_obs, c) with weights W of their own, or ``weights`` (n_obs,) of the design, or none.
+
+    A few rows at a time they are converted, once more for each pass: all rows would not stay in a cache.
+    """
+
+    Y: np.ndarray
+    W: np.ndarray | None
+    shift: np.ndarray
+    weights: np.ndarray | None
+
+    @property
+    def plain(self) -> bool:
+        """Whether the weights are all 0 or 1."""
+        return self.W is None and self.weights is None
+
+    @functools.cached_property
+    def _room(self) -> tuple[np.ndarray, np.ndarray]:
+        """Memory for a few rows, which stays in a cache."""
+        shape = BLOCK_ROWS, self.Y.shape[1]
+        return np.empty((3, *shape)), np.empty(shape, dtype=bool)
+
+    def take(self, where: np.ndarray) -> _Source:
+        """Some of the responses."""
+        return _Source(
+            self.Y[:, where], None if self.W is None else self.W[:, where], self.shift[where], self.weights
+        )
+
+    def rows(self, block: _Rows) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+        """Some rows of y less ``shift``, and their weights, both 0 where an observation is missing; where that is,
+        or None. They hold until other rows are asked for."""
+        numbers, flags = self._room
+        n = block.both.shape[1]
+        y, w = numbers[0, :n], numbers[1, :n]
+        np.subtract(self.Y[block.at], self.shift, out=y)
+        absent = np.isnan(y, out=flags[:n])
+        some = bool(absent.any())
+        if some:
+            np.copyto(y, 0.0, where=absent)
+        if self.W is not None:
+            w[...] = self.W[block.at]
+            if some:
+                np.copyto(w, 0.0, where=absent)
+        else:
+            np.logical_not(absent, out=w, casting="unsafe")
+            if self.weights is not None:
+                w *= self.weights[block.at][:, None]
+        return y, w, absent if some else None
+
+    def times(self, w: np.ndarray, y: np.ndarray) -> np.ndarray:
+        """w y of :meth:`rows`; y itself, which is 0 where w is, if the weights are all 0 or 1."""
+        return y if self.plain else np.multiply(w, y, out=self._room[0][2, : len(y)])
 
 
 @dataclass(frozen=True, eq=False)
@@ -156,10 +207,7 @@ class Panel:
     Attributes
     ----------
     sums : GroupSums
-    y, w : ndarray, (n_obs, c)
-        Less ``shift``, and weights, row by row of the blocks; both 0 where an observation is missing.
-    own : bool
-        Whether they have weights of their own.
+    source : _Source
     shift : ndarray, (c,)
     N : ndarray, (G, c)
         Sums of the weights of each group.
@@ -169,44 +217,44 @@ class Panel:
         Sums of weights times products of columns of B: the lower triangle, row by row.
     by_group, onto : ndarray, (G, c) and (pw, c)
         Weighted sums of y by group, and times the columns of B.
-    n_used, largest, log_w : ndarray, (c,)
-        Numbers of observations, largest absolute values, sums of the logarithms of the weights.
+    squares : ndarray, (c,)
+        Weighted sums of squares of y.
+    n_used, largest, log_w, weight : ndarray, (c,)
+        Numbers of observations, largest absolute values, sums of the logarithms of the weights, and of the weights.
     """
 
     sums: GroupSums
-    y: np.ndarray
-    w: np.ndarray
-    own: bool
+    source: _Source
     shift: np.ndarray
     N: np.ndarray
     columns: np.ndarray
     pairs: np.ndarray
     by_group: np.ndarray
     onto: np.ndarray
+    squares: np.ndarray
     n_used: np.ndarray
     largest: np.ndarray
     log_w: np.ndarray
+    weight: np.ndarray
 
     @property
-    def plain(self) -> bool:
-        """Whether the weights are all 0 or 1."""
-        return not self.own and self.sums.weights is None
+    def own(self) -> bool:
+        """Whether they have weights of their own."""
+        return self.source.W is not None
 
-    def total_weight(self) -> np.ndarray:
-        """Sums of the weights, (c,)."""
-        return np.asarray((self.N if len(self.N) else self.w).sum(axis=0))
-
-    def leave(self, level: np.ndarray, coef: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """The second pass: y less levels of the groups (G, c) and B coef; sums as before, and of squares (c,)."""
-        by_group, onto, squares = np.zeros_like(self.by_group), np.zeros_like(self.onto), np.zeros(len(self.shift))
+    def leave(
+        self, where: np.ndarray, level: np.ndarray, coef: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """The second pass, of the responses ``where`` (k,): y less levels of the groups (G, k) and B coef; sums as
+        before, of by_group, onto and squares."""
+        by_group, onto, squares = (np.zeros_like(a[..., where]) for a in (self.by_group, self.onto, self.squares))
+        source = self.source.take(where)
         for block in self.sums.blocks:
-            y, w = self.y[block.rows], self.w[block.rows]
+            y, w, _ = source.rows(block)
             y -= block.fitted(level, coef)
-            if self.plain:
+            if source.plain:
                 y *= w  # 0 where it is missing
-                wy = y
-            else:
-                wy = w * y
+            wy = source.times(w, y)
             squares += np.einsum("ij,ij->j", wy, y)
             block.add_sums(wy, by_group, onto)
         return by_group, onto, squares
@@ -229,5 +277,10 @@ def _log_sums(w: np.ndarray, absent: np.ndarray | None) -> np.ndarray:
     if absent is not None:
         w = np.where(absent, 1.0, w)
     if w.min() > 1 / WIDE and w.max() < WIDE:
-        w = np.multiply.reduceat(w, np.arange(0, len(w), FACTORS), axis=0)
+        rows = -(-len(w) // FACTORS)
+        product = w[:rows].copy()
+        for start in range(rows, len(w), rows):
+            some = w[start : start + rows]
+            product[: len(some)] *= some
+        w = product
     return np.asarray(np.log(w).sum(axis=0))
