@@ -23,6 +23,8 @@ __all__ = ["fit", "lmm", "prepare"]
 
 # What may become of rows that miss a covariate.
 NA = ("drop", "refuse")
+# A formula with something left of "~".
+LEFT = re.compile(r"\s*[^~\s][^~]*~")
 # Names in a formula, quoted or not.
 NAME = re.compile(r"`([^`]+)`|([^\W\d]\w*)")
 
@@ -271,9 +273,13 @@ def lmm(
     check_given(Y, responses)
     refuse_beside_by(by, Y=Y, obs=obs, obs_dim=obs_dim, dims=dims, coords=coords, response_names=response_names)
     if by is not None:
+        if is_annotated(data):
+            raise ValueError("by is of long tables; the variables of an AnnData are the responses, so leave it out.")
         long = long_model(formula, data, by, obs=obs, responses=responses, weights=weights, context=context, na=na)
         return fit_responses(*long, options, place)
     if is_annotated(data) and Y is None:
+        if not isinstance(formula, str):
+            raise ValueError(f"the formula must be text, such as 'age + (1 | subject)', found {shown(formula)}.")
         annotated = annotated_responses(data, layer, responses)
         return _annotated(formula, data.obs, annotated, weights, context, na, options, place)
     if layer is not None:
@@ -283,6 +289,11 @@ def lmm(
     frame, rows = _read(data)
     opened = None
     if Y is not None:
+        if isinstance(formula, str) and LEFT.match(formula):
+            raise ValueError(
+                f"formula '{formula}' names a response, but the responses are Y; leave it out, and give "
+                "what is computed of them as Y, such as Y=numpy.log(Y)."
+            )
         opened = open_responses(
             Y, obs_dim=obs_dim, dims=dims, coords=coords, names=response_names,
             n_obs=None if frame is None else len(frame), of="data",
@@ -308,13 +319,27 @@ def _annotated(
 ) -> Any:
     """A fit of the responses of an AnnData."""
     own, shared = (weights, None) if are_own(weights) else (None, weights)
-    model = _formula_model(formula, *_read(table), opened, shared, context, na)
-    if model.formula is not None and model.formula.response is not None:
+    if LEFT.match(formula):
         raise ValueError(
-            f"formula '{formula}' names a response, but those of an AnnData are X or a layer; leave it out, or give "
-            "data.obs for a column of it."
+            f"formula '{formula}' names a response, but those of an AnnData are X or a layer; leave it out, with "
+            "responses=[...] for some of its variables, or give data.obs for a column of it."
         )
+    _refuse_variables(formula, table, opened)
+    model = _formula_model(formula, *_read(table), opened, shared, context, na)
     return fit_responses(model, model.weighted(opened, own), options, place)
+
+
+def _refuse_variables(formula: str, table: Any, opened: Responses) -> None:
+    """ValueError for variables of an AnnData, such as genes, in the formula, which names columns of ``obs``."""
+    coords = () if opened.labels is None else opened.labels.coords.values()
+    variables = {str(name) for coord in coords for name in coord.values}
+    for quoted, plain in NAME.findall(formula):
+        name = quoted or plain
+        if name in variables and name not in table.columns:
+            raise ValueError(
+                f"formula '{formula}' uses {name!r}, a variable of data and no column of data.obs; write "
+                f"data.obs[{name!r}] = data.obs_vector({name!r}) before, or leave it out."
+            )
 
 
 def prepare(

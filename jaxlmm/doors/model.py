@@ -17,7 +17,7 @@ from jaxlmm.outofcore.place import LEVEL, Place
 from jaxlmm.results.fitting import fit_model
 from jaxlmm.results.options import FitOptions
 from jaxlmm.results.results import Fit
-from jaxlmm.runtime.arguments import shown
+from jaxlmm.runtime.arguments import name_list, shown
 from jaxlmm.sources.slips import refuse_recordings
 from jaxlmm.tabular.labels import Labels
 
@@ -158,6 +158,8 @@ class Model:
 
 def check_given(Y: Any, responses: Any) -> None:
     """ValueError if Y holds names, responses something else, or both are given."""
+    if isinstance(responses, (set, frozenset)):
+        name_list(responses, "responses")
     if responses is not None and not is_names(responses):
         raise ValueError(
             f"responses must be names or patterns of columns of data, found {type(responses).__name__}; responses "

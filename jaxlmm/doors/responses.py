@@ -133,7 +133,11 @@ class Responses:
         if isinstance(values, LazyMatrix):
             values = LazyMatrix.make(KeptRows(values.source, rows))
         elif self.labelled:
-            values = values.isel({self.obs_dim: rows})
+            # Variables were read before; xarray cannot take rows of pandas' text.
+            along = [name for name in values.coords if self.obs_dim in values[name].dims]
+            values = values.drop_vars([name for name in along if name not in values.indexes]).isel(
+                {self.obs_dim: rows}
+            )
         elif self.lazy or hasattr(values, "shape"):
             values = taken(values, rows)
         else:

@@ -6,6 +6,7 @@ import builtins
 import contextlib
 import difflib
 import functools
+import numbers as numbers_of
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
@@ -90,7 +91,12 @@ def fit_column(column: Any, name: str, factor: bool) -> Any:
         return column.cat.remove_unused_categories()
     if column.dtype == object and not all(isinstance(v, str) for v in column):
         kinds = sorted({type(v).__name__ for v in column})
-        raise ValueError(f"column '{name}' holds {' and '.join(kinds)} objects; make it numbers, text or categories.")
+        text = [v for v in column if isinstance(v, str)]
+        numbers = all(isinstance(v, (str, numbers_of.Number)) for v in column)
+        how = f"such as {text[0]!r}; pandas.to_numeric(data['{name}'], errors='coerce') makes these missing"
+        todo = how if text and numbers else "make it numbers, text or categories"
+        joint = ", " if text and numbers else "; "
+        raise ValueError(f"column '{name}' holds {' and '.join(kinds)} objects{joint}{todo}.")
     other = isinstance(column.dtype, pd.api.extensions.ExtensionDtype)  # periods, intervals
     if factor and (other or column.dtype.kind in "mMc"):
         raise ValueError(f"column '{name}' holds {column.dtype}; make numbers or text of it.")

@@ -315,6 +315,15 @@ class ReadFormula:
         """The columns that the random terms group by."""
         return tuple(dict.fromkeys(name for one in self.bars for name in one.bar.grouping))
 
+    @property
+    def plain_columns(self) -> tuple[list[str], list[str]]:
+        """Columns that X and Z use by their names alone, and those that ``C(...)`` and the like make factors of."""
+        sides = [self.terms, *(one.rhs for one in self.bars if one.rhs is not None)]
+        factors = [factor for side in sides for term in side for factor in term.factors]
+        named = [factor.expr for factor in factors if evaluation(factor) == "lookup"]
+        made = [category_column(factor.expr) for factor in factors if evaluation(factor) == "python"]
+        return named, [name for name in made if name is not None]
+
     def used(self, frame: Any, context: Mapping[str, Any], formula: str) -> list[str]:
         """The columns of the data that X and Z are made of."""
         fixed = used_columns(self.terms, frame, context, formula)

@@ -32,6 +32,7 @@ from jaxlmm.formula.data import (
     table_rows,
 )
 from jaxlmm.formula.design import FormulaDesign, ReadFormula, apply_formula, read_formula, restore_formula
+from jaxlmm.formula.suspect import check_columns
 from jaxlmm.formula.text import match_columns
 from jaxlmm.runtime.arguments import name_list
 from jaxlmm.sources.table import as_frame, plain_column
@@ -72,6 +73,8 @@ def prepare_formula(
         raise ValueError("data has no rows, so there is nothing to fit; look at what selected them.")
     read = read_formula(formula, frame, context)
     find_columns(read.group_columns, frame, f"formula '{formula}' groups by")
+    covariates, made_factors = read.plain_columns
+    check_columns(whole, covariates, [*made_factors, *read.group_columns], 4)
     for name in read.group_columns:
         no_missing(frame[name], name)
     wanted = responses and read.responses is not None

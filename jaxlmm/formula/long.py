@@ -16,6 +16,7 @@ import pandas as pd
 from jaxlmm.formula.data import find_columns
 from jaxlmm.formula.design import ReadFormula, read_formula
 from jaxlmm.formula.formula import named_response
+from jaxlmm.formula.suspect import refuse_twins
 from jaxlmm.runtime.arguments import name_list, shown
 from jaxlmm.sources.table import as_frame, plain_column
 from jaxlmm.tabular.dataset import RESERVED
@@ -216,6 +217,7 @@ def _labels(levels: np.ndarray, name: str) -> np.ndarray:
     if levels.dtype.kind != "O":
         return levels
     if all(isinstance(level, str) for level in levels):
+        refuse_twins(levels.tolist(), name, f"data['{name}']")
         return np.array(list(levels), dtype=np.str_)
     kinds = " and ".join(sorted({type(level).__name__ for level in levels}))
     raise ValueError(f"column '{name}' of by holds {kinds} objects; make it numbers or text.")

@@ -158,6 +158,8 @@ def near_misses(name: str, known: Iterable[str]) -> str:
     close = [lowered[k] for k in difflib.get_close_matches(name.lower().strip("*?"), lowered, n=3, cutoff=0.6)]
     if close:
         return f"did you mean {' or '.join(map(repr, close))}?"
+    if not known:
+        return "it has no columns."
     return f"the columns are {', '.join(known[:8])}{', ...' if len(known) > 8 else '.'}"
 
 

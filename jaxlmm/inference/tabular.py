@@ -236,7 +236,9 @@ def _free(name: str, taken: set[str]) -> str:
 def _check_names(keys: Any, names: Sequence[str]) -> None:
     twice = [key for key in keys if key in names]
     if twice:
-        raise ValueError(f"the dimension {twice[0]!r} is called like a column of the table; rename it in Y.")
+        raise ValueError(
+            f"the dimension {twice[0]!r} is called like a column of the table; rename it in Y, or in the data."
+        )
 
 
 def _plain(values: Sequence[Any]) -> np.ndarray:

@@ -132,6 +132,11 @@ def _values(epochs: Any) -> tuple[np.ndarray, dict[str, np.ndarray]]:
         values = epochs.get_data(picks=np.arange(len(epochs.ch_names)))
         axes = {"freq": np.asarray(epochs.freqs)}
     else:
+        if isinstance(epochs, (list, tuple)) and epochs and all(isinstance(one, mne.BaseEpochs) for one in epochs):
+            raise ValueError(
+                f"epochs must be one Epochs, found a list of {len(epochs)}; give mne.concatenate_epochs(epochs), "
+                "whose metadata say which subject each epoch is of."
+            )
         raise ValueError(
             f"epochs must be Epochs, EpochsTFR or EpochsSpectrum of MNE, found {type(epochs).__name__}: a model "
             "needs single trials. Of raw data make mne.Epochs; a list of averages, one per subject and condition, "

@@ -10,9 +10,11 @@ import pandas as pd
 import xarray as xr
 
 from jaxlmm.design.rows import RowLabels, check_rows, row_labels
+from jaxlmm.labelled.data import coords_along
 from jaxlmm.runtime.arguments import shown
 from jaxlmm.sources.lazy import lazy_matrix
 from jaxlmm.sources.maps import in_memory
+from jaxlmm.sources.table import plain_column
 from jaxlmm.tabular.dataset import RESERVED
 from jaxlmm.tabular.labels import Labels
 
@@ -196,11 +198,12 @@ def coordinate_values(value: Any, what: str, along: pd.DataFrame, Y: xr.DataArra
 
 
 def check_order(frame: pd.DataFrame, rows: RowLabels | None, Y: xr.DataArray, dim: Hashable) -> None:
-    """Refuse a table that says, by its index or a column of labels, that its rows are in another order than Y's."""
+    """Refuse a table that says, by its index, labels or coordinates, that its rows are in another order than Y's."""
     labels = row_labels(Y, dim)
     check_rows(data=rows, Y=labels)
     if labels is not None and labels.index.nlevels > 1:
         _check_levels(frame, labels.index)
+    _check_coordinates(frame, Y, dim)
     by_index = rows is not None and not isinstance(rows.index, pd.RangeIndex)
     if (
         labels is None
@@ -214,6 +217,27 @@ def check_order(frame: pd.DataFrame, rows: RowLabels | None, Y: xr.DataArray, di
             f"column {dim!r} of data holds the labels of Y in another order; give "
             f"data.set_index({dim!r}).loc[Y.indexes[{dim!r}]], or rename the column if rows match by position."
         )
+
+
+def _check_coordinates(frame: pd.DataFrame, Y: xr.DataArray, dim: Hashable) -> None:
+    """Refuse a table with a column that holds the values of the coordinate of this name in another order."""
+    along = coords_along(Y, dim)
+    for name in along.columns:
+        if name == dim or name not in frame.columns:
+            continue
+        both = [pd.Series(np.asarray(plain_column(one[name]), dtype=object)) for one in (frame, along)]
+        try:
+            codes = pd.factorize(pd.concat(both, ignore_index=True), use_na_sentinel=False)[0].reshape(2, -1)
+        except TypeError:  # of what cannot be compared
+            continue
+        other = np.flatnonzero(codes[0] != codes[1])
+        if len(other) and np.array_equal(np.sort(codes[0]), np.sort(codes[1])):
+            first, second = (shown(one[other[0]]) for one in both)
+            raise ValueError(
+                f"column {name!r} of data holds the values of Y's coordinate {name!r} in another order, in row "
+                f"{other[0]} {first} for {second}, so their rows do not match; bring them into one order, leave data "
+                f"out, or give Y.drop_vars({name!r}) if it is the coordinate that is wrong."
+            )
 
 
 def _check_levels(frame: pd.DataFrame, index: pd.MultiIndex) -> None:

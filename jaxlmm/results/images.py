@@ -35,6 +35,12 @@ def map_values(fit: Any, term: Any, variable: str, adjust: str = "bh") -> np.nda
 
 def fit_evoked(fit: Any, info: Any, term: Any, variable: str, adjust: str) -> Any:
     """See :meth:`jaxlmm.Fit.to_evoked`."""
+    info = getattr(info, "info", info)
+    if "ch_names" not in info or not isinstance(term, (str, int, np.integer)):
+        raise ValueError(
+            f"to_evoked takes the info of the epochs and then one term, to_evoked(epochs.info, {fit.names[-1]!r}); "
+            f"found {shown(info)} and {shown(term)}."
+        )
     values = map_values(fit, term, variable, adjust).reshape(fit.shape)
     dims = [str(dim) for dim in fit.dims]
     if dims == [CHANNEL]:  # of one time or window

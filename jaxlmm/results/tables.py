@@ -213,7 +213,9 @@ def _with_keys(keys: Mapping[str, Any], frame: pd.DataFrame, rows: np.ndarray) -
     pd = extra("pandas", "tables")
     twice = [name for name in keys if name in frame.columns]
     if twice:
-        raise ValueError(f"the dimension {twice[0]!r} is called like a column of the table; rename it in Y.")
+        raise ValueError(
+            f"the dimension {twice[0]!r} is called like a column of the table; rename it in Y, or in the data."
+        )
     for at, (name, labels) in enumerate(keys.items()):
         frame.insert(at, name, pd.Series(labels).take(rows).array)
     return frame

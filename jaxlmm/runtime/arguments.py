@@ -51,6 +51,8 @@ def name_list(names: Any, what: str) -> tuple[str, ...]:
         return ()
     if isinstance(names, str):
         return (names,)
+    if isinstance(names, (set, frozenset)):
+        raise ValueError(f"{what} is a set, whose order is another in each run; give a list.")
     found = tuple(names) if hasattr(names, "__iter__") else None
     if found is None or not all(isinstance(name, str) for name in found):
         raise ValueError(f"{what} must be a name or a list of names, found {shown(names)}.")

@@ -28,12 +28,16 @@ def instead_of_table(data: Any) -> str:
     kind = type(data).__name__
     if hasattr(data, "obs") and hasattr(data, "var_names"):
         return f"{kind}; give its table, .obs"
+    if kind == "Raw" and hasattr(data, "to_adata"):
+        return "the raw of an AnnData; give data.raw.to_adata()"
     if isinstance(data, (str, os.PathLike)):
         text = str(os.fspath(data))
         if "~" in text:
             return f"the formula {shown(text)}; the formula comes first, as in jaxlmm.lmm(formula, data)"
         how = READERS.get(os.path.splitext(text)[1].lower(), "read_csv")
         return f"the text {shown(text)}; if it is a file, read it first: data = pandas.{how}({shown(text)})"
+    if kind.endswith("GroupBy"):
+        return f"{kind}; give the table itself, and the columns of a response for each group as by=[...]"
     if _is_mne(data):
         return f"MNE's {kind}; {EPOCHS}"
     if _is_image(data):

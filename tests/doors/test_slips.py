@@ -47,6 +47,8 @@ SLIPS: dict[str, list[Any]] = {
         lambda: jaxlmm.lmm("x", DATA, "maps.nii.gz"), lambda: jaxlmm.lmm("x", DATA, pd.Series(["a.nii"] * N)),
         lambda: jaxlmm.prepare("x", DATA).fit([Path("a.NII")] * N), lambda: jaxlmm.lmm("y ~ x", IMAGE),
     ],
+    "slip-grouped": [lambda: jaxlmm.lmm("y ~ x", DATA.groupby("g"))],
+    "slip-set": [lambda: jaxlmm.lmm("x", DATA, responses={"y"}), lambda: jaxlmm.lmm("y ~ x", DATA, by={"g"})],
     "slip-matrices": [
         lambda: jaxlmm.fit(X, RUNS, DATA["g"]), lambda: jaxlmm.lmm("x", DATA, [RUNS[0][1:], *RUNS]),
     ],

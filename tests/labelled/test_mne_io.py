@@ -75,6 +75,8 @@ def test_what_is_no_power_and_no_epochs() -> None:
     complex_tfr = epochs.compute_tfr(
         "morlet", freqs=[20.0], n_cycles=1, average=False, output="complex", verbose=False
     )
+    with pytest.raises(ValueError, match=r"found a list of 2; give mne.concatenate_epochs\(epochs\)"):
+        jaxlmm.mne_io.epochs_to_dataarray([epochs, epochs])
     with pytest.raises(ValueError, match=r"the EpochsTFR hold complex numbers .* compute them with output='power'"):
         jaxlmm.mne_io.epochs_to_dataarray(complex_tfr)
     raw = mne.io.RawArray(np.zeros((2, 100)), epochs.info, verbose=False)
