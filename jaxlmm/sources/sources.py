@@ -228,7 +228,8 @@ def open_source(Y: Any, obs_dim: Any = None) -> Source:
         if isinstance(Y.variable._data, np.ndarray):
             part = mapped_file(np.moveaxis(Y.variable._data, Y.get_axis_num(obs_dim), 0))
         if part is None:
-            return _Labelled(Y, obs_dim)
+            # Labels are kept elsewhere; xarray cannot take some of pandas' text.
+            return _Labelled(Y.reset_coords(drop=True), obs_dim)
         return _File(part, tuple(str(dim) for dim in Y.dims if dim != obs_dim))
     if kind == "zarr":
         return _Zarr(Y)

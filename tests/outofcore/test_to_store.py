@@ -114,6 +114,20 @@ def test_a_labelled_array_by_formula(case: dict[str, Any], tmp_path: Path) -> No
     np.testing.assert_allclose(again.predict(table.head(3)[["x"]]), expected.predict(table.head(3)[["x"]]), rtol=1e-9)
 
 
+def test_text_of_pandas_beside_responses_and_dropped_rows(case: dict[str, Any], tmp_path: Path) -> None:
+    def text(values: Any) -> Any:
+        return pd.array(list(values), dtype="string")  # what pandas 3 makes of any text
+
+    x = case["X"][:, 1].copy()
+    x[3] = np.nan
+    along = {"x": ("trial", x), "who": ("trial", text(case["groups"])), "region": ("channel", text("abcde"))}
+    Y = xr.DataArray(case["Y"][:, :5], dims=("trial", "channel"), coords=along)
+    expected = jaxlmm.lmm("x + (1 | who)", Y=Y, obs_dim="trial")
+    found = jaxlmm.lmm("x + (1 | who)", Y=Y, obs_dim="trial", out=tmp_path / "out.zarr")
+    np.testing.assert_allclose(found.coef.values.T, expected.coef, rtol=1e-10)
+    assert list(found.region.values) == list("abcde")
+
+
 def test_fit_takes_responses_that_are_not_in_memory(
     case: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
