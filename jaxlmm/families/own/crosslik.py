@@ -395,7 +395,7 @@ def settle_cross_block(data: CrossProducts, grid: jax.Array, lam: jax.Array) -> 
     return _cross_fit(problem, *settle_all(problem, nodes, jnp.log1p(lam * data.d_max)), total)
 
 
-def settle_cross(data: CrossProducts, grid: jax.Array, found: CrossFit, undecided: jax.Array) -> CrossFit:
+def settle_cross(data: CrossProducts, grid: np.ndarray, found: CrossFit, undecided: jax.Array) -> CrossFit:
     """Global minimum of each response's deviance, from the results of :func:`first_cross_block`."""
 
     def fit(index: np.ndarray) -> CrossFit:

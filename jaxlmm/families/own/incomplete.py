@@ -14,7 +14,6 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from jaxlmm._types import float64_scope
@@ -78,9 +77,8 @@ def fit_incomplete(
     """
     m, weighted = len(where), isinstance(Y, WeightedMatrix)
     out = empty_results(m, design.n_fixef, int(design.n_groups > 0))
-    with float64_scope():
-        few = grid(design, weighted=weighted, few=True)
-        results = _Results(design, reml, grid(design, weighted=weighted), out, known)
+    few = grid(design, weighted=weighted, few=True)
+    results = _Results(design, reml, grid(design, weighted=weighted), out, known)
     at_once = None if on_gpu() else AT_ONCE
 
     def fit(_: slice, __: OwnStats, data: CrossProducts) -> tuple[CrossFit, jax.Array]:
@@ -100,7 +98,7 @@ class _Results:
 
     design: OwnDesign
     reml: bool
-    points: jax.Array
+    points: np.ndarray
     out: dict[str, np.ndarray]
     known: KnownCurves | None
     undecided: list[tuple[np.ndarray, OwnStats, dict[str, np.ndarray], np.ndarray]] = field(default_factory=list)
@@ -219,18 +217,21 @@ def cross_modes(
     return modes, sizes
 
 
-def grid(design: OwnDesign, *, weighted: bool = False, few: bool = False) -> jax.Array:
-    """Where the deviance is looked at first, also of responses with weights of their own; in a float64 scope."""
+def grid(design: OwnDesign, *, weighted: bool = False, few: bool = False) -> np.ndarray:
+    """Where the deviance is looked at first, also of responses with weights of their own.
+
+    In numpy, as all that goes to other threads: JAX's arrays belong to the mesh that this thread may be in.
+    """
     sizes = design.reducer.projection.sizes
     # One observation of a group may be all that a response has of it.
     smallest = 1.0 if design.weights is None else np.min(design.weights)
     if weighted:
         smallest = LIGHTEST
-    return jnp.asarray(make_grid(np.array([smallest, np.max(sizes)]) if len(sizes) else np.ones(1), few=few))
+    return np.asarray(make_grid(np.array([smallest, np.max(sizes)]) if len(sizes) else np.ones(1), few=few))
 
 
-def _padded_lam(data: CrossProducts, lam: np.ndarray) -> jax.Array:
-    return jnp.asarray(np.pad(np.nan_to_num(lam), (0, len(data.nu) - len(lam))))
+def _padded_lam(data: CrossProducts, lam: np.ndarray) -> np.ndarray:
+    return np.asarray(np.pad(np.nan_to_num(lam), (0, len(data.nu) - len(lam))))
 
 
 def own_blocks(

@@ -17,7 +17,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxlmm._types import float64_scope
 from jaxlmm.families.intercept import profile, profile_newton
 from jaxlmm.families.intercept.objective import Moments
 from jaxlmm.families.intercept.profile import Three
@@ -175,8 +174,7 @@ def own_profile(
     """
     m, p = len(where), design.n_fixef
     random, sigma, coef = np.empty((m, 1, 2)), np.empty((m, 2)), np.empty((m, p, 2))
-    with float64_scope():
-        points = grid(design, weighted=isinstance(Y, WeightedMatrix))
+    points = grid(design, weighted=isinstance(Y, WeightedMatrix))
     # The last block is filled up with a response that is there: others might slow the searches of all.
     width = own_width(design, m)
     filled = where[np.minimum(np.arange(-(-m // width) * width), m - 1)]
