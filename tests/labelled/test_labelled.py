@@ -391,8 +391,8 @@ def test_a_multiindex_survives_a_file(tmp_path: Path) -> None:
     for name in ("a.npz", "a.zarr"):
         found.save(tmp_path / name)
         loaded, expected = jaxlmm.load(tmp_path / name).to_dataset(), found.to_dataset()
-        # Degrees of freedom of incomplete responses are worked out again.
-        again = ["df", "conf_low", "conf_high"]
+        # Degrees of freedom of incomplete responses, and so p-values, are worked out again.
+        again = ["df", "pvalue", "conf_low", "conf_high"]
         xr.testing.assert_identical(loaded.drop_vars(again), expected.drop_vars(again))
         xr.testing.assert_allclose(loaded, expected, rtol=1e-12)
         part = jaxlmm.load(tmp_path / name).sel(channel="Cz")

@@ -575,8 +575,10 @@ def test_a_zarr_store_is_lossless_too(tmp_path: Path, include_Y: bool) -> None:
     fit = jaxlmm.fit(X, Y, groups, df="kenward-roger", response_names=[f"e{j}" for j in range(7)])
     fit.save(tmp_path / "fit.zarr", include_Y=include_Y)
     again = jaxlmm.load(tmp_path / "fit.zarr")
-    for name in ("coef", "se_gls", "theta", "sigma2", "loglik", "hessian", "status", "n_used", "se", "df", "vcov"):
+    for name in ("coef", "se_gls", "theta", "sigma2", "loglik", "hessian", "status", "n_used"):
         np.testing.assert_array_equal(getattr(again, name), getattr(fit, name), err_msg=name)
+    for name in ("se", "df", "vcov"):  # of incomplete responses they are computed again
+        np.testing.assert_allclose(getattr(again, name), getattr(fit, name), rtol=1e-12, err_msg=name)
     assert again.response_names == fit.response_names and again.design.random[0].levels == fit.design.random[0].levels
     assert sorted(p.name for p in tmp_path.iterdir()) == ["fit.zarr"]
     opened = xr.open_zarr(tmp_path / "fit.zarr", chunks=None)

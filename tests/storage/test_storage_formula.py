@@ -154,7 +154,7 @@ COLUMNS: dict[str, tuple[str, Any]] = {
     "bool": ("v", INTEGERS == 1),
     "bool as number": ("I(v * x)", INTEGERS == 1),
     "text": ("v", LETTERS),
-    "odd text": ("v", np.array(["é\n", "日本", ""], dtype=object)[INTEGERS]),
+    "odd text": ("v", np.array(["é\n", "日本", "-"], dtype=object)[INTEGERS]),
     "object": ("v", pd.Series(LETTERS.tolist(), dtype=object)),
     "string": ("v", pd.Series(LETTERS.tolist(), dtype="string")),
     "numbers as objects": ("v", pd.Series(INTEGERS.tolist(), dtype=object)),
