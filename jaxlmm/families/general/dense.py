@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-__all__ = ["diagonals", "inverse_factor"]
+__all__ = ["diagonals", "inverse_factor", "padded"]
 
 # Up to this many rows the elimination is written out, and up to this many it is a loop.
 WRITTEN = 3
@@ -29,6 +29,12 @@ def diagonals(M: jax.Array) -> jax.Array:
     """
     d = M.shape[-1]
     return M.reshape(*M.shape[:-2], d * d)[..., :: d + 1]
+
+
+def padded(x: jax.Array, axis: int, before: int, after: int) -> jax.Array:
+    """x with so many zeros before and after it along an axis."""
+    ends = [(before, after, 0) if n == axis else (0, 0, 0) for n in range(x.ndim)]
+    return jax.lax.pad(x, np.zeros((), x.dtype), ends)
 
 
 def inverse_factor(M: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -48,7 +54,7 @@ def _factor(M: jax.Array) -> tuple[jax.Array, jax.Array]:
     below = M[:, h:, :h] @ jnp.swapaxes(inverse1, 1, 2)
     inverse2, diagonal2 = _factor(M[:, h:, h:] - below @ jnp.swapaxes(below, 1, 2))
     corner = -(inverse2 @ below) @ inverse1
-    inverse = jnp.concatenate([_widened(inverse1, d - h), jnp.concatenate([corner, inverse2], axis=2)], axis=1)
+    inverse = jnp.concatenate([padded(inverse1, 2, 0, d - h), jnp.concatenate([corner, inverse2], axis=2)], axis=1)
     return inverse, jnp.concatenate([diagonal1, diagonal2], axis=1)
 
 
@@ -64,15 +70,10 @@ def _eliminated(M: jax.Array) -> tuple[jax.Array, jax.Array]:
         factor = jnp.where(below > j, column / pivot, 0.0)
         return rows - factor[:, :, None] * row[:, None, :]
 
-    both = _widened(M, d) + np.eye(d, 2 * d, d, dtype=M.dtype)
+    both = padded(M, 2, 0, d) + np.eye(d, 2 * d, d, dtype=M.dtype)
     rows = jax.lax.fori_loop(0, d, step, both)
     diagonal = jnp.sqrt(diagonals(rows[:, :, :d]))
     return rows[:, :, d:] / diagonal[:, :, None], diagonal
-
-
-def _widened(M: jax.Array, columns: int) -> jax.Array:
-    """M (c, d, e) and so many columns of 0."""
-    return jax.lax.pad(M, np.zeros((), M.dtype), ((0, 0, 0), (0, 0, 0), (0, columns, 0)))
 
 
 def _written_out(M: jax.Array) -> tuple[jax.Array, jax.Array]:

@@ -23,7 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxlmm.families.base import Covariance, Moments
-from jaxlmm.families.general.dense import diagonals, inverse_factor
+from jaxlmm.families.general.dense import diagonals, inverse_factor, padded
 from jaxlmm.families.general.eliminated import (
     Entries,
     add,
@@ -244,16 +244,10 @@ def _spread(core: Core, number: int, i: int, j: int, x: jax.Array) -> jax.Array:
     """E_s x (c, q2, ...) for parameter (i, j) of a term: its columns i and j of x change places, all else is 0."""
     part = _levels(core, number, x)
     r = part.shape[2]
-    out = add(_padded(part[:, :, b : b + 1], 2, a, r - 1 - a) for a, b in orderings(i, j))
+    out = add(padded(part[:, :, b : b + 1], 2, a, r - 1 - a) for a, b in orderings(i, j))
     before = sum(core.sizes[t] * core.levels[t] for t in core.second[:number])
     flat = out.reshape(len(x), -1, *x.shape[2:])
-    return _padded(flat, 1, before, core.q2 - before - flat.shape[1])
-
-
-def _padded(x: jax.Array, axis: int, before: int, after: int) -> jax.Array:
-    """x with so many zeros before and after it along an axis."""
-    ends = [(before, after, 0) if n == axis else (0, 0, 0) for n in range(x.ndim)]
-    return jax.lax.pad(x, np.zeros((), x.dtype), ends)
+    return padded(flat, 1, before, core.q2 - before - flat.shape[1])
 
 
 # The solution --------------------------------------------------------------------------------------

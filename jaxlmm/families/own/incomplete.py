@@ -227,11 +227,11 @@ def grid(design: OwnDesign, *, weighted: bool = False, few: bool = False) -> np.
     smallest = 1.0 if design.weights is None else np.min(design.weights)
     if weighted:
         smallest = LIGHTEST
-    return np.asarray(make_grid(np.array([smallest, np.max(sizes)]) if len(sizes) else np.ones(1), few=few))
+    return make_grid(np.array([smallest, np.max(sizes)]) if len(sizes) else np.ones(1), few=few)
 
 
 def _padded_lam(data: CrossProducts, lam: np.ndarray) -> np.ndarray:
-    return np.asarray(np.pad(np.nan_to_num(lam), (0, len(data.nu) - len(lam))))
+    return np.pad(np.nan_to_num(lam), (0, len(data.nu) - len(lam)))
 
 
 def own_blocks(
