@@ -92,11 +92,10 @@ def fit_column(column: Any, name: str, factor: bool) -> Any:
     if column.dtype == object and not all(isinstance(v, str) for v in column):
         kinds = sorted({type(v).__name__ for v in column})
         text = [v for v in column if isinstance(v, str)]
-        numbers = all(isinstance(v, (str, numbers_of.Number)) for v in column)
-        how = f"such as {text[0]!r}; pandas.to_numeric(data['{name}'], errors='coerce') makes these missing"
-        todo = how if text and numbers else "make it numbers, text or categories"
-        joint = ", " if text and numbers else "; "
-        raise ValueError(f"column '{name}' holds {' and '.join(kinds)} objects{joint}{todo}.")
+        todo = "; make it numbers, text or categories"
+        if text and all(isinstance(v, (str, numbers_of.Number)) for v in column):
+            todo = f", such as {text[0]!r}; pandas.to_numeric(data['{name}'], errors='coerce') makes these missing"
+        raise ValueError(f"column '{name}' holds {' and '.join(kinds)} objects{todo}.")
     other = isinstance(column.dtype, pd.api.extensions.ExtensionDtype)  # periods, intervals
     if factor and (other or column.dtype.kind in "mMc"):
         raise ValueError(f"column '{name}' holds {column.dtype}; make numbers or text of it.")
