@@ -103,7 +103,8 @@ class RandomTerms(Family):
         known: KnownCurves | None = None,
     ) -> dict[str, np.ndarray]:
         """See :class:`jaxlmm.families.base.Family`; what is not clear from sums is fitted on a design of its own."""
-        assert self.own is not None  # or designs of single responses were made
+        if self.own is None:  # those without an observation
+            return super().fit_own(Y, where, method, known)
         out, good = self.own.fit(Y, where, method == "REML", known)
         left = np.flatnonzero(~good)
         if len(left):
