@@ -1,13 +1,14 @@
 """Responses with missing observations, or weights, of their own: their fits in batches, each exactly as if alone.
 
-A design with one grouping factor is a few numbers for each level (``one_factor``), so that each response can bring
-its own along: ``own_rows`` finds them. The optimum, the arithmetic and the results are those of complete responses.
+Each response brings what ``layout.Core`` holds of a design along: ``own_rows`` finds it. The optimum, the arithmetic
+and the results are those of complete responses: ``one_factor``, whose numbers of a level may be each response's own,
+or ``moments`` of one response after the other (``jax.vmap``).
 """
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, fields
 from typing import Any
 
@@ -20,7 +21,7 @@ from jaxlmm.design.columns import Basis
 from jaxlmm.engine.finish import Found, Scaling, empty_results, finish
 from jaxlmm.families.base import Moments
 from jaxlmm.families.deviance import Deviance
-from jaxlmm.families.general import one_factor
+from jaxlmm.families.general import moments, one_factor
 from jaxlmm.families.general.family import General
 from jaxlmm.families.general.layout import Core, Reducer
 from jaxlmm.families.general.moments import Stats
@@ -43,18 +44,21 @@ ARRAYS = 60
 MOST_PHI = 1e6
 # Numbers of the table of products of columns (``own_rows``); with more, designs are made one by one.
 MOST_PRODUCTS = 2e7
+# Numbers that a response's design and its evaluation take.
+MOST_NUMBERS = 1e5
 
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class OwnStats:
-    """Of c responses: ``R``, ``C`` and ``W`` of each one's ``layout.Core``, and ``moments.Stats`` but for ``a``."""
+    """Of c responses: ``R``, ``C`` and ``W`` of each one's ``layout.Core``, and its ``moments.Stats``."""
 
     R: jax.Array
     C: jax.Array
     W: jax.Array
     rest: jax.Array
     b: jax.Array
+    a: jax.Array
     ols: jax.Array
 
 
@@ -63,36 +67,54 @@ class OwnStats:
 class OwnKernel:
     """The family of ``deviance.Deviance`` whose responses bring their designs along; all of it is static.
 
-    ``sizes``, ``n_levels`` and ``p`` as in ``layout.Core``, of the complete design.
+    Attributes are those of ``layout.Core`` of the complete design.
     """
 
     sizes: tuple[int, ...] = field(metadata=dict(static=True))
-    n_levels: int = field(metadata=dict(static=True))
+    levels: tuple[int, ...] = field(metadata=dict(static=True))
+    first: tuple[int, ...] = field(metadata=dict(static=True))
+    second: tuple[int, ...] = field(metadata=dict(static=True))
     p: int = field(metadata=dict(static=True))
+
+    @property
+    def n_levels(self) -> int:
+        """The fewest levels of a factor."""
+        return min(self.levels)
+
+    @property
+    def _shape(self) -> tuple[int, int, int]:
+        """Columns and levels of the eliminated factor, and columns of all else."""
+        q2 = sum(self.sizes[t] * self.levels[t] for t in self.second)
+        return sum(self.sizes[t] for t in self.first), self.levels[self.first[0]], q2 + self.p
 
     @property
     def bytes_per_response(self) -> int:
         """Memory that the evaluation of one response takes."""
-        return 8 * ARRAYS * self.n_levels
+        r, G, d = self._shape
+        if not self.second:
+            return 8 * ARRAYS * G
+        return 8 * (d * d * (6 + 2 * len(self.sizes) * r) + 2 * r * G * (r * G + 2 * d))
 
     @property
     def bytes_per_design(self) -> int:
         """Memory that one response's design takes."""
-        r = sum(self.sizes)
-        return 8 * self.n_levels * r * (r + self.p + 1)
+        r, G, d = self._shape
+        return 8 * (r * G * (r + 2 * d) + 2 * d * d)
 
     def parts(self, stats: OwnStats) -> tuple[Core, Stats]:
         """The designs, and what is left of ``stats``."""
-        terms, nothing = tuple(range(len(self.sizes))), jnp.zeros((0, 0))
         core = Core(
-            stats.R, stats.C, stats.W, (), nothing, self.sizes, (self.n_levels,) * len(terms), terms, (), 0, 0, self.p
-        )
-        return core, Stats(stats.rest, stats.b, nothing, stats.ols)
+            stats.R, stats.C, stats.W, (), jnp.zeros((0, 0)), self.sizes, self.levels, self.first, self.second, 0, 0,
+            self.p,
+        )  # fmt: skip
+        return core, Stats(stats.rest, stats.b, stats.a, stats.ols)
 
     def moments(self, phi: jax.Array, stats: OwnStats, *, reml: bool) -> Moments:
         """See ``families.base.Family.moments``."""
         core, own = self.parts(stats)
-        return one_factor.moments(core, phi, own, reml=reml)
+        if one_factor.fits(core):
+            return one_factor.moments(core, phi, own, reml=reml)
+        return self._each(lambda core, phi, own: moments.moments(core, phi, own, reml=reml), phi, stats)
 
     def node_parts(self, phi: jax.Array, stats: OwnStats, *, reml: bool) -> tuple[jax.Array, jax.Array]:
         """pwrss and log-determinants (K, c) at phi (k, K) that all responses share."""
@@ -100,15 +122,63 @@ class OwnKernel:
         c = own.rest.shape[0]
 
         def at(node: jax.Array) -> tuple[jax.Array, jax.Array]:
-            return one_factor.pwrss_logdet(core, jnp.broadcast_to(node[:, None], (len(node), c)), own, reml=reml)
+            shared = jnp.broadcast_to(node[:, None], (len(node), c))
+            if one_factor.fits(core):
+                return one_factor.pwrss_logdet(core, shared, own, reml=reml)
+            return self._each(
+                lambda core, phi, own: moments.pwrss_logdet(core, phi, own, reml=reml), shared, stats
+            )  # fmt: skip
 
         found: tuple[jax.Array, jax.Array] = jax.lax.map(at, phi.T)
         return found
 
+    def solutions(self, phi: jax.Array, stats: OwnStats, L: jax.Array, *, reml: bool) -> tuple[jax.Array, ...]:
+        """pwrss, coefficients, variances (q, c) of the contrasts L and their derivatives (k, q, c), and those of the
+        log-determinants."""
+        core, own = self.parts(stats)
+        if one_factor.fits(core):
+            pwrss, fixef, _ = one_factor.solutions(core, phi, own, L)
+            variance, first = one_factor.own_covariance(core, phi, L)
+            return pwrss, fixef, variance, first, *one_factor.information(core, phi, reml=reml)
+
+        def one(core: Core, phi: jax.Array, own: Stats) -> tuple[jax.Array, ...]:
+            at = moments.covariance(core, phi, L)  # second derivatives are left out by the compiler
+            each = [jnp.stack([x[..., j, j, :] for j in range(len(L))], axis=-2) for x in (at.value, at.first)]
+            return *moments.estimates(core, phi, own), *each, *moments.information(core, phi, reml=reml)
+
+        return self._each(one, phi, stats)
+
+    def matrices(self, phi: jax.Array, stats: OwnStats, *, reml: bool | None) -> tuple[jax.Array, ...]:
+        """(Q'V^-1 Q)^-1 (p, p, c) and its first derivatives, then those of the log-determinants; or, for ``reml``
+        None, its second derivatives."""
+        core, _ = self.parts(stats)
+        if one_factor.fits(core):
+            found = one_factor.covariance_matrices(core, phi, second=reml is None)
+            found = tuple(jnp.moveaxis(x, 0, -1) for x in found)
+            return found if reml is None else (*found, *one_factor.information(core, phi, reml=reml))
+
+        def one(core: Core, phi: jax.Array, own: Stats) -> tuple[jax.Array, ...]:
+            at = moments.covariance(core, phi, jnp.asarray(np.eye(core.p)))
+            if reml is None:
+                return (at.second,)
+            return at.value, at.first, *moments.information(core, phi, reml=reml)
+
+        return self._each(one, phi, stats)
+
+    def _each(self, function: Callable[[Core, jax.Array, Stats], Any], phi: jax.Array, stats: OwnStats) -> Any:
+        """``function`` of one response after the other, the response axis last."""
+
+        def one(phi: jax.Array, stats: OwnStats) -> Any:
+            core, own = self.parts(stats)
+            found = function(core, phi[:, None], jax.tree.map(lambda a: a[..., None], own))
+            return jax.tree.map(lambda a: a[..., 0], found)
+
+        return jax.vmap(one, in_axes=-1, out_axes=-1)(phi, stats)
+
 
 @dataclass(frozen=True, eq=False)
 class OwnDesigns:
-    """A design with one grouping factor, whose responses have rows or weights of their own."""
+    """A design whose responses have rows or weights of their own."""
 
     kernel: General
     basis: Basis
@@ -118,8 +188,13 @@ class OwnDesigns:
     def make(cls, kernel: General, basis: Basis) -> OwnDesigns | None:
         """None where the design is another one, or so large that it is not worth it."""
         core = kernel.core
-        if not one_factor.fits(core) or core.n_obs * core.r1 * (core.r1 + core.p) > MOST_PRODUCTS:
+        assert isinstance(core, Core)
+        columns = sum(core.sizes) + core.p  # that are not 0 in a row
+        numbers = core.r1 * core.G * (core.d + core.r1 * core.G) + core.d**2
+        if core.n_obs * columns**2 > MOST_PRODUCTS or numbers > MOST_NUMBERS * (1 + 9 * one_factor.fits(core)):
             return None
+        if any(core.levels[t] <= core.p for t in core.second):
+            return None  # X might fit all their effects
         assert isinstance(kernel.reducer, Reducer)
         return cls(kernel, basis, RowSums.make(core, kernel.reducer, kernel.terms, kernel.whiteners))
 
@@ -127,7 +202,8 @@ class OwnDesigns:
     def own(self) -> OwnKernel:
         """What compiled code knows of the design."""
         core = self.kernel.core
-        return OwnKernel(core.sizes, core.levels[0], core.p)
+        assert isinstance(core, Core)
+        return OwnKernel(core.sizes, core.levels, core.first, core.second, core.p)
 
     def fit(
         self, Y: np.ndarray | WeightedMatrix, where: np.ndarray, reml: bool, known: KnownCurves | None
@@ -173,17 +249,13 @@ class OwnDesigns:
             some = self._matrices(Y, where[at], phi[at], reml=None)
             return np.concatenate([found[1] for found in some])
 
-        return at, OwnMatrices(value, first, second, l1, l2, reml, self._contrast)
+        return at, OwnMatrices(value, first, second, l1, l2, reml, self.basis.contrast)
 
     @property
     def _shapes(self) -> tuple[tuple[int, ...], ...]:
         """Of a response: A^-1, its derivatives, those of the log-determinant."""
         p, k = self.own.p, self.kernel.n_phi
         return (p, p), (k, p, p), (k,), (k, k)
-
-    def _contrast(self, L: np.ndarray) -> np.ndarray:
-        """Contrasts (q, p) of the coefficients of ``sums.A``, of contrasts of the user's."""
-        return self.basis.contrast(L) @ self.sums.rotation
 
     def _matrices(
         self, Y: np.ndarray | WeightedMatrix, where: np.ndarray, phi: np.ndarray, *, reml: bool | None
@@ -197,8 +269,7 @@ class OwnDesigns:
 
             def found(index: np.ndarray) -> Any:
                 with float64_scope():
-                    some = _matrices(self.own, inner[:, index], take(stats, index), reml=reml)  # noqa: B023
-                    return jax.tree.map(lambda a: np.moveaxis(np.asarray(a), 0, -1), some)
+                    return _matrices(self.own, inner[:, index], take(stats, index), reml=reml)  # noqa: B023
 
             parts = in_batches(found, len(at), width_for(len(at), self.own.bytes_per_response))
             parts = [np.moveaxis(part, -1, 0) for part in parts]
@@ -220,7 +291,7 @@ class OwnDesigns:
         stats = _stats(rows)
         nu = (rows["n_used"] - p if reml else rows["n_used"]).astype(np.float64)
         optimum = minimise_several(Deviance(self.own, nu, reml), stats)
-        contrasts = self._contrast(np.eye(p))
+        contrasts = basis.contrast(np.eye(p))
         phi = phi_from_theta(optimum.theta, kernel.sizes)
 
         def solved(index: np.ndarray) -> Any:
@@ -233,7 +304,7 @@ class OwnDesigns:
         found = Found(
             kernel.to_user(optimum.theta) / np.sqrt(unit), pwrss * unit, optimum.value,
             kernel.hessian_to_user(optimum.hessian) * unit, optimum.converged, np.any(optimum.singular, axis=0),
-            basis.coef(self.sums.rotation @ fixef).T, (variance / unit).T,
+            basis.coef(fixef).T, (variance / unit).T,
         )  # fmt: skip
         none = np.zeros(c, dtype=bool)
         scaling = Scaling(np.zeros(c), rows["scale"], ~none, none, none)
@@ -264,19 +335,9 @@ def _in_user_phi(back: np.ndarray, l1: np.ndarray, l2: np.ndarray, unit: np.ndar
 
 @functools.partial(programs.jit, batch=1, keep=True, static_argnames="reml")
 def _matrices(own: OwnKernel, phi: jax.Array, stats: OwnStats, *, reml: bool | None) -> tuple[jax.Array, ...]:
-    """A^-1 and its first derivatives, then those of the log-determinants; or its second derivatives. Responses
-    first."""
-    core, _ = own.parts(stats)
-    if reml is None:
-        return one_factor.covariance_matrices(core, phi, second=True)
-    l1, l2 = one_factor.information(core, phi, reml=reml)
-    return *one_factor.covariance_matrices(core, phi, second=False), l1.T, jnp.moveaxis(l2, -1, 0)
+    return own.matrices(phi, stats, reml=reml)
 
 
 @functools.partial(programs.jit, batch=1, keep=True, static_argnames="reml")
-def _solved(own: OwnKernel, phi: jax.Array, stats: OwnStats, L: jax.Array, *, reml: bool) -> Any:
-    """pwrss, coefficients, variances of the contrasts L and their derivatives, and those of the log-determinants."""
-    core, kept = own.parts(stats)
-    pwrss, fixef, _ = one_factor.solutions(core, phi, kept, L)
-    variance, first = one_factor.own_covariance(core, phi, L)
-    return pwrss, fixef, variance, first, *one_factor.information(core, phi, reml=reml)
+def _solved(own: OwnKernel, phi: jax.Array, stats: OwnStats, L: jax.Array, *, reml: bool) -> tuple[jax.Array, ...]:
+    return own.solutions(phi, stats, L, reml=reml)

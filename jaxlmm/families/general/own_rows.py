@@ -1,13 +1,12 @@
-"""Responses with missing observations, or weights, of their own, on a design with one grouping factor.
+"""Responses with missing observations, or weights, of their own, on a design with random terms: one pass over Y.
 
 All responses of a panel go together, as products of shared columns with their weights (n_obs, c), 0 where an
 observation is missing. Of each response are found what ``layout.Core`` holds of a design (R_g, C_g and W, from
-sums of weights times products of columns) and the statistics of ``moments``. X is replaced by an orthonormal basis
-of the complete design whose last columns lie in the span of Z1 row by row, whatever the rows and weights: their
-part off Z1 is exactly 0.
+sums of weights times products of columns) and the statistics of ``moments``. Combinations of the columns of
+D = [Z2, Q] that lie in the span of Z1 row by row do so whatever the rows and weights: W is exactly 0 there.
 
 y is left with the residuals of its own regression before anything is squared: its least squares fit on X is taken
-off, then twice (Kahan) the fit on [Z1, X].
+off, then twice (Kahan) the fit on [Z1, D].
 
 What is not clearly a design like the complete one, only smaller, is not ``good`` and is for others to fit: few
 levels, a rank that is not obvious from sums of squares, nothing but rounding left.
@@ -45,9 +44,9 @@ class OwnRows:
 
     Attributes
     ----------
-    R, C, W : ndarray, (r1, r1, G, c), (r1 * G, p, c), (p, p, c)
+    R, C, W : ndarray, (r1, r1, G, c), (r1 * G, d, c), (d, d, c)
         As in ``layout.Core``.
-    rest, b, ols : ndarray, (c,), (r1 * G, c), (p, c)
+    rest, b, a, ols : ndarray, (c,), (r1 * G, c), (q2, c), (p, c)
         As in ``moments.Stats``; of y / ``scale`` with weights / ``unit``.
     scale, unit : ndarray, (c,)
         Powers of two.
@@ -62,6 +61,7 @@ class OwnRows:
     W: np.ndarray
     rest: np.ndarray
     b: np.ndarray
+    a: np.ndarray
     ols: np.ndarray
     scale: np.ndarray
     unit: np.ndarray
@@ -72,64 +72,83 @@ class OwnRows:
 
 @dataclass(frozen=True, eq=False)
 class RowSums:
-    """A design with one grouping factor, as the rows of responses are summed.
+    """A design, as the rows of responses are summed.
 
     Attributes
     ----------
-    A : ndarray, (n_obs, p)
-        Basis of X, not weighted; the last columns lie in the span of Z1.
-    rotation : ndarray, (p, p)
-        Coefficients of Q are ``rotation`` times those of A.
-    pw : int
-        Columns of A that do not lie there.
-    Z, Zt : sparse arrays, (n_obs, r1 * G) and its transpose
-    products : sparse array, ((pairs + r1 p) G, n_obs)
-        Products of pairs of columns of Z, then of Z and A, of each level.
-    squares : ndarray, (pairs of p, n_obs)
+    Q : ndarray, (n_obs, p)
+        Basis of X, not weighted.
+    Z1, Z2 : sparse arrays, (n_obs, r1 * G) and (n_obs, q2)
+        Whitened columns, not weighted; Z1t, Z2t are their transposes.
+    products : sparse array, (pairs * G + r1 * G * d + d * d, n_obs)
+        Products of pairs of columns of Z1 on each level, of Z1 and D, of D and D.
+    kept, null : ndarray, (d, rank), (d, d - rank)
+        Orthonormal: combinations of columns of D that lie outside and in the span of Z1.
     weights : ndarray, (n_obs,), or None
         Those of the design.
+    most_effects : int
+        The largest number of effects of a term.
     """
 
-    A: np.ndarray
-    rotation: np.ndarray
-    pw: int
-    Z: scipy.sparse.csr_array
-    Zt: scipy.sparse.csr_array
+    Q: np.ndarray
+    Z1: scipy.sparse.csr_array
+    Z1t: scipy.sparse.csr_array
+    Z2: scipy.sparse.csr_array
+    Z2t: scipy.sparse.csr_array
     products: scipy.sparse.csr_array
-    squares: np.ndarray
+    kept: np.ndarray
+    null: np.ndarray
     weights: np.ndarray | None
     r: int
     G: int
+    most_effects: int
+
+    @property
+    def d(self) -> int:
+        """Columns of D."""
+        return len(self.kept)
 
     @classmethod
     def make(
         cls, core: Core, reducer: Reducer, terms: Sequence[RandomTerm], whiteners: Sequence[np.ndarray]
     ) -> RowSums:
-        """Of a design whose terms have one grouping factor."""
-        root_w = reducer.root_w
+        """Of a design as ``layout.make_core`` has it."""
+        root_w, r, G, d = reducer.root_w, core.r1, core.G, core.d
         Q = reducer.Q if root_w is None else reducer.Q / root_w[:, None]
-        inside = scipy.linalg.orth(reducer.null) if reducer.null.shape[1] else reducer.null
-        outside = scipy.linalg.null_space(inside.T) if inside.shape[1] else np.eye(core.p)
-        rotation = np.concatenate([outside, inside], axis=1)
-        A, columns = Q @ rotation, np.concatenate([t.Z @ M for t, M in zip(terms, whiteners, strict=True)], axis=1)
-        n, r, G, codes = len(A), columns.shape[1], core.G, terms[0].codes
-        made = [columns[:, a] * columns[:, b] for a, b in packed_pairs(r)]
-        made += [columns[:, a] * A[:, i] for a in range(r) for i in range(core.p)]
-        rows = (np.arange(len(made))[:, None] * G + codes).ravel()
-        at = np.tile(np.arange(n), len(made))
-        products = scipy.sparse.csr_array((np.concatenate(made), (rows, at)), shape=(len(made) * G, n))
-        where = (np.arange(r) * G + codes[:, None]).ravel()
-        Z = scipy.sparse.csr_array((columns.ravel(), (np.repeat(np.arange(n), r), where)), shape=(n, r * G))
-        squares = np.stack([A[:, i] * A[:, j] for i, j in packed_pairs(core.p)])
-        weights = None if root_w is None else root_w**2
-        return cls(A, rotation, outside.shape[1], Z, scipy.sparse.csr_array(Z.T), products, squares, weights, r, G)
+        null = scipy.linalg.orth(reducer.null) if reducer.null.shape[1] else reducer.null
+        kept = scipy.linalg.null_space(null.T) if null.shape[1] else np.eye(d)
+        # The columns of each row that are not 0: their values, and their numbers among those of Z1 or D.
+        columns = [t.Z @ M for t, M in zip(terms, whiteners, strict=True)]
+        codes = terms[core.first[0]].codes
+        one = [column for t in core.first for column in columns[t].T]
+        first = [(column, j * G + codes) for j, column in enumerate(one)]
+        second, start = [], 0
+        for t in core.second:
+            size = terms[t].size
+            second += [(column, start + terms[t].codes * size + j) for j, column in enumerate(columns[t].T)]
+            start += size * terms[t].n_levels
+        D = second + [(column, np.full(len(Q), start + i)) for i, column in enumerate(Q.T)]
+        pairs = packed_pairs(r)
+        made = [(one[a] * one[b], k * G + codes) for k, (a, b) in enumerate(pairs)]
+        at = len(pairs) * G
+        made += [(u * v, at + i * d + j) for u, i in first for v, j in D]
+        at += r * G * d
+        made += [(u * v, at + i * d + j) for u, i in D for v, j in D]
+        n, at = len(Q), at + d * d
+        Z1, Z2 = _sparse(first, (n, r * G)), _sparse(second, (n, core.q2))
+        return cls(
+            Q, Z1, scipy.sparse.csr_array(Z1.T), Z2, scipy.sparse.csr_array(Z2.T),
+            scipy.sparse.csr_array(_sparse(made, (n, at)).T), kept, null, None if root_w is None else root_w**2, r, G,
+            max(size * levels for size, levels in zip(core.sizes, core.levels, strict=True)),
+        )  # fmt: skip
 
     def reduce(self, Y: np.ndarray, W: np.ndarray | None) -> OwnRows:
         """Responses Y (n_obs, c), NaN where they are missing, with weights W of their own if given."""
-        c, p, r, G = Y.shape[1], self.A.shape[1], self.r, self.G
+        c, p, r, G, d = Y.shape[1], self.Q.shape[1], self.r, self.G, self.d
         out = OwnRows(
-            np.zeros((r, r, G, c)), np.zeros((r * G, p, c)), np.zeros((p, p, c)), np.ones(c), np.zeros((r * G, c)),
-            np.zeros((p, c)), np.ones(c), np.ones(c), np.zeros(c, dtype=np.int64), np.zeros(c), np.zeros(c, bool),
+            np.zeros((r, r, G, c)), np.zeros((r * G, d, c)), np.zeros((d, d, c)), np.ones(c), np.zeros((r * G, c)),
+            np.zeros((d - p, c)), np.zeros((p, c)), np.ones(c), np.ones(c), np.zeros(c, dtype=np.int64), np.zeros(c),
+            np.zeros(c, bool),
         )  # fmt: skip
         rounding = max(0.5 * np.finfo(Y.dtype).eps if Y.dtype.kind == "f" else 0.0, NOISE)
 
@@ -159,91 +178,112 @@ class RowSums:
             w /= unit
         log_w = np.log(np.where(there & good, w, 1.0)).sum(axis=0)
 
-        triangle = self.squares @ w
-        X2 = _full(triangle, self.A.shape[1])
-        fine = _clear(X2, np.maximum(np.einsum("iic->ic", X2), 1e-300))
-        X2[..., ~fine] = np.eye(len(X2))[:, :, None]
+        R, C, DD, ranks, full_rank, clear = self._sums(w)
+        p, q2, rank = self.Q.shape[1], self.d - self.Q.shape[1], self.kept.shape[1]
+        X2 = DD[q2:, q2:]
+        fine = clear & _clear(X2, np.maximum(np.einsum("iic->ic", X2), 1e-300))
+        before = np.maximum(_squares(self.kept, DD), 1e-300)
+        W = _turned(self.kept.T, DD - np.einsum("wic,wjc->ijc", C, C, optimize=True))
+        fine &= _clear(W, before)
         good &= fine
-        first = _solve(X2, self.A.T @ (w * y))
-        y -= self.A @ first
+        X2[..., ~fine], W[..., ~fine] = np.eye(p)[:, :, None], np.eye(rank)[:, :, None]
+        ols = _solve(X2, self.Q.T @ (w * y))
+        y -= self.Q @ ols
         y *= there
         size = np.einsum("ij,ij,ij->j", y, w, y)
-
-        R, C, full_rank, clear = self._groups(w)
-        Wk = X2 - np.einsum("aic,ajc->ijc", C, C)
-        pw = self.pw
-        Wk[pw:], Wk[:, pw:] = 0.0, 0.0
-        good &= clear & _clear(Wk[:pw, :pw], np.einsum("iic->ic", X2)[:pw])
-        Wk[:pw, :pw, ~good] = np.eye(pw)[:, :, None]
-        a, b = first, np.zeros((self.r * self.G, y.shape[1]))
+        a, b = np.zeros((self.d, y.shape[1])), np.zeros((self.r * self.G, y.shape[1]))
         for _ in range(2):  # twice is enough (Kahan), for residuals that are small beside the effects
-            y, more, own = self._remove(y, w, R, C, Wk)
+            y, alpha, first = self._remove(y, w, R, C, W)
             y *= there
-            a[:pw] += more
-            b += own
+            a += alpha
+            b += first
         rest = np.einsum("ij,ij,ij->j", y, w, y)
 
-        ranks = np.count_nonzero(np.einsum("aagc->agc", R), axis=0)
         levels, effects = np.count_nonzero(ranks, axis=0), ranks.sum(axis=0)
-        good &= (full_rank > self.A.shape[1]) & (n_used - effects - pw >= 1) & (levels * self.r < n_used)
+        good &= (full_rank > p) & (n_used - effects - rank >= 1)
+        good &= (levels * self.r < n_used) & (self.most_effects < n_used)
         noise = w.sum(axis=0) * (DOUBT * rounding * largest / scale) ** 2
         good &= (rest > noise) & (size > noise) & np.isfinite(rest)
+        a[q2:] += ols
         b[:, ~good], a[:, ~good], rest[~good] = 0.0, 0.0, 1.0
         again = np.where(good, _power(np.sqrt(np.where(good, size, 1.0) / np.maximum(n_used, 1))), 1.0)
-        out.R[..., cols], out.C[..., cols], out.W[..., cols] = R, C, Wk
-        out.rest[cols], out.b[:, cols], out.ols[:, cols] = rest / again**2, b / again, a / again
+        out.R[..., cols], out.C[..., cols], out.W[..., cols] = R, C, _turned(self.kept, W)
+        out.rest[cols], out.b[:, cols] = rest / again**2, b / again
+        out.a[:, cols], out.ols[:, cols] = a[:q2] / again, a[q2:] / again
         out.scale[cols], out.unit[cols], out.n_used[cols] = scale * again, unit, n_used
         out.log_w[cols], out.good[cols] = log_w, good
 
-    def _groups(self, w: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-        """R (r, r, G, c) and C (r G, p, c) of all levels; how many have full rank, whether all ranks are clear."""
-        r, G, p, c = self.r, self.G, self.A.shape[1], w.shape[1]
-        sums = (self.products @ w).reshape(-1, G, c)
-        pairs = packed_pairs(r)
-        S = {pair: sums[k] for k, pair in enumerate(pairs)}
-        T = sums[len(pairs) :].reshape(r, p, G, c)
-        R, C = np.zeros((r, r, G, c)), np.zeros((r, G, p, c))
-        full_rank, clear = np.ones((G, c), bool), np.ones((G, c), bool)
+    def _sums(self, w: np.ndarray) -> tuple[np.ndarray, ...]:
+        """R (r, r, G, c) and C (r G, d, c) of all levels, D'D (d, d, c); the ranks of the levels (G, c), how many are
+        full, and whether all are clear."""
+        r, G, d, c = self.r, self.G, self.d, w.shape[1]
+        sums, pairs = self.products @ w, packed_pairs(r)
+        S = {pair: sums[k * G : (k + 1) * G] for k, pair in enumerate(pairs)}
+        at = len(pairs) * G
+        T, DD = sums[at : at + r * G * d].reshape(r, G, d, c), sums[at + r * G * d :].reshape(d, d, c)
+        R, C = np.zeros((r, r, G, c)), np.zeros((r, G, d, c))
+        ranks, clear = np.zeros((G, c), dtype=np.intp), np.ones((G, c), bool)
         for a in range(r):
-            pivot = S[a, a] - sum(R[k, a] ** 2 for k in range(a))
             before = S[a, a]
+            pivot = before - sum(R[k, a] ** 2 for k in range(a))
             here = pivot > ABSENT * before
             clear &= (pivot > CLEAR * before) | ~here
-            full_rank &= here
+            ranks += here
             root = np.sqrt(np.where(here, pivot, 1.0))
             over = here / root
             R[a, a] = np.where(here, root, 0.0)
             for j in range(a + 1, r):
                 R[a, j] = (S[a, j] - sum(R[k, a] * R[k, j] for k in range(a))) * over
-            for i in range(p):
-                C[a, :, i] = (T[a, i] - sum(R[k, a] * C[k, :, i] for k in range(a))) * over
-        return R, C.reshape(r * G, p, c), full_rank.sum(axis=0), np.asarray(clear.all(axis=0))
+            C[a] = (T[a] - sum(R[k, a][:, None] * C[k] for k in range(a))) * over[:, None]
+        return R, C.reshape(r * G, d, c), DD, ranks, np.sum(ranks == r, axis=0), np.all(clear, axis=0)
 
     def _remove(
         self, y: np.ndarray, w: np.ndarray, R: np.ndarray, C: np.ndarray, W: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """y less its least squares fit; the coefficients (pw, c) of the first columns of A and (r G, c) on Q1."""
-        r, G, pw = self.r, self.G, self.pw
+        """y less its least squares fit; the coefficients (d, c) of D and (r G, c) on Q1."""
+        r, G, q2 = self.r, self.G, self.d - self.Q.shape[1]
         wy = w * y
-        onto = self.A[:, :pw].T @ wy
-        first = _forward(R, (self.Zt @ wy).reshape(r, G, -1)).reshape(r * G, -1)
-        alpha = _solve(W[:pw, :pw], onto - np.einsum("aic,ac->ic", C[:, :pw], first))
-        first -= np.einsum("aic,ic->ac", C[:, :pw], alpha)
+        first = _forward(R, (self.Z1t @ wy).reshape(r, G, -1)).reshape(r * G, -1)
+        onto = np.concatenate([self.Z2t @ wy, self.Q.T @ wy]) - np.einsum("wic,wc->ic", C, first)
+        alpha = self.kept @ _solve(W, self.kept.T @ onto)
+        first -= np.einsum("wic,ic->wc", C, alpha)
+        self._give_to_others(C, alpha, first)
         effects = _backward(R, first.reshape(r, G, -1)).reshape(r * G, -1)
-        return y - self.A[:, :pw] @ alpha - self.Z @ effects, alpha, first
+        return y - self.Q @ alpha[q2:] - self.Z2 @ alpha[:q2] - self.Z1 @ effects, alpha, first
+
+    def _give_to_others(self, C: np.ndarray, alpha: np.ndarray, first: np.ndarray) -> None:
+        """Where the split is not unique, as much as can be goes from ``first`` (r G, c) to ``alpha`` (d, c)."""
+        if not self.null.shape[1]:
+            return
+        inside = np.einsum("wic,ik->kwc", C, self.null, optimize=True)
+        gram = np.moveaxis(np.einsum("kwc,lwc->klc", inside, inside, optimize=True), 2, 0)
+        onto = np.einsum("kwc,wc->ck", inside, first, optimize=True)
+        shared = np.einsum("ckl,cl->kc", np.linalg.pinv(gram, rcond=CLEAR, hermitian=True), onto)
+        first -= np.einsum("kwc,kc->wc", inside, shared)
+        alpha += self.null @ shared
+
+
+def _sparse(columns: Sequence[tuple[np.ndarray, np.ndarray]], shape: tuple[int, int]) -> scipy.sparse.csr_array:
+    """Of the values (n,) and the numbers (n,) of a column in each row, several times."""
+    n = shape[0]
+    values = np.concatenate([value for value, _ in columns]) if columns else np.zeros(0)
+    numbers = np.concatenate([number for _, number in columns]) if columns else np.zeros(0, dtype=np.intp)
+    return scipy.sparse.csr_array((values, (np.tile(np.arange(n), len(columns)), numbers)), shape=shape)
+
+
+def _turned(K: np.ndarray, M: np.ndarray) -> np.ndarray:
+    """K M K' of M (i, i, c), symmetric."""
+    return np.ascontiguousarray(np.moveaxis(K @ np.moveaxis(M, 2, 0) @ K.T, 0, 2))
+
+
+def _squares(K: np.ndarray, M: np.ndarray) -> np.ndarray:
+    """The diagonal of K'M K, (j, c)."""
+    return np.asarray(np.einsum("ij,ikc,kj->jc", K, M, K, optimize=True))
 
 
 def _power(values: np.ndarray) -> np.ndarray:
     """Powers of two next below, so that scaling is exact."""
     return np.asarray(np.exp2(np.floor(np.log2(values))))
-
-
-def _full(triangle: np.ndarray, p: int) -> np.ndarray:
-    """Symmetric (p, p, c) of pairs (pairs, c)."""
-    out = np.empty((p, p, triangle.shape[1]))
-    for k, (i, j) in enumerate(packed_pairs(p)):
-        out[i, j] = out[j, i] = triangle[k]
-    return out
 
 
 def _clear(M: np.ndarray, before: np.ndarray) -> np.ndarray:
