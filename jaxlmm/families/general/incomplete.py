@@ -19,7 +19,7 @@ import numpy as np
 from jaxlmm._types import float64_scope
 from jaxlmm.design.columns import Basis
 from jaxlmm.engine.finish import Found, Scaling, empty_results, finish
-from jaxlmm.families.base import Moments
+from jaxlmm.families.base import Modes, Moments
 from jaxlmm.families.deviance import Deviance
 from jaxlmm.families.general import moments, one_factor
 from jaxlmm.families.general.family import General
@@ -165,6 +165,11 @@ class OwnKernel:
 
         return self._each(one, phi, stats)
 
+    def conditional(self, phi: jax.Array, stats: OwnStats) -> tuple[Any, Any]:
+        """Modes (levels, r, c) of each term of whitened columns, and covariances / sigma2 (levels, r, r, c)."""
+        found: tuple[Any, Any] = self._each(moments.conditional, phi, stats)
+        return found
+
     def _each(self, function: Callable[[Core, jax.Array, Stats], Any], phi: jax.Array, stats: OwnStats) -> Any:
         """``function`` of one response after the other, the response axis last."""
 
@@ -251,6 +256,31 @@ class OwnDesigns:
 
         return at, OwnMatrices(value, first, second, l1, l2, reml, self.basis.contrast)
 
+    def modes(
+        self, Y: np.ndarray | WeightedMatrix, where: np.ndarray, theta: np.ndarray
+    ) -> tuple[np.ndarray, tuple[Modes, ...]]:
+        """Which of the columns ``where`` of Y, which have theta (len(where), k), are known here; their modes."""
+        known, parts = np.zeros(len(where), dtype=bool), []
+        phi = phi_from_theta(np.ascontiguousarray(theta.T), self.kernel.sizes)
+        for at, rows in self._blocks(Y, where):
+            known[at] = True
+            unit, stats = rows["unit"], _stats(rows)
+            inner = self.kernel.phi_from_user(np.nan_to_num(phi[:, at])) * unit
+
+            def found(index: np.ndarray) -> Any:
+                with float64_scope():
+                    return _conditional(self.own, inner[:, index], take(stats, index))  # noqa: B023
+
+            width = width_for(len(at), self.own.bytes_per_response)
+            some = []
+            for A, b, v in zip(self.kernel.whiteners, *in_batches(found, len(at), width), strict=True):
+                values = np.einsum("ij,ljc->cli", A, b * rows["scale"])
+                values[np.isnan(phi[:, at]).any(axis=0)] = np.nan
+                some.append((values, np.einsum("ij,ljkc,mk->clim", A, v / unit, A, optimize=True)))
+            parts.append(some)
+        joined = [[np.concatenate(arrays) for arrays in zip(*term, strict=True)] for term in zip(*parts, strict=True)]
+        return np.flatnonzero(known), tuple(Modes(*term) for term in joined)
+
     @property
     def _shapes(self) -> tuple[tuple[int, ...], ...]:
         """Of a response: A^-1, its derivatives, those of the log-determinant."""
@@ -336,6 +366,11 @@ def _in_user_phi(back: np.ndarray, l1: np.ndarray, l2: np.ndarray, unit: np.ndar
 @functools.partial(programs.jit, batch=1, keep=True, static_argnames="reml")
 def _matrices(own: OwnKernel, phi: jax.Array, stats: OwnStats, *, reml: bool | None) -> tuple[jax.Array, ...]:
     return own.matrices(phi, stats, reml=reml)
+
+
+@functools.partial(programs.jit, batch=1, keep=True)
+def _conditional(own: OwnKernel, phi: jax.Array, stats: OwnStats) -> tuple[Any, Any]:
+    return own.conditional(phi, stats)
 
 
 @functools.partial(programs.jit, batch=1, keep=True, static_argnames="reml")

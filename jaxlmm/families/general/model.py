@@ -210,6 +210,24 @@ class RandomTerms(Family):
         """See :class:`jaxlmm.families.base.Family`."""
         return profile_limits(self.kernel, self.basis, self.design.random, Y, good, cut)
 
+    def modes(
+        self,
+        Y: np.ndarray | WeightedMatrix,
+        coef: np.ndarray,
+        theta: np.ndarray,
+        *,
+        incomplete: np.ndarray,
+        reml: bool,
+    ) -> tuple[Modes, ...]:
+        """See :class:`jaxlmm.families.base.Family`."""
+        if self.own is None or not len(incomplete):
+            return super().modes(Y, coef, theta, incomplete=incomplete, reml=reml)
+        known, found = self.own.modes(Y, incomplete, theta[incomplete])
+        out = super().modes(Y, coef, theta, incomplete=np.delete(incomplete, known), reml=reml)
+        for whole, part in zip(out, found, strict=False):  # none where no response is known
+            whole.values[incomplete[known]], whole.covariance[incomplete[known]] = part.values, part.covariance
+        return out
+
     def complete_modes(self, Y: np.ndarray, coef: np.ndarray, theta: np.ndarray) -> tuple[Modes, ...]:
         """See :class:`jaxlmm.families.base.Family`."""
         m = len(coef)

@@ -199,6 +199,9 @@ def _dual(core: Core, X: jax.Array) -> Entries:
     if e < core.d:
         X = jnp.pad(X, ((0, 0), (0, core.d - e), (0, core.d - e)))
     flat, pairs = X.reshape(c, -1), packed_pairs(core.r1)
+    if not core.pairs:
+        own = groups(core, core.C)
+        return {(a, b): jnp.sum((own[a] @ X) * own[b], axis=2).T for a, b in pairs}
     if len(core.pairs) == 1:
         out = jnp.einsum("wx,cx->wc", core.pairs[0], flat)
     else:
