@@ -199,3 +199,43 @@ def test_single_precision_is_that_of_the_numbers_given() -> None:
     double = jaxlmm.fit(A, single.astype(np.float64), random=terms("intercept and slope"))
     np.testing.assert_allclose(fit.coef, double.coef, rtol=1e-10)
     np.testing.assert_allclose(fit.theta, double.theta, rtol=1e-7, atol=1e-9)
+
+
+def check_like_alone(A: np.ndarray, random: list[tuple[np.ndarray, np.ndarray]], Y: np.ndarray) -> np.ndarray:
+    """Which responses are fitted from sums; none of those is a design that is refused alone."""
+    own = jaxlmm.prepare(A, random=[jaxlmm.random_term(*term) for term in random]).family.own
+    good = own.sums.reduce(Y, None).good
+    for i in np.flatnonzero(good):
+        rows = ~np.isnan(Y[:, i])
+        jaxlmm.prepare(A[rows], random=[jaxlmm.random_term(codes[rows], Z[rows]) for codes, Z in random])
+    return good
+
+
+def test_a_nested_factor_that_has_become_the_outer_one_is_not_for_sums() -> None:
+    Y, second = np.random.default_rng(6).normal(size=(N, 4)), np.arange(N) % 2
+    Y[second == 1, 0] = np.nan  # one level in each outer one
+    Y[(second == 1) & (CODES > 0), 1] = np.nan
+    Y[CODES > 2, 2] = np.nan  # X fits the effects of all outer levels
+    Y[5, 3] = np.nan
+    random = [(CODES, ONE[:, None]), (2 * CODES + second, ONE[:, None])]
+    assert check_like_alone(X, random, Y).tolist() == [False, True, False, True]
+    fit = jaxlmm.fit(X, Y, random=[jaxlmm.random_term(*term) for term in random])
+    assert fit.status.tolist()[::2] == [Status.TOO_FEW, Status.TOO_FEW]
+
+
+def test_slopes_that_x_fits_where_an_outlier_is_missing_are_not_for_sums() -> None:
+    far = x.copy()
+    far[3], far[60] = 1e6, -1e6
+    Y = np.random.default_rng(7).normal(size=(N, 2))
+    Y[3, 0] = Y[5, 1] = np.nan
+    assert check_like_alone(np.column_stack([ONE, far]), [(CODES, far[:, None])], Y).tolist() == [False, True]
+
+
+def test_a_column_of_x_that_is_almost_gone_with_an_outlier_is_not_for_sums() -> None:
+    """Nothing but rounding is left of its squares beside those of the others; it is not small in its own unit."""
+    far = x.copy()
+    far[3] = 1e7
+    Y = np.random.default_rng(8).normal(size=(N, 2))
+    Y[3, 0] = Y[5, 1] = np.nan
+    random = [(CODES, np.column_stack([ONE, z])), (ITEMS, ONE[:, None])]
+    assert check_like_alone(np.column_stack([far, z]), random, Y).tolist() == [False, True]

@@ -14,6 +14,7 @@ levels, a rank that is not obvious from sums of squares, nothing but rounding le
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -32,6 +33,10 @@ PANEL = 64
 # Pivots relative to what they were before elimination: below the first a direction is not there, below the second
 # that is not clear, and neither is a column of X of which less than that is left.
 ABSENT, CLEAR = 1e-13, 1e-6
+# Squares of a column of X, relative to those of the largest column of D: what rounding leaves of less is not exact.
+FAINT = 1e-8
+# Of the squares of a random term's column as much must be left by X; a design made alone asks for a tenth of it.
+LEFT = 1e-9
 # Weights, and responses, whose ratio is larger than this are not for sums.
 WIDE = 1e12
 # Rounding errors relative to the largest value; sums of squares of some more are not clearly residuals.
@@ -88,6 +93,12 @@ class RowSums:
         Those of the design.
     most_effects : int
         The largest number of effects of a term.
+    second : tuple of slices
+        Columns of D of each term that is not in Z1.
+    back : tuple of ndarrays, (size, size)
+        Take whitened columns to those as given: of Z1, then of each term in ``second``.
+    nested : tuple of pairs of sparse arrays, (levels, n_obs) each
+        Indicators of a factor and of one whose levels each hold several of its levels whole.
     """
 
     Q: np.ndarray
@@ -102,6 +113,9 @@ class RowSums:
     r: int
     G: int
     most_effects: int
+    second: tuple[slice, ...]
+    back: tuple[np.ndarray, ...]
+    nested: tuple[tuple[scipy.sparse.csr_array, scipy.sparse.csr_array], ...]
 
     @property
     def d(self) -> int:
@@ -122,9 +136,10 @@ class RowSums:
         codes = terms[core.first[0]].codes
         one = [column for t in core.first for column in columns[t].T]
         first = [(column, j * G + codes) for j, column in enumerate(one)]
-        second, start = [], 0
+        second, start, places = [], 0, []
         for t in core.second:
             size = terms[t].size
+            places.append(slice(start, start + size * terms[t].n_levels))
             second += [(column, start + terms[t].codes * size + j) for j, column in enumerate(columns[t].T)]
             start += size * terms[t].n_levels
         D = second + [(column, np.full(len(Q), start + i)) for i, column in enumerate(Q.T)]
@@ -139,7 +154,8 @@ class RowSums:
         return cls(
             Q, Z1, scipy.sparse.csr_array(Z1.T), Z2, scipy.sparse.csr_array(Z2.T),
             scipy.sparse.csr_array(_sparse(made, (n, at)).T), kept, null, None if root_w is None else root_w**2, r, G,
-            max(size * levels for size, levels in zip(core.sizes, core.levels, strict=True)),
+            max(size * levels for size, levels in zip(core.sizes, core.levels, strict=True)), tuple(places),
+            (_inverse(whiteners, core.first), *(_inverse(whiteners, [t]) for t in core.second)), _nested(terms),
         )  # fmt: skip
 
     def reduce(self, Y: np.ndarray, W: np.ndarray | None) -> OwnRows:
@@ -178,15 +194,18 @@ class RowSums:
             w /= unit
         log_w = np.log(np.where(there & good, w, 1.0)).sum(axis=0)
 
-        R, C, DD, ranks, full_rank, clear = self._sums(w)
+        R, C, DD, ranks, full_rank, clear, gram, onto = self._sums(w)
         p, q2, rank = self.Q.shape[1], self.d - self.Q.shape[1], self.kept.shape[1]
         X2 = DD[q2:, q2:]
         fine = clear & _clear(X2, np.maximum(np.einsum("iic->ic", X2), 1e-300))
+        squares = np.einsum("iic->ic", DD)
+        fine &= np.all(squares[q2:] > FAINT * squares.max(axis=0), axis=0)
         before = np.maximum(_squares(self.kept, DD), 1e-300)
         W = _turned(self.kept.T, DD - np.einsum("wic,wjc->ijc", C, C, optimize=True))
         fine &= _clear(W, before)
         good &= fine
         X2[..., ~fine], W[..., ~fine] = np.eye(p)[:, :, None], np.eye(rank)[:, :, None]
+        good &= self._not_fixed(gram, onto, DD) & self._differ(there)
         ols = _solve(X2, self.Q.T @ (w * y))
         y -= self.Q @ ols
         y *= there
@@ -215,12 +234,15 @@ class RowSums:
 
     def _sums(self, w: np.ndarray) -> tuple[np.ndarray, ...]:
         """R (r, r, G, c) and C (r G, d, c) of all levels, D'D (d, d, c); the ranks of the levels (G, c), how many are
-        full, and whether all are clear."""
+        full, and whether all are clear; Z1'Z1 (r, r, c), summed over the levels, and Z1'Q (r, G, p, c)."""
         r, G, d, c = self.r, self.G, self.d, w.shape[1]
         sums, pairs = self.products @ w, packed_pairs(r)
         S = {pair: sums[k * G : (k + 1) * G] for k, pair in enumerate(pairs)}
         at = len(pairs) * G
         T, DD = sums[at : at + r * G * d].reshape(r, G, d, c), sums[at + r * G * d :].reshape(d, d, c)
+        gram = np.zeros((r, r, c))
+        for (a, b), products in S.items():
+            gram[a, b] = gram[b, a] = products.sum(axis=0)
         R, C = np.zeros((r, r, G, c)), np.zeros((r, G, d, c))
         ranks, clear = np.zeros((G, c), dtype=np.intp), np.ones((G, c), bool)
         for a in range(r):
@@ -235,7 +257,37 @@ class RowSums:
             for j in range(a + 1, r):
                 R[a, j] = (S[a, j] - sum(R[k, a] * R[k, j] for k in range(a))) * over
             C[a] = (T[a] - sum(R[k, a][:, None] * C[k] for k in range(a))) * over[:, None]
-        return R, C.reshape(r * G, d, c), DD, ranks, np.sum(ranks == r, axis=0), np.all(clear, axis=0)
+        full = np.sum(ranks == r, axis=0)
+        onto = T[:, :, d - self.Q.shape[1] :]
+        return R, C.reshape(r * G, d, c), DD, ranks, full, np.all(clear, axis=0), gram, onto
+
+    def _not_fixed(self, gram: np.ndarray, onto: np.ndarray, DD: np.ndarray) -> np.ndarray:
+        """Where X does not fit the effects of a column of Z at all levels, (c,); ``gram``, ``onto`` as ``_sums`` has
+        them."""
+        p, c = self.Q.shape[1], DD.shape[2]
+        q2 = self.d - p
+        parts = [(gram, onto)]
+        for place, A in zip(self.second, self.back[1:], strict=True):
+            at = np.arange(place.start, place.stop).reshape(-1, len(A))
+            own = DD[at[:, :, None], at[:, None]].sum(axis=0)
+            parts.append((own, np.swapaxes(DD[place, q2:].reshape(-1, len(A), p, c), 0, 1)))
+        out = np.ones(c, dtype=bool)
+        inverse = np.moveaxis(np.linalg.inv(np.moveaxis(DD[q2:, q2:], 2, 0)), 0, 2)
+        for (squares, products), A in zip(parts, self.back, strict=True):
+            fitted = np.einsum("agpc,bgqc,pqc->abc", products, products, inverse, optimize=True)
+            whole, inside = (np.einsum("ai,abc,bi->ic", A, M, A, optimize=True) for M in (squares, fitted))
+            out &= np.all(whole - inside > LEFT * whole, axis=0)
+        return out
+
+    def _differ(self, there: np.ndarray) -> np.ndarray:
+        """Where no nested factor (c,) has become the same as that which it is nested in, on the rows ``there``."""
+        out = np.ones(there.shape[1], dtype=bool)
+        for inner, outer in self.nested:
+            n_inner, n_outer = (
+                np.count_nonzero(levels @ there.astype(np.float64), axis=0) for levels in (inner, outer)
+            )
+            out &= n_inner > n_outer
+        return out
 
     def _remove(
         self, y: np.ndarray, w: np.ndarray, R: np.ndarray, C: np.ndarray, W: np.ndarray
@@ -269,6 +321,26 @@ def _sparse(columns: Sequence[tuple[np.ndarray, np.ndarray]], shape: tuple[int, 
     values = np.concatenate([value for value, _ in columns]) if columns else np.zeros(0)
     numbers = np.concatenate([number for _, number in columns]) if columns else np.zeros(0, dtype=np.intp)
     return scipy.sparse.csr_array((values, (np.tile(np.arange(n), len(columns)), numbers)), shape=shape)
+
+
+def _inverse(whiteners: Sequence[np.ndarray], terms: Sequence[int]) -> np.ndarray:
+    return np.asarray(scipy.linalg.block_diag(*(np.linalg.inv(whiteners[t]) for t in terms)))
+
+
+def _nested(terms: Sequence[RandomTerm]) -> tuple[tuple[scipy.sparse.csr_array, scipy.sparse.csr_array], ...]:
+    """Indicators (levels, n_obs) of pairs of factors: the first is nested in the second, and is not the same."""
+
+    def indicators(term: RandomTerm) -> scipy.sparse.csr_array:
+        n = len(term.codes)
+        return scipy.sparse.csr_array((np.ones(n), (term.codes, np.arange(n))), shape=(term.n_levels, n))
+
+    found = []
+    for inner, outer in itertools.permutations(terms, 2):
+        if inner.n_levels > outer.n_levels:
+            cells = len(np.unique(inner.codes.astype(np.int64) * outer.n_levels + outer.codes))
+            if cells == inner.n_levels:
+                found.append((indicators(inner), indicators(outer)))
+    return tuple(found)
 
 
 def _turned(K: np.ndarray, M: np.ndarray) -> np.ndarray:
