@@ -234,7 +234,7 @@ class Family(abc.ABC):
         family has computed for tests anyway goes to ``known``, which has room for these columns. ``absent`` is their
         ``missing_mask``, if that is known.
         """
-        out, alone = self.fit_shared(Y, where, method, known, self.min_shared)
+        out, alone = self.fit_shared(Y, where, method, known, self.min_shared, absent)
         if alone.any():
             own = None if known is None else known.at(alone)
             for name, value in self.fit_own(Y, where[alone], method, own).items():
@@ -250,6 +250,7 @@ class Family(abc.ABC):
         method: str,
         known: KnownCurves | None,
         least: int,
+        absent: np.ndarray | None = None,
     ) -> tuple[dict[str, np.ndarray], np.ndarray]:
         """As :meth:`fit_incomplete`, of designs that at least ``least`` of the responses share, made one by one.
 
