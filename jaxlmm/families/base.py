@@ -218,6 +218,27 @@ class Family(abc.ABC):
         Without weights, a column without NaN is not fitted: it has the status of what is not finite. What a
         family has computed for tests anyway goes to ``known``, which has room for these columns.
         """
+        out, alone = self.fit_shared(Y, where, method, known, self.min_shared)
+        if alone.any():
+            own = None if known is None else known.at(alone)
+            for name, value in self.fit_own(Y, where[alone], method, own).items():
+                out[name][alone] = value
+            if known is not None and own is not None:
+                known.put(alone, own)
+        return out
+
+    def fit_shared(
+        self,
+        Y: np.ndarray | WeightedMatrix,
+        where: np.ndarray,
+        method: str,
+        known: KnownCurves | None,
+        least: int,
+    ) -> tuple[dict[str, np.ndarray], np.ndarray]:
+        """As :meth:`fit_incomplete`, of designs that at least ``least`` of the responses share, made one by one.
+
+        Also returns which responses are of other designs.
+        """
         out = failed_results(len(where), self.design.n_fixef, self.n_theta, Status.TOO_FEW)
         absent = missing_mask(Y, where)
         n_absent = np.count_nonzero(absent, axis=0)
@@ -240,22 +261,14 @@ class Family(abc.ABC):
                 if known is not None:
                     shared.know(known, at, out["theta"][at], method)
 
-        found = (
-            one for one in shared_designs(Y, where, self.min_shared, absent) if one[0].any() and alone[one[2][0]]
-        )
+        found = (one for one in shared_designs(Y, where, least, absent) if one[0].any() and alone[one[2][0]])
         at_once = 1  # the first compiles what the others, side by side, need too
         while designs := list(itertools.islice(found, at_once)):
             at_once = DESIGNS_AT_ONCE
             for _, _, columns in designs:
                 alone[columns] = False
             by_chunks(len(designs), 1, lambda some: fit(*designs[some.start]))
-        if alone.any():
-            own = None if known is None else known.at(alone)
-            for name, value in self.fit_own(Y, where[alone], method, own).items():
-                out[name][alone] = value
-            if known is not None and own is not None:
-                known.put(alone, own)
-        return out
+        return out, alone
 
     def know(self, known: KnownCurves, at: np.ndarray, theta: np.ndarray, method: str) -> None:
         """Write to ``known``, of its responses ``at``, which have theta (c, k) on this design, if that is cheap."""

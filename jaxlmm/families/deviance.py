@@ -51,7 +51,8 @@ class Deviance:
     Attributes
     ----------
     family : families.base.Family
-        With ``node_parts``, which is cheap where all responses share phi.
+        With ``node_parts``, which is cheap where all responses share phi. Its log-determinants are (K,), or (K, c)
+        where each response has a design of its own.
     nu : scalar or (c,)
     reml : bool, static
     """
@@ -83,4 +84,4 @@ class Deviance:
     def at_nodes(self, theta: jax.Array, stats: Any) -> jax.Array:
         """Value (K, c) at theta (k, K) that all responses share."""
         s, l = self.family.node_parts(phi_from_theta(theta, self.sizes), stats, reml=self.reml)  # noqa: E741
-        return self.nu * jnp.log(s) + l[:, None]
+        return self.nu * jnp.log(s) + (l if l.ndim == 2 else l[:, None])

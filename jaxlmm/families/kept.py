@@ -43,7 +43,14 @@ class KeptCurves:
             return Curves.joined(len(phi), found)
         at, by = np.nonzero(L)[1], L[L != 0] ** 2
         known = self.known
-        return Curves(self.value[:, at] * by, known.first[..., at] * by, lambda: known.second[..., at] * by)
+
+        def second() -> np.ndarray:
+            if np.isfinite(known.second).all():
+                return known.second[..., at] * by
+            found = [(at, part.contrasts(phi[at], L, joint=joint)) for at, part in self._parts]
+            return Curves.joined(len(phi), found).second
+
+        return Curves(self.value[:, at] * by, known.first[..., at] * by, second)
 
     def orthonormal(self, phi: np.ndarray, L: np.ndarray) -> tuple[Curves, np.ndarray]:
         """See ``families.base.Provider``."""

@@ -15,7 +15,8 @@ class KnownCurves:
     """What fits on designs of their own have computed for tests of the m responses' coefficients, one by one.
 
     It holds at ``phi`` (m, k), NaN where nothing is known. Of the coefficients' variances over sigma2 the derivatives
-    ``first`` (m, k, p) and ``second`` (m, k, k, p), of the log-determinant ``l1`` (m, k) and ``l2`` (m, k, k).
+    ``first`` (m, k, p) and ``second`` (m, k, k, p; NaN where only these are not known), of the log-determinant ``l1``
+    (m, k) and ``l2`` (m, k, k).
     """
 
     phi: np.ndarray

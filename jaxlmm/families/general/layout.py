@@ -49,7 +49,7 @@ class Core:
     W : (d, d)
     pairs : tuple of arrays
         Products of rows a <= b of C_g: one array (pairs * G, d * d), or values, rows and columns of its
-        entries that are not 0.
+        entries that are not 0; none where each response has a design of its own.
     W_root : (d, rank)
         Root of the pseudoinverse of W.
     sizes, levels : tuple of int, static

@@ -11,9 +11,10 @@ import numpy as np
 from jaxlmm.design.columns import Basis
 from jaxlmm.design.design import Design
 from jaxlmm.engine.finish import Found, empty_results, finish
-from jaxlmm.families.base import Curves, Family, Modes, Scaling
+from jaxlmm.families.base import Curves, Family, Modes, Provider, Scaling
 from jaxlmm.families.deviance import Deviance
 from jaxlmm.families.general.family import AnyStats, General, make_general
+from jaxlmm.families.general.incomplete import OwnDesigns
 from jaxlmm.families.general.layout import Reducer
 from jaxlmm.families.general.profile import profile_limits
 from jaxlmm.families.general.reduce import (
@@ -23,15 +24,19 @@ from jaxlmm.families.general.reduce import (
     strata_of_coordinates,
 )
 from jaxlmm.families.general.strata import StrataCore, StrataReducer
+from jaxlmm.families.known import KnownCurves
 from jaxlmm.optimize.several import minimise_several
 from jaxlmm.runtime.batches import on_gpu
 from jaxlmm.runtime.device import DeviceMatrix
+from jaxlmm.sources.weighted import WeightedMatrix
 
 __all__ = ["RandomTerms"]
 
 # Responses that are fitted at once, on a CPU and on a GPU, and those whose random effects are.
 BLOCK, GPU_BLOCK = 4096, 32768
 CHUNK = 1024
+# A design of its own for so many responses that share it takes less than their fits one by one.
+MIN_SHARED = 32
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,6 +84,48 @@ class RandomTerms(Family):
             cols = slice(start, min(start + block, m))
             self._fit_block(Y[:, cols], method, out, cols)
         return out
+
+    @functools.cached_property
+    def own(self) -> OwnDesigns | None:
+        """The design as responses with rows or weights of their own need it, if that is known."""
+        return OwnDesigns.make(self.kernel.blocks, self.basis)
+
+    @property
+    def min_shared(self) -> int:  # type: ignore[override]
+        """See :class:`jaxlmm.families.base.Family`."""
+        return 1 if self.own is None else MIN_SHARED
+
+    def fit_own(
+        self,
+        Y: np.ndarray | WeightedMatrix,
+        where: np.ndarray,
+        method: str,
+        known: KnownCurves | None = None,
+    ) -> dict[str, np.ndarray]:
+        """See :class:`jaxlmm.families.base.Family`; what is not clear from sums is fitted on a design of its own."""
+        if self.own is None:  # those without an observation
+            return super().fit_own(Y, where, method, known)
+        out, good = self.own.fit(Y, where, method == "REML", known)
+        left = np.flatnonzero(~good)
+        if len(left):
+            some = None if known is None else known.at(left)
+            for name, value in self.fit_shared(Y, where[left], method, some, least=1)[0].items():
+                out[name][left] = value
+            if known is not None and some is not None:
+                known.put(left, some)
+        return out
+
+    def incomplete(
+        self, Y: np.ndarray | WeightedMatrix, where: np.ndarray, phi: np.ndarray, *, reml: bool
+    ) -> list[tuple[np.ndarray, Provider]]:
+        """See :class:`jaxlmm.families.base.Family`."""
+        if self.own is None:
+            return super().incomplete(Y, where, phi, reml=reml)
+        at, own = self.own.curves(Y, where, phi, reml)
+        left = np.setdiff1d(np.arange(len(where)), at)
+        rest = super().incomplete(Y, where[left], phi[left], reml=reml) if len(left) else []
+        first: list[tuple[np.ndarray, Provider]] = [(at, own)] if len(at) else []
+        return first + [(left[columns], provider) for columns, provider in rest]
 
     def _fit_block(self, Y: np.ndarray, method: str, out: dict[str, np.ndarray], cols: slice) -> None:
         self._fit_stats(*self.kernel.reduce(Y), method, out, cols)
@@ -162,6 +209,24 @@ class RandomTerms(Family):
     def profile(self, Y: np.ndarray, good: np.ndarray, cut: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """See :class:`jaxlmm.families.base.Family`."""
         return profile_limits(self.kernel, self.basis, self.design.random, Y, good, cut)
+
+    def modes(
+        self,
+        Y: np.ndarray | WeightedMatrix,
+        coef: np.ndarray,
+        theta: np.ndarray,
+        *,
+        incomplete: np.ndarray,
+        reml: bool,
+    ) -> tuple[Modes, ...]:
+        """See :class:`jaxlmm.families.base.Family`."""
+        if self.own is None or not len(incomplete):
+            return super().modes(Y, coef, theta, incomplete=incomplete, reml=reml)
+        known, found = self.own.modes(Y, incomplete, theta[incomplete])
+        out = super().modes(Y, coef, theta, incomplete=np.delete(incomplete, known), reml=reml)
+        for whole, part in zip(out, found, strict=False):  # none where no response is known
+            whole.values[incomplete[known]], whole.covariance[incomplete[known]] = part.values, part.covariance
+        return out
 
     def complete_modes(self, Y: np.ndarray, coef: np.ndarray, theta: np.ndarray) -> tuple[Modes, ...]:
         """See :class:`jaxlmm.families.base.Family`."""

@@ -53,6 +53,7 @@ __all__ = [
     "information",
     "moments",
     "node_parts",
+    "pwrss_logdet",
 ]
 
 
@@ -138,6 +139,12 @@ def estimates(core: Core, phi: jax.Array, stats: Stats) -> tuple[jax.Array, jax.
     return solved.s, stats.ols + solved.u[:, core.q2 :].T
 
 
+def pwrss_logdet(core: Core, phi: jax.Array, stats: Stats, *, reml: bool) -> tuple[jax.Array, jax.Array]:
+    """pwrss (c,) and log-determinants (c,) at phi (k, c)."""
+    at = factor(core, phi)
+    return solve(core, at, stats).s, _logdet_value(core, at, reml)
+
+
 def information(core: Core, phi: jax.Array, *, reml: bool) -> tuple[jax.Array, jax.Array]:
     """First and second derivatives (k, c), (k, k, c) in phi of the log-determinants."""
     return _logdet(core, factor(core, phi), reml)[1:]
@@ -173,8 +180,12 @@ def singular_cholesky(Phi: Entries, r: int) -> Entries:
 
 def _schur(core: Core, H: Entries) -> jax.Array:
     """sum_g C_g' S_g C_g (c, d, d) for symmetric S_g of entries (G, c)."""
-    S = jnp.concatenate([H[pair] for pair in packed_pairs(core.r1)])
     d = core.d
+    if not core.pairs:
+        own = groups(core, core.C)
+        HC = times({pair: entry.T[:, :, None] for pair, entry in H.items()}, own)
+        return add(jnp.swapaxes(row, 0, 1) @ part for row, part in zip(own, HC, strict=True))
+    S = jnp.concatenate([H[pair] for pair in packed_pairs(core.r1)])
     if len(core.pairs) == 1:
         return jnp.einsum("wc,wx->cx", S, core.pairs[0]).reshape(-1, d, d)
     values, rows, columns = core.pairs
@@ -188,6 +199,9 @@ def _dual(core: Core, X: jax.Array) -> Entries:
     if e < core.d:
         X = jnp.pad(X, ((0, 0), (0, core.d - e), (0, core.d - e)))
     flat, pairs = X.reshape(c, -1), packed_pairs(core.r1)
+    if not core.pairs:
+        own = groups(core, core.C)
+        return {(a, b): jnp.sum((own[a] @ X) * own[b], axis=2).T for a, b in pairs}
     if len(core.pairs) == 1:
         out = jnp.einsum("wx,cx->wc", core.pairs[0], flat)
     else:
@@ -381,7 +395,10 @@ def _logdet(core: Core, at: _Factored, reml: bool) -> tuple[jax.Array, jax.Array
 
 
 def _blocks_are_cheaper(core: Core) -> bool:
-    """Whether the whole of Z'PZ takes less arithmetic than the derivatives of the Schur complement."""
+    """Whether the whole of Z'PZ takes less arithmetic than the derivatives of the Schur complement (without the table
+    of pairs always)."""
+    if not core.pairs:
+        return True
     d, q1, k1 = core.d, core.r1 * core.G, len(first_parameters(core))
     # A product with the table of pairs, one for all responses, runs at about four times the speed of small ones.
     schur = len(packed_pairs(core.r1)) * core.G * d * d * (1 + k1) / 4 + k1 * d**3 + (k1 + 2) * d * d * core.q2

@@ -20,6 +20,7 @@ from typing import TypeGuard
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxlmm.families.base import Moments
 from jaxlmm.families.general.eliminated import Entries, add, first_parameters, get, groups, orderings
@@ -27,7 +28,10 @@ from jaxlmm.families.general.eliminated import sums as sums_of
 from jaxlmm.families.general.layout import Core, packed_pairs
 from jaxlmm.families.general.moments import Stats
 
-__all__ = ["fits", "information", "moments", "node_parts", "own_covariance", "solutions"]
+__all__ = [
+    "covariance_matrices", "fits", "information", "moments", "node_parts", "own_covariance", "pwrss_logdet",
+    "solutions",
+]  # fmt: skip
 
 # Columns of X, and of Z, from which on the loops hold too many numbers.
 MOST_FIXEF, MOST_RANEF = 8, 4
@@ -87,6 +91,12 @@ def node_parts(core: Core, phi: jax.Array, stats: Stats, *, reml: bool) -> tuple
     return stats.rest + H.T @ squares - jnp.sum(explained * explained, axis=1), _logdet(at, reml)
 
 
+def pwrss_logdet(core: Core, phi: jax.Array, stats: Stats, *, reml: bool) -> tuple[jax.Array, jax.Array]:
+    """pwrss (c,) and log-determinants (c,) at phi (k, c)."""
+    at, solved = _solve(core, _Group(core, phi), stats)
+    return solved.s, _logdet(at, reml)
+
+
 def solutions(core: Core, phi: jax.Array, stats: Stats, L: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
     """pwrss (c,), coefficients (p, c) of Q, and variances (q, c) over sigma2 of the contrasts L (q, p) of them."""
     at, solved = _solve(core, _Group(core, phi), stats)
@@ -109,6 +119,41 @@ def own_covariance(core: Core, phi: jax.Array, L: jax.Array) -> tuple[jax.Array,
     return jnp.stack(values), jnp.stack([jnp.stack([found[n] for n in row]) for row in first], axis=1)
 
 
+def covariance_matrices(core: Core, phi: jax.Array, *, second: bool) -> tuple[jax.Array, ...]:
+    """A^-1 (c, p, p), the covariance of the coefficients over sigma2, and its first derivatives in phi, (c, k, p, p).
+
+    With ``second`` the second ones alone, (c, k, k, p, p). With N_s the sums of Y'E_s Y over the groups they are
+    A^-1 N_s A^-1, and A^-1 (N_s A^-1 N_t + N_t A^-1 N_s - Y'(E_s K E_t + E_t K E_s) Y) A^-1.
+    """
+    group = _Group(core, phi)
+    at, r, p = _factor(core, group), core.r1, core.p
+    inverse = jnp.stack([jnp.stack([get(at.inverse, i, j) for j in range(p)], -1) for i in range(p)], -2)
+    Y = _by_response([[group.Y[a][i] for i in range(p)] for a in range(r)], phi.shape[1])
+    E = np.zeros((len(group.parameters), r, r))
+    for s, parameter in enumerate(group.parameters):
+        for i, j in orderings(*parameter):
+            E[s, i, j] = 1.0
+    EY = jnp.einsum("sab,cgbp->csgap", E, Y)
+    c, k = EY.shape[:2]
+    flat = EY.reshape(c, k, -1, p)
+    N = jnp.swapaxes(Y.reshape(c, 1, -1, p), 2, 3) @ flat
+    left = inverse[:, None] @ N
+    if not second:
+        return inverse, left @ inverse[:, None]
+    K = _by_response([[get(group.K, a, b) for b in range(r)] for a in range(r)], phi.shape[1])
+    carried = (K[:, None] @ EY).reshape(c, k, -1, p)
+    Q = jnp.swapaxes(flat, 2, 3)[:, :, None] @ carried[:, None]
+    both = N[:, :, None] @ left[:, None] - Q
+    return (inverse[:, None, None] @ (both + jnp.swapaxes(both, 1, 2)) @ inverse[:, None, None],)
+
+
+def _by_response(entries: Sequence[Sequence[jax.Array]], c: int) -> jax.Array:
+    """Entries (G, c) or (G, 1) of matrices, as (c, G, rows, columns)."""
+    G = entries[0][0].shape[0]
+    rows = [jnp.stack([jnp.broadcast_to(x, (G, c)) for x in row], -1) for row in entries]
+    return jnp.swapaxes(jnp.stack(rows, -2), 0, 1)
+
+
 def information(core: Core, phi: jax.Array, *, reml: bool) -> tuple[jax.Array, jax.Array]:
     """First and second derivatives (k, c), (k, k, c) in phi of the log-determinants."""
     group, sums = _Group(core, phi), _Sums()
@@ -125,11 +170,11 @@ class _Group:
 
     def __init__(self, core: Core, phi: jax.Array) -> None:
         r, p = core.r1, core.p
-        rows = core.C.reshape(r, core.G, p)
+        rows = core.C.reshape(r, core.G, *core.C.shape[1:])
         self.r, self.p, self.core = r, p, core
         self.parameters: list[Parameter] = [(i, j) for _, i, j in sorted(first_parameters(core))]
-        self.R = [[core.R[a, j][:, None] for j in range(r)] for a in range(r)]
-        self.C = [[rows[a, :, i][:, None] for i in range(p)] for a in range(r)]
+        self.R = [[_each(core.R[a, j]) for j in range(r)] for a in range(r)]
+        self.C = [[_each(rows[a, :, i]) for i in range(p)] for a in range(r)]
         Phi = {(i, j): phi[s] for s, i, j in first_parameters(core)}
         RPhi = [
             [add(self.R[a][i] * get(Phi, i, j) for i in range(r) if (i, j) in Phi or (j, i) in Phi) for j in range(r)]
@@ -165,6 +210,11 @@ class _Group:
         """R'H C (r, p)."""
         columns = [self.onto([self.HC[a][i] for a in range(self.r)]) for i in range(self.p)]
         return [[columns[i][j] for i in range(self.p)] for j in range(self.r)]
+
+
+def _each(numbers: jax.Array) -> jax.Array:
+    """Numbers of each group (G,), which all responses share, or (G, c)."""
+    return numbers[:, None] if numbers.ndim == 1 else numbers
 
 
 class _Sums:
