@@ -72,6 +72,12 @@ class Deviance:
         return self.family.n_levels
 
     @property
+    def reach(self) -> tuple[float, ...]:
+        """By how many powers of ten the standard deviations of each term's columns may go beyond moderate values."""
+        found: tuple[float, ...] = self.family.reach
+        return found
+
+    @property
     def bytes_per_response(self) -> int:
         """Memory that the evaluation of one response takes."""
         return self.family.bytes_per_response

@@ -26,6 +26,7 @@ from typing import Any, Protocol
 import jax
 import jax.numpy as jnp
 import numpy as np
+import scipy.spatial
 import scipy.stats
 
 from jaxlmm._types import float64_scope
@@ -43,9 +44,11 @@ FIRST_STEPS = 12
 # lengths of the next step, that one must lead.
 LOOKING = 4
 NEAR = 0.2
-# Starts of each response: the best node and the next lowest local minima among the nodes. More, and nodes that are
-# mostly close to correlations of 1, where a factor with slopes has few levels: there are often several minima there.
-N_STARTS, FEW_LEVELS, MORE_STARTS = 3, 30, 5
+# Starts of each response: the best node and the next lowest local minima among the nodes. More, and more nodes that
+# are mostly close to correlations of 1, where a factor with slopes has few levels: there are often several minima
+# there, most of all where there are few observations for each effect too. (Powers of two of nodes, starts.)
+N_STARTS, FEW_LEVELS, FEW = 3, 30, (2, 5)
+VERY_FEW_LEVELS, FEW_ROWS, SPARSE, SPARSEST = 8, 4.0, (4, 8), (5, 12)
 # Of these, those whose deviance is above the best node's by no more than this, and this times the way down from that.
 # On small designs with slopes and outliers that mattered (benchmarks/structures_optimum.py --only small).
 ABOVE, LONGER = 6.0, 0.5
@@ -119,6 +122,11 @@ class Shared(Problem, Protocol):
         """The fewest levels of a factor: the fewer, the more minima."""
         ...
 
+    @property
+    def reach(self) -> tuple[float, ...]:
+        """By how many powers of ten the standard deviations of each term's columns may go beyond moderate values."""
+        ...
+
     def at_nodes(self, theta: jax.Array, stats: Any) -> jax.Array:
         """Value (K, c) at theta (k, K) that all responses share."""
         ...
@@ -188,7 +196,7 @@ def minimise_several(
     c = int(jax.tree.leaves(stats)[0].shape[-1])
     search, everyone = _Search.of(problem, stats), np.arange(c)
     if n_starts is None:
-        n_starts = MORE_STARTS if _few_levels(problem) else N_STARTS
+        n_starts = _effort(problem)[1]
     with float64_scope():
         if windows is None or not search.from_windows(windows, n_starts):
             search.from_nodes(*_starts(problem, stats, n_starts))
@@ -232,46 +240,55 @@ def descend(
 # Starts --------------------------------------------------------------------------------------------
 
 
-def _few_levels(problem: Shared) -> bool:
-    return problem.n_levels < FEW_LEVELS and max(problem.sizes) > 1
+def _effort(problem: Shared) -> tuple[int, int]:
+    """Powers of two by which there are more nodes than for a factor of many levels, and the number of starts."""
+    size, levels = max(problem.sizes), problem.n_levels
+    if size == 1 or levels >= FEW_LEVELS:
+        return 0, N_STARTS
+    if np.mean(problem.nu) > FEW_ROWS * size * levels:
+        return FEW
+    return SPARSE if levels >= VERY_FEW_LEVELS else SPARSEST
 
 
 @functools.cache
-def _nodes(sizes: tuple[int, ...], few_levels: bool) -> tuple[np.ndarray, np.ndarray]:
+def _nodes(
+    sizes: tuple[int, ...], more: int, reach: tuple[float, ...] | None = None
+) -> tuple[np.ndarray, np.ndarray]:
     """Nodes of theta (K, k), and the numbers (K, neighbours) of the nodes next to each.
 
-    Standard deviations spread on a log scale, correlations evenly or (``few_levels``) mostly close to 1, by a Sobol
-    sequence.
+    Standard deviations spread on a log scale, up to 50 times 10 to the ``reach`` of their column, correlations evenly
+    or (where there are ``more``) mostly close to 1, by a Sobol sequence.
     """
+    far = np.zeros(sum(sizes)) if reach is None else np.asarray(reach)
     k = sum(r * (r + 1) // 2 for r in sizes)
     if k == 1:
         u = np.linspace(0, 1, 12)[:, None]
     else:
-        power = {2: 5, 3: 8 if few_levels else 6}.get(k, 7)
+        power = {2: 5, 3: 6 + more}.get(k, 7 + max(more - 2, 0) // 2) + int(far.max() > 0)
         u = scipy.stats.qmc.Sobol(k, scramble=True, rng=np.random.default_rng(1)).random_base2(power)
-    out, start = [], 0
+    out, start, column = [], 0, 0
     for r in sizes:
-        sd = 10 ** (-0.9 + 2.6 * u[:, start : start + r])
+        sd = 10 ** (-0.9 + (2.6 + far[column : column + r]) * u[:, start : start + r])
+        column += r
         T = np.zeros((len(u), r, r))
         at = start + r
         for i in range(r):
             left = np.ones(len(u))
             for j in range(i):
-                partial = np.tanh(6 * u[:, at] - 3) if few_levels else 1.8 * u[:, at] - 0.9
+                partial = np.tanh(6 * u[:, at] - 3) if more else 1.8 * u[:, at] - 0.9
                 at += 1
                 T[:, i, j] = sd[:, i] * partial * np.sqrt(left)
                 left = left * (1 - partial**2)
             T[:, i, i] = sd[:, i] * np.sqrt(left)
-        column, row = _triangle(r)
-        out.append(T[:, row, column])
+        at_column, at_row = _triangle(r)
+        out.append(T[:, at_row, at_column])
         start = at
-    distance = np.linalg.norm(u[:, None] - u[None], axis=2)
-    return np.concatenate(out, axis=1), np.argsort(distance, axis=1)[:, 1 : 2 + 4 * k]
+    return np.concatenate(out, axis=1), scipy.spatial.cKDTree(u).query(u, 2 + 4 * k)[1][:, 1:]
 
 
 def _starts(problem: Shared, stats: Any, n_starts: int) -> tuple[np.ndarray, np.ndarray]:
     """Starts (n_starts, k, c), and the deviance there (n_starts, c), infinite where there is no other minimum."""
-    nodes, neighbours = _nodes(problem.sizes, _few_levels(problem))
+    nodes, neighbours = _nodes(problem.sizes, _effort(problem)[0], problem.reach)
     c = int(jax.tree.leaves(stats)[0].shape[-1])
     width = width_for(c, BYTES_PER_NODE * len(nodes))
 

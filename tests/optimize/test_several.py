@@ -12,9 +12,10 @@ import pytest
 import scipy.optimize
 
 from jaxlmm._types import float64_scope
+from jaxlmm.design.random import make_random_term
 from jaxlmm.families.deviance import Deviance
 from jaxlmm.families.parameters import phi_from_theta, theta_gradient, theta_jacobian
-from jaxlmm.optimize.several import minimise_several
+from jaxlmm.optimize.several import descend, minimise_several
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "families"))
 from oracle import make_case, structures
@@ -69,6 +70,29 @@ def test_no_start_of_scipy_goes_lower(name: str) -> None:
     with float64_scope():
         for c in range(6):
             assert found.value[c] <= lowest_of_many_starts(deviance, stats, c, rng) + 2e-7
+
+
+@pytest.mark.parametrize(("seed", "n", "n_groups"), [(5, 18, 7), (8, 39, 11)])
+def test_few_rows_a_heavy_tailed_covariate_and_outliers(seed: int, n: int, n_groups: int) -> None:
+    """Several minima, and variances that are large in units that an outlier of the covariate makes: from many starts
+    far and wide none is lower."""
+    rng, m = np.random.default_rng(seed), 200
+    g = np.sort(np.concatenate([np.arange(n_groups), rng.integers(0, n_groups, n - n_groups)]))
+    x = rng.standard_t(1.5, size=n)
+    X, Z = np.column_stack([np.ones(n), x, rng.normal(size=n)]), np.column_stack([np.ones(n), x])
+    Y = rng.standard_t(2, size=(n, m))
+    Y += np.einsum("nr,nrm->nm", Z, (rng.normal(size=(n_groups, 2, m)) * rng.choice([0, 1, 5], size=(2, m)))[g])
+    case = make_case(X, [make_random_term("g", range(n_groups), g, Z)])
+    stats, deviance = case.family.reduce(Y)[0], Deviance(case.family, float(n - 3), True)
+    assert max(case.family.reach) > 0
+    found = minimise_several(deviance, stats)
+    lowest = np.full(m, np.inf)
+    with float64_scope():
+        for _ in range(20):
+            sd, r = 10 ** rng.uniform(-1.5, 4, (2, m)), np.tanh(rng.uniform(-4, 4, m))
+            _, value, there = descend(deviance, stats, np.stack([sd[0], sd[1] * r, sd[1] * np.sqrt(1 - r * r)]))
+            lowest = np.fmin(lowest, np.where(there, value, np.inf))
+    assert np.all(found.value < lowest + 2e-7)
 
 
 @pytest.mark.parametrize("name", ["double", "crossed", "slope"])

@@ -25,11 +25,14 @@ from jaxlmm.families.general.strata import StrataCore, StrataReducer, make_strat
 from jaxlmm.families.general.strata_moments import StrataStats
 from jaxlmm.families.general.windows import Grids, Windows, make_grids
 from jaxlmm.families.parameters import lower_triangle, phi_from_theta
+from jaxlmm.optimize.several import semidefinite_factor
 from jaxlmm.runtime import programs
 from jaxlmm.runtime.batches import in_batches, on_gpu, take, width_for
 
 __all__ = ["AnyStats", "General", "block_matrix", "make_general"]
 
+# Beyond the nodes of all designs go those of the few whose levels differ by this many powers of ten, up to so many.
+LEAST_REACH, MOST_REACH = 0.5, 4.0
 # Responses for which the windows of a design are made.
 WORTH_WINDOWS = 1024
 # Contrasts one by one: more than so many times p go through the program of p of them, again and again.
@@ -56,6 +59,12 @@ class General:
     reducer: Reducer | StrataReducer | None
     whiteners: tuple[np.ndarray, ...]
     terms: tuple[RandomTerm, ...] = ()
+    _reach: tuple[float, ...] | None = None
+
+    @property
+    def reach(self) -> tuple[float, ...]:
+        """See ``optimize.several.Shared``."""
+        return self._reach or (0.0,) * sum(self.sizes)
 
     @functools.cached_property
     def blocks(self) -> General:
@@ -352,7 +361,25 @@ def make_general(
     columns = [(t.Z * weight[:, None]) @ A for t, A in zip(terms, whiteners, strict=True)]
     found = make_strata(Q, root_w, terms, columns) if strata else None
     core, reducer = make_core(Q, root_w, terms, columns) if found is None else found
-    return General(core, reducer, whiteners, tuple(terms))
+    return General(core, reducer, whiteners, tuple(terms), _reach(columns, terms))
+
+
+def _reach(columns: Sequence[np.ndarray], terms: Sequence[RandomTerm]) -> tuple[float, ...]:
+    """How much less most levels know of the effects of a column than the average one, to which it was whitened.
+
+    Where an outlier of a covariate is most of what is known of its effects, moderate variances are large in its
+    units.
+    """
+    out = []
+    for Z, term in zip(columns, terms, strict=True):
+        gram = np.zeros((term.n_levels, term.size, term.size))
+        np.add.at(gram, term.codes, Z[:, :, None] * Z[:, None])
+        pivots = np.einsum("gjj->gj", semidefinite_factor(gram, tol=1e-12)) ** 2
+        for known in pivots.T:
+            some = known[known > 0]
+            far = -0.5 * np.log10(np.quantile(some, 0.25)) if len(some) else 0.0
+            out.append(float(np.clip(far, 0, MOST_REACH)) if far > LEAST_REACH else 0.0)
+    return tuple(out)
 
 
 def _kernel(core: AnyCore) -> Any:

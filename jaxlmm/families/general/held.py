@@ -72,6 +72,11 @@ class HeldDeviance:
         return self.family.n_levels
 
     @property
+    def reach(self) -> tuple[float, ...]:
+        """See ``optimize.several.Shared``."""
+        return self.family.reach
+
+    @property
     def bytes_per_response(self) -> int:
         """Memory that the evaluation of one response takes."""
         return self.family.bytes_per_response

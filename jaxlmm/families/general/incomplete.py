@@ -75,6 +75,7 @@ class OwnKernel:
     first: tuple[int, ...] = field(metadata=dict(static=True))
     second: tuple[int, ...] = field(metadata=dict(static=True))
     p: int = field(metadata=dict(static=True))
+    reach: tuple[float, ...] = field(metadata=dict(static=True))
 
     @property
     def n_levels(self) -> int:
@@ -208,7 +209,7 @@ class OwnDesigns:
         """What compiled code knows of the design."""
         core = self.kernel.core
         assert isinstance(core, Core)
-        return OwnKernel(core.sizes, core.levels, core.first, core.second, core.p)
+        return OwnKernel(core.sizes, core.levels, core.first, core.second, core.p, self.kernel.reach)
 
     def fit(
         self, Y: np.ndarray | WeightedMatrix, where: np.ndarray, reml: bool, known: KnownCurves | None
