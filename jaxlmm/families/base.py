@@ -37,7 +37,7 @@ from jaxlmm.design.design import Design
 from jaxlmm.engine.finish import Scaling, empty_results
 from jaxlmm.families.known import KnownCurves
 from jaxlmm.families.parameters import lower_triangle, phi_from_theta
-from jaxlmm.families.patterns import missing_mask, shared_designs
+from jaxlmm.families.patterns import count_missing, missing_mask, shared_designs
 from jaxlmm.runtime.threads import by_chunks
 from jaxlmm.sources.weighted import WeightedMatrix, values_of
 
@@ -49,6 +49,8 @@ __all__ = [
 COLUMNS_AT_ONCE = 8192
 # Designs whose rows, and weights, are held together, to be fitted side by side.
 DESIGNS_AT_ONCE = 64
+# Columns that are looked at before it is assumed that most are complete, as they are in most data.
+PROBED_COLUMNS = 32
 
 
 @jax.tree_util.register_dataclass
@@ -195,16 +197,28 @@ class Family(abc.ABC):
         if isinstance(Y, WeightedMatrix):
             known = KnownCurves.empty(*sizes) if keep else None
             return self.fit_incomplete(Y, np.arange(sizes[0]), method, known), known
-        out, known = self.fit(Y, method), None
+        absent = missing_mask(Y, np.arange(sizes[0])) if _is_mostly_incomplete(Y) else None
+        out, known = self.fit(Y, method) if absent is None else self._fit_complete(Y, absent, method), None
         where = np.flatnonzero(out["status"] == Status.NONFINITE)
+        absent = absent if len(where) == sizes[0] else None
         if len(where) and Y.dtype.kind == "f":
             known = KnownCurves.empty(*sizes) if keep else None
             some = None if known is None else known.at(where)
-            for name, value in self.fit_incomplete(Y, where, method, some).items():
+            for name, value in self.fit_incomplete(Y, where, method, some, absent).items():
                 out[name][where] = value
             if known is not None and some is not None:
                 known.put(where, some)
         return out, known
+
+    def _fit_complete(self, Y: np.ndarray, absent: np.ndarray, method: str) -> dict[str, np.ndarray]:
+        """:meth:`fit` of the columns of Y that miss nothing, for where most do; ``absent`` is the mask of all."""
+        out = failed_results(Y.shape[1], self.design.n_fixef, self.n_theta, Status.NONFINITE)
+        complete = np.flatnonzero(count_missing(absent) == 0)
+        for start in range(0, len(complete), COLUMNS_AT_ONCE):
+            at = complete[start : start + COLUMNS_AT_ONCE]
+            for name, value in self.fit(Y[:, at], method).items():
+                out[name][at] = value
+        return out
 
     def fit_incomplete(
         self,
@@ -212,13 +226,15 @@ class Family(abc.ABC):
         where: np.ndarray,
         method: str,
         known: KnownCurves | None = None,
+        absent: np.ndarray | None = None,
     ) -> dict[str, np.ndarray]:
         """Fit the columns ``where`` of Y (n_obs, any), each to the rows where it is not NaN, with its weights.
 
         Without weights, a column without NaN is not fitted: it has the status of what is not finite. What a
-        family has computed for tests anyway goes to ``known``, which has room for these columns.
+        family has computed for tests anyway goes to ``known``, which has room for these columns. ``absent`` is their
+        ``missing_mask``, if that is known.
         """
-        out, alone = self.fit_shared(Y, where, method, known, self.min_shared)
+        out, alone = self.fit_shared(Y, where, method, known, self.min_shared, absent)
         if alone.any():
             own = None if known is None else known.at(alone)
             for name, value in self.fit_own(Y, where[alone], method, own).items():
@@ -234,14 +250,15 @@ class Family(abc.ABC):
         method: str,
         known: KnownCurves | None,
         least: int,
+        absent: np.ndarray | None = None,
     ) -> tuple[dict[str, np.ndarray], np.ndarray]:
         """As :meth:`fit_incomplete`, of designs that at least ``least`` of the responses share, made one by one.
 
         Also returns which responses are of other designs.
         """
         out = failed_results(len(where), self.design.n_fixef, self.n_theta, Status.TOO_FEW)
-        absent = missing_mask(Y, where)
-        n_absent = np.count_nonzero(absent, axis=0)
+        absent = missing_mask(Y, where) if absent is None else absent
+        n_absent = count_missing(absent)
         out["n_used"][:] = self.design.n_obs - n_absent
         alone, values = np.ones(len(where), dtype=bool), values_of(Y)
         if not isinstance(Y, WeightedMatrix) and not n_absent.all():
@@ -427,6 +444,14 @@ def covariances(theta: np.ndarray, sizes: Sequence[int]) -> list[np.ndarray]:
         start += len(rows)
         out.append(T @ np.swapaxes(T, 1, 2))
     return out
+
+
+def _is_mostly_incomplete(Y: Any) -> bool:
+    """Whether most of a few columns of Y, spread over all, miss observations."""
+    if not isinstance(Y, np.ndarray) or Y.dtype.kind != "f" or Y.shape[1] < 8 * PROBED_COLUMNS:
+        return False
+    some = count_missing(np.isnan(Y[:, :: Y.shape[1] // PROBED_COLUMNS])) > 0
+    return 2 * int(np.count_nonzero(some)) > len(some)
 
 
 def failed_results(m: int, p: int, k: int, status: Status) -> dict[str, np.ndarray]:

@@ -12,6 +12,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxlmm.families.base import Moments
 from jaxlmm.families.parameters import phi_from_theta, second_derivatives, theta_gradient, theta_jacobian
@@ -30,6 +31,11 @@ def in_theta(
     value: jax.Array, first: jax.Array, second: jax.Array, theta: jax.Array, sizes: tuple[int, ...]
 ) -> Evaluation:
     """A function with ``first`` (k, c) and ``second`` (k, k, c) derivatives in phi, at theta (k, c)."""
+    if all(r == 1 for r in sizes):
+        # phi = theta^2: without products of matrices that are mostly 0.
+        slope = 2 * theta
+        diagonal = np.eye(len(sizes))[:, :, None] * (2 * first)
+        return Evaluation(value, slope * first, slope[:, None] * slope[None] * second + diagonal, first)
     jacobian = theta_jacobian(theta, sizes)
     inner = (second[:, :, None] * jacobian[None]).sum(1)
     curved = jnp.tensordot(second_derivatives(sizes), first, axes=(0, 0))

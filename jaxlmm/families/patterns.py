@@ -7,16 +7,18 @@ from typing import Any
 
 import numpy as np
 
+from jaxlmm.runtime.threads import by_chunks
 from jaxlmm.sources.weighted import WeightedMatrix, values_of
 
-__all__ = ["MIN_SHARED", "columns_at", "missing_mask", "patterns", "shared_designs"]
+__all__ = ["MIN_SHARED", "columns_at", "count_missing", "missing_mask", "patterns", "shared_designs"]
 
 # Patterns with at least so many responses are worth a design of their own.
 MIN_SHARED = 256
 # Responses whose weights are compared at a time.
 COMPARED = 1024
-# Weights that are compared before all of them are.
-PROBES = 4
+# Weights that are compared before all of them are, and rows of a mask.
+PROBES, PROBED_ROWS = 4, 128
+HASHED_ROWS = 32
 
 
 def columns_at(where: np.ndarray) -> Any:
@@ -30,9 +32,25 @@ def missing_mask(Y: Any, where: np.ndarray) -> np.ndarray:
     """Where the columns ``where`` of Y are NaN, (n_obs, c); the columns are not copied together."""
     Y = values_of(Y)
     mask = np.empty((len(Y), len(where)), dtype=bool)
-    for start in range(0, len(where), 1024):
-        np.isnan(Y[:, columns_at(where[start : start + 1024])], out=mask[:, start : start + 1024])
+
+    def look(cols: slice) -> None:
+        np.isnan(Y[:, columns_at(where[cols])], out=mask[:, cols])
+
+    by_chunks(len(where), COMPARED, look)
     return mask
+
+
+def count_missing(mask: np.ndarray) -> np.ndarray:
+    """How many observations each column of a mask (n_obs, c) misses."""
+    out = np.zeros(mask.shape[1], dtype=np.intp)
+
+    def count(cols: slice) -> None:
+        for start in range(0, len(mask), 255):  # as many as fit into the sum's type
+            some = mask[start : start + 255, cols].view(np.uint8)
+            out[cols] += np.add.reduce(some, axis=0, dtype=np.uint8)
+
+    by_chunks(len(out), COMPARED, count)
+    return out
 
 
 def patterns(missing: np.ndarray, least: int = 1) -> Iterator[tuple[np.ndarray, np.ndarray]]:
@@ -40,7 +58,7 @@ def patterns(missing: np.ndarray, least: int = 1) -> Iterator[tuple[np.ndarray, 
 
     Only patterns that ``least`` columns or more have.
     """
-    for columns in _alike(_hashes(missing), least):
+    for columns in _candidate_patterns(missing, least):
         some = missing[:, columns]
         # Where hashes are the same but columns are not, they are compared whole.
         same = bool((some == some[:, :1]).all())
@@ -48,14 +66,30 @@ def patterns(missing: np.ndarray, least: int = 1) -> Iterator[tuple[np.ndarray, 
             yield ~some[:, part[0]], columns[part]
 
 
-def _hashes(mask: np.ndarray) -> np.ndarray:
-    """A number for each column of a mask (n_obs, c): sums of whole numbers, exact in any order."""
-    n, c = mask.shape
+def _candidate_patterns(missing: np.ndarray, least: int) -> Iterator[np.ndarray]:
+    """Columns of a mask (n_obs, c) whose hashes are the same."""
+    left = np.arange(missing.shape[1])
+    if least > 1 and len(missing) > PROBED_ROWS:
+        # Columns that share their pattern with few others differ from most in a few rows already.
+        probed = missing[np.linspace(0, len(missing) - 1, PROBED_ROWS).astype(np.intp)]
+        left = np.sort(np.concatenate([left[:0], *_alike(_hashes(probed, left), least)]))
+    for columns in _alike(_hashes(missing, left), least):
+        yield left[columns]
+
+
+def _hashes(mask: np.ndarray, where: np.ndarray) -> np.ndarray:
+    """A number for each of the columns ``where`` of a mask (n_obs, c): sums of whole numbers, exact in any order."""
+    n = len(mask)
     factors = np.random.default_rng(0).integers(1, 2**52 // max(n, 1), n).astype(np.float64)
-    out = np.empty(c)
-    for start in range(0, c, COMPARED):
-        cols = slice(start, start + COMPARED)
-        out[cols] = factors @ mask[:, cols].astype(np.float64)
+    out = np.zeros(len(where))
+
+    def add(some: slice) -> None:
+        columns = columns_at(where[some])
+        for start in range(0, n, HASHED_ROWS):  # as many as stay in a cache as numbers
+            rows = slice(start, start + HASHED_ROWS)
+            out[some] += factors[rows] @ mask[rows, columns].astype(np.float64)
+
+    by_chunks(len(where), COMPARED, add)
     return out
 
 

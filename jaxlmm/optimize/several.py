@@ -397,7 +397,7 @@ def _direction(state: _State) -> tuple[jax.Array, jax.Array]:
 
 def _advance(state: _State, problem: Problem, stats: Any) -> _State:
     """One step of each response that is not done."""
-    step, gain = _direction(state)
+    step, gain = jax.lax.optimization_barrier(_direction(state))
     nu = problem.nu
     active = state.done == 0
     trial = jnp.where(active, state.theta + step, state.theta)
@@ -409,7 +409,7 @@ def _advance(state: _State, problem: Problem, stats: Any) -> _State:
     first = state.steps == 0
     smaller = _steepness(new, trial, state.free) <= _steepness(state.at, state.theta, state.free)
     better = (fall > 0) | ((fall > -20 * noise) & smaller) | first
-    accept = active & finite & better
+    accept = jax.lax.optimization_barrier(active & finite & better)
     ratio = fall / jnp.where(gain > 0, gain, 1.0)
     norm = jnp.sqrt((step * step).sum(0))
     good = accept & ((ratio > 0.7) | (gain < 100 * noise)) & (norm > 0.9 * state.radius)

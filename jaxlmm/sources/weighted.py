@@ -11,12 +11,15 @@ from typing import Any
 
 import numpy as np
 
+from jaxlmm.runtime.threads import N_THREADS, by_chunks
 from jaxlmm.sources.sources import At, Source
 
 __all__ = ["WeightedMatrix", "WeightedSource", "as_columns", "values_of"]
 
 # Responses that are looked at together.
 CHUNK = 1024
+# Weights that are looked at together, so that they stay in a cache.
+PASS_BYTES = 2**18
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,6 +48,8 @@ class WeightedMatrix:
         ValueError
             A weight that is negative or infinite: its row and column, of the responses ``of`` if given.
         """
+        if _all_count(weights):
+            return cls(Y, weights)
         dropped = False
         for start in range(0, Y.shape[1], CHUNK):
             cols = slice(start, start + CHUNK)
@@ -110,6 +115,22 @@ class WeightedSource(Source):
     def stamp(self) -> str | None:
         stamps = [self.Y.stamp(), self.weights.stamp()]
         return None if None in stamps else " ".join(map(str, stamps))
+
+
+def _all_count(weights: np.ndarray) -> bool:
+    """Whether all weights are positive and finite: by far most matrices, in one pass."""
+    n, m = weights.shape
+    step = max(1, PASS_BYTES // max(1, m * weights.itemsize))
+    fine = np.ones(-(-n // step), dtype=bool)
+
+    def look(rows: slice) -> None:
+        for k in range(rows.start, rows.stop):
+            some = weights[k * step : (k + 1) * step]
+            # Neither is true of a NaN, which the least and the largest would be.
+            fine[k] = some.min(initial=np.inf) > 0 and some.max(initial=0.0) < np.inf
+
+    by_chunks(len(fine), max(1, -(-len(fine) // (4 * N_THREADS))), look)
+    return bool(fine.all())
 
 
 def as_columns(block: np.ndarray) -> np.ndarray:

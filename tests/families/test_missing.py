@@ -9,8 +9,9 @@ import pytest
 from conftest import blup_sd, blups, dense_deviance, simulate, unbalanced
 
 import jaxlmm
+from jaxlmm.families import patterns as patterns_module
 from jaxlmm.families.intercept.family import Intercept
-from jaxlmm.families.patterns import patterns
+from jaxlmm.families.patterns import count_missing, patterns
 
 FIELDS = ("coef", "se", "lam", "sigma2", "loglik", "hessian", "df", "pvalue", "vcov", "aic", "bic", "icc")
 
@@ -108,8 +109,45 @@ def test_patterns_whose_hashes_are_the_same_are_told_apart(monkeypatch: pytest.M
     for rows, columns in patterns(mask):
         assert (mask[:, columns] == ~rows[:, None]).all()
     assert sorted(k for _, columns in expected[0] for k in columns) == list(range(40))
-    monkeypatch.setattr("jaxlmm.families.patterns._hashes", lambda mask: np.zeros(mask.shape[1]))
+    monkeypatch.setattr("jaxlmm.families.patterns._hashes", lambda mask, where: np.zeros(len(where)))
     assert [found(least) for least in (1, 2, 3)] == expected
+
+
+def test_patterns_that_many_share_are_found_by_a_few_rows_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    mask = np.random.default_rng(1).random((60, 90)) < 0.3
+    mask[:, 50:56], mask[:, 60:63], mask[:, 70:90:5] = mask[:, [3]], mask[:, [4]], mask[:, [5]]
+    mask[1, 50] ^= True  # differs in a row that is not among the few
+
+    def found() -> list[list[int]]:
+        return sorted(columns.tolist() for _, columns in patterns(mask, 4))
+
+    whole = found()
+    assert whole == [[3, 51, 52, 53, 54, 55], [4, 60, 61, 62], [5, 70, 75, 80, 85]]
+    hashed = []
+    hashes = patterns_module._hashes
+    monkeypatch.setattr(patterns_module, "PROBED_ROWS", 12)
+    monkeypatch.setattr(patterns_module, "_hashes", lambda *a: (hashed.append((len(a[0]), len(a[1]))), hashes(*a))[1])
+    assert found() == whole
+    assert hashed[0] == (12, 90) and hashed[1][0] == 60 and 16 <= hashed[1][1] < 30
+
+
+def test_where_most_miss_observations_only_the_complete_are_fitted_as_such(monkeypatch: pytest.MonkeyPatch) -> None:
+    X, Y, codes = data(2, m=36, share=0.1)
+    Y[:, 1::9] = np.nan_to_num(Y[:, 1::9])
+    Y[3, 19] = np.inf
+    complete = np.flatnonzero(~np.isnan(Y).any(axis=0))
+    assert 4 <= len(complete) < 9
+    expected = jaxlmm.fit(X, Y, codes)
+    widths, fit = [], Intercept.fit
+    monkeypatch.setattr("jaxlmm.families.base.PROBED_COLUMNS", 4)
+    monkeypatch.setattr(
+        Intercept, "fit", lambda self, Y, method: (widths.append(Y.shape[1]), fit(self, Y, method))[1]
+    )
+    found = jaxlmm.fit(X, Y, codes)
+    assert widths == [len(complete)]
+    assert np.flatnonzero(~found.converged).tolist() == [19]
+    for name in ("status", "n_used", *FIELDS):
+        np.testing.assert_allclose(getattr(found, name), getattr(expected, name), rtol=1e-12, err_msg=name)
 
 
 def test_large_mean_and_scales() -> None:
@@ -171,6 +209,11 @@ def test_missing_can_be_refused() -> None:
     assert found.converged[0] and not found.converged[1:].any()
     with pytest.raises(ValueError, match="missing must be one of 'drop', 'refuse', found 'omit'"):
         jaxlmm.fit(X, Y, codes, missing="omit")
+
+
+def test_missing_observations_are_counted() -> None:
+    mask = np.random.default_rng(0).random((700, 5)) < [0.0, 0.1, 0.5, 0.9, 1.0]
+    np.testing.assert_array_equal(count_missing(mask), mask.sum(axis=0))
 
 
 def test_patterns_partition_the_columns() -> None:

@@ -215,7 +215,7 @@ def test_a_nested_factor_that_has_become_the_outer_one_is_not_for_sums() -> None
     Y, second = np.random.default_rng(6).normal(size=(N, 4)), np.arange(N) % 2
     Y[second == 1, 0] = np.nan  # one level in each outer one
     Y[(second == 1) & (CODES > 0), 1] = np.nan
-    Y[CODES > 2, 2] = np.nan  # X fits the effects of all outer levels
+    Y[CODES > 1, 2] = np.nan  # X fits the effects of both outer levels
     Y[5, 3] = np.nan
     random = [(CODES, ONE[:, None]), (2 * CODES + second, ONE[:, None])]
     assert check_like_alone(X, random, Y).tolist() == [False, True, False, True]

@@ -15,8 +15,8 @@ import scipy.linalg
 from jaxlmm._types import float64_scope
 from jaxlmm.design.random import RandomTerm
 from jaxlmm.families.base import Covariance, Moments, Scaling
+from jaxlmm.families.general import few_strata, one_factor, strata_moments
 from jaxlmm.families.general import moments as kernel
-from jaxlmm.families.general import one_factor, strata_moments
 from jaxlmm.families.general.eliminated import add
 from jaxlmm.families.general.layout import Core, Reducer, make_core, whitener
 from jaxlmm.families.general.moments import Stats
@@ -110,7 +110,9 @@ class General:
 
     def moments(self, phi: jax.Array, stats: AnyStats, *, reml: bool) -> Moments:
         """pwrss and log-determinants at phi (k, c)."""
-        found: Moments = _search_kernel(self.core).moments(self.core, phi, stats, reml=reml)
+        written = few_strata.fits(self.core) and not on_gpu()
+        known = few_strata if written else _search_kernel(self.core)
+        found: Moments = known.moments(self.core, phi, stats, reml=reml)
         return found
 
     def node_parts(self, phi: jax.Array, stats: AnyStats, *, reml: bool) -> tuple[jax.Array, jax.Array]:

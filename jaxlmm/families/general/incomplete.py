@@ -196,8 +196,9 @@ class OwnDesigns:
         core = kernel.core
         assert isinstance(core, Core)
         columns = sum(core.sizes) + core.p  # that are not 0 in a row
-        numbers = core.r1 * core.G * (core.d + core.r1 * core.G) + core.d**2
-        if core.n_obs * columns**2 > MOST_PRODUCTS or numbers > MOST_NUMBERS * (1 + 9 * one_factor.fits(core)):
+        blocks = 0 if one_factor.fits(core) else (core.r1 * core.G) ** 2
+        numbers = core.r1 * core.G * (core.r1 + core.d) + core.d**2 + blocks
+        if core.n_obs * columns**2 > MOST_PRODUCTS or numbers > MOST_NUMBERS:
             return None
         if any(core.levels[t] <= core.p for t in core.second):
             return None  # X might fit all their effects

@@ -30,9 +30,11 @@ __all__ = ["OwnRows", "RowSums"]
 
 # Responses that are reduced together.
 PANEL = 64
-# Pivots relative to what they were before elimination: below the first a direction is not there, below the second
-# that is not clear, and neither is a column of X of which less than that is left.
-ABSENT, CLEAR = 1e-13, 1e-6
+# Pivots of a level relative to what they were before elimination: below the first a direction is not there, below the
+# second that is not clear.
+ABSENT, THERE = 1e-13, 1e-7
+# Least eigenvalues of what is left of D.
+CLEAR = 1e-6
 # Squares of a column of X, relative to those of the largest column of D: what rounding leaves of less is not exact.
 FAINT = 1e-8
 # Of the squares of a random term's column as much must be left by X; a design made alone asks for a tenth of it.
@@ -249,7 +251,7 @@ class RowSums:
             before = S[a, a]
             pivot = before - sum(R[k, a] ** 2 for k in range(a))
             here = pivot > ABSENT * before
-            clear &= (pivot > CLEAR * before) | ~here
+            clear &= (pivot > THERE * before) | ~here
             ranks += here
             root = np.sqrt(np.where(here, pivot, 1.0))
             over = here / root

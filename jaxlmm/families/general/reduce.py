@@ -88,7 +88,7 @@ def reduce_to_strata(core: StrataCore, reducer: StrataReducer, Y: np.ndarray) ->
     stats = dict(rest=np.ones((len(core.rest_values), c)), h=np.zeros((len(core.F), c)), ols=np.zeros((core.p, c)))
 
     def quick(y: np.ndarray, total: np.ndarray, cols: slice, scaling: Scaling) -> np.ndarray:
-        coords = basis.T @ y
+        coords = reducer.onto_basis(y)
         left = total - np.einsum("ij,ij->j", coords, coords)
         safe = _safe(left, total) & (reducer.n_rest > 0)
         h = coords[reducer.rows]

@@ -33,6 +33,10 @@ SAME_DECIMALS = 12
 # Entries of the eigenvectors, and arithmetic to find them: larger designs are left to ``layout``.
 MOST_ENTRIES = 4_000_000
 MOST_WORK = 2_000_000_000
+# Rows for each level from where on sums over levels are worth it, and a ratio of eigenvalues whose root is what
+# coordinates made of such sums may lose in precision.
+WORTH_SUMS = 4
+MOST_SPREAD = 100.0
 
 
 @jax.tree_util.register_dataclass
@@ -101,6 +105,11 @@ class StrataReducer:
     root_w : ndarray, (n_obs,), or None
     basis : ndarray, (n_obs, b)
         Orthonormal: all strata but that of the residuals, and in it its share of Q.
+    sums : csr array, (levels, n_obs), or None
+        Of y over the levels of each factor. They give the coordinates on the columns of ``basis`` that the factors
+        span with far fewer products; None where there is little to gain, or digits to lose.
+    turn : ndarray, (b', levels)
+        From ``sums`` to the coordinates on the first b' columns of ``basis``.
     rows : ndarray of int, (J,)
         The columns of ``basis`` that span the shares of Q.
     rest : ndarray, (T', b)
@@ -111,9 +120,17 @@ class StrataReducer:
     Q: np.ndarray
     root_w: np.ndarray | None
     basis: np.ndarray
+    sums: scipy.sparse.csr_array | None
+    turn: np.ndarray
     rows: np.ndarray
     rest: np.ndarray
     n_rest: int
+
+    def onto_basis(self, y: np.ndarray) -> np.ndarray:
+        """Coordinates (b, c) of y (n_obs, c) on ``basis``, in one pass."""
+        if self.sums is None:
+            return np.asarray(self.basis.T @ y)
+        return np.concatenate([self.turn @ (self.sums @ y), self.basis[:, len(self.turn) :].T @ y])
 
 
 def make_strata(
@@ -160,7 +177,8 @@ def make_strata(
     levels, n_rest = tuple(t.n_levels for t in terms), residual.rest_dim
     core = StrataCore(**arrays, sizes=(1,) * len(Z), levels=levels, n_obs=n, p=p, n_rest=n_rest)
     basis = np.hstack([s.basis for s in strata])
-    return core, StrataReducer(Q, root_w, basis, np.concatenate(rows), indicator, n_rest)
+    reducer = StrataReducer(Q, root_w, basis, *_by_sums(Z, strata[:-1]), np.concatenate(rows), indicator, n_rest)
+    return core, reducer
 
 
 @dataclass(frozen=True, eq=False)
@@ -191,6 +209,20 @@ def _strata(Q: np.ndarray, U: np.ndarray, values: np.ndarray) -> list[_Stratum]:
     rank = int(np.sum(singular > least))
     F = singular[:rank, None] * Vt[:rank]
     return [*out, _Stratum(np.zeros(values.shape[1]), share[:, :rank], F, n - U.shape[1] - rank)]
+
+
+def _by_sums(
+    Z: Sequence[scipy.sparse.csr_array], strata: Sequence[_Stratum]
+) -> tuple[scipy.sparse.csr_array | None, np.ndarray]:
+    """``sums`` and ``turn`` of a reducer: U_S is Z Z'U_S over sum_t lam_St, of all columns Z of the factors."""
+    columns = scipy.sparse.hstack(Z, format="csr")
+    total = np.concatenate([np.full(s.basis.shape[1], s.value.sum()) for s in strata])
+    if columns.shape[1] * WORTH_SUMS > len(strata[0].basis) or total.max() > MOST_SPREAD * total.min():
+        return None, np.zeros((0, 0))
+    turn = (columns.T @ np.hstack([s.basis for s in strata]) / total).T
+    made = columns @ turn.T
+    turn -= 0.5 * (made.T @ made - np.eye(len(turn))) @ turn  # rounding of U_S, which now counts for more
+    return scipy.sparse.csr_array(columns.T), np.ascontiguousarray(turn)
 
 
 def _commute(Z: Sequence[scipy.sparse.csr_array]) -> bool:

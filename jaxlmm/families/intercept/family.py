@@ -59,7 +59,8 @@ class Intercept(Family):
     @functools.cached_property
     def own(self) -> OwnDesign:
         """The design as responses with missing observations need it."""
-        return OwnDesign.make(self.design, self.reducer)
+        with single_threaded_blas():  # threads of small products would still wait for work while responses are fitted
+            return OwnDesign.make(self.design, self.reducer)
 
     def take(self, rows: np.ndarray, weights: np.ndarray | None = None) -> Intercept:
         """The same structure on some rows of the design, with other weights if given."""

@@ -191,11 +191,14 @@ def _blocks(projection: Projection) -> tuple[tuple[slice | np.ndarray, slice, np
         return ()
     order = np.argsort(projection.codes, kind="stable")
     ends = np.searchsorted(projection.codes[order], np.arange(G + 1))
+    entries = projection.weighted(1 / np.sqrt(projection.sizes)[projection.codes][:, None])[:, 0]  # of Zt
     is_sorted, out, first = bool(np.all(np.diff(projection.codes) >= 0)), [], 0
     while first < G:
         last = max(int(np.searchsorted(ends, ends[first] + BLOCK_ROWS, side="right")) - 1, first + 1)
         at = order[ends[first] : ends[last]]
-        B = np.concatenate([projection.Zt[first:last].toarray()[:, at], projection.Qw[at].T])
+        Z = np.zeros((last - first, len(at)))
+        Z[projection.codes[at] - first, np.arange(len(at))] = entries[at]
+        B = np.concatenate([Z, projection.Qw[at].T])
         out.append((slice(int(ends[first]), int(ends[last])) if is_sorted else at, slice(first, last), B))
         first = last
     return tuple(out)

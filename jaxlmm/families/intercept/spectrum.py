@@ -120,6 +120,9 @@ def _bases(sizes: np.ndarray, Q1: np.ndarray) -> tuple[np.ndarray, tuple[tuple[n
     single, merged = [np.zeros(0, dtype=np.intp)], []
     for size in np.unique(sizes):
         at = np.flatnonzero(sizes == size)
+        if len(at) == 1 and np.linalg.norm(Q1[at]) > 1e-12:  # spanned as it is
+            single.append(at)
+            continue
         U, values, _ = np.linalg.svd(Q1[at], full_matrices=False)
         H = np.ascontiguousarray(U[:, values > 1e-12])
         if H.shape[1] < len(at):

@@ -39,20 +39,18 @@ class _Rows:
     codes: np.ndarray
 
     @classmethod
-    def make(cls, at: Any, codes: np.ndarray, B: np.ndarray, dense: bool) -> _Rows:
-        i, j = np.tril_indices(B.shape[1])
-        pairs = (B[:, i] * B[:, j]).T
+    def make(cls, at: Any, codes: np.ndarray, B: np.ndarray, pairs: np.ndarray, dense: bool) -> _Rows:
         first = int(codes[0]) if len(codes) else 0
         k = int(codes[-1]) - first + 1 if len(codes) else 0
         within = codes - first
         groups = slice(first, first + k)
         if not dense:
             starts = np.searchsorted(within, np.arange(k))
-            return cls(at, groups, np.ascontiguousarray(B.T), np.ascontiguousarray(pairs), starts, within)
+            return cls(at, groups, np.ascontiguousarray(B.T), np.ascontiguousarray(pairs.T), starts, within)
         Z = np.zeros((k, len(B)))
         Z[within, np.arange(len(within))] = 1.0
         by_column = [Z * B[:, c] for c in range(B.shape[1])]
-        return cls(at, groups, np.concatenate([Z, B.T]), np.concatenate([Z, *by_column, pairs]), None, within)
+        return cls(at, groups, np.concatenate([Z, B.T]), np.concatenate([Z, *by_column, pairs.T]), None, within)
 
     def add_sums(self, y: np.ndarray, by_group: np.ndarray, onto: np.ndarray) -> None:
         """Add sums of y (rows, c): of the groups to (G, c), and its products with B to (pw, c)."""
@@ -101,11 +99,14 @@ class GroupSums:
         order = np.argsort(codes, kind="stable")
         is_sorted = bool(np.all(order == np.arange(n)))
         dense, blocks = n >= LEAST_DENSE * n_groups, []
+        i, j = np.tril_indices(pw)
+        ordered = B[order]
+        pairs = ordered[:, i] * ordered[:, j]
         for start in range(0, n, BLOCK_ROWS):
             rows = slice(start, min(start + BLOCK_ROWS, n))
             at = rows if is_sorted else order[rows]
             own = codes[order[rows]] if n_groups else np.zeros(0, dtype=np.intp)
-            blocks.append(_Rows.make(at, own, B[order[rows]], dense or not n_groups))
+            blocks.append(_Rows.make(at, own, ordered[rows], pairs[rows], dense or not n_groups))
         return cls(tuple(blocks), n, n_groups, pw, weights)
 
     def read(self, Y: np.ndarray, W: np.ndarray | None, *, shifted: bool) -> Panel:
