@@ -7,11 +7,8 @@ needs more, so that a process that fits a hundred designs, one after the other, 
 
 from __future__ import annotations
 
-import contextlib
-import contextvars
 import functools
-import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -19,10 +16,9 @@ from typing import Any, TypeVar
 import jax
 import numpy as np
 
-from jaxlmm.runtime.threads import N_THREADS
 from jaxlmm.runtime.traced import folder, platform, traced
 
-__all__ = ["ahead", "jit", "n_maps", "n_programs"]
+__all__ = ["jit", "n_maps", "n_programs"]
 
 R = TypeVar("R")
 
@@ -36,8 +32,6 @@ FEW_RESPONSES, FEW_NUMBERS = 16, 2**18
 
 _functions: list[Any] = []
 _counted = 0
-# What has been compiled ahead.
-_ahead: set[Any] = set()
 
 
 def jit(
@@ -149,33 +143,6 @@ def _make_room() -> None:
             compiled.clear_cache()
         n = 0
     _counted = n
-
-
-@contextlib.contextmanager
-def ahead(work: Callable[[], object], like: Any) -> Iterator[None]:
-    """Context beside whose body ``work()`` runs in another thread, the first time with such shapes: it calls programs
-    that come next with arguments of no matter, so that they are compiled while the body's own are.
-
-    ``like`` is a pytree whose structure and shapes tell whether these programs are there already. An error of
-    ``work`` is left to the call that needs its result.
-    """
-    leaves, tree = jax.tree.flatten(like)
-    key = tree, tuple((np.shape(leaf), np.result_type(leaf)) for leaf in leaves), platform()
-    if key in _ahead or N_THREADS == 1 or threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    _ahead.add(key)
-
-    def try_it() -> None:
-        with contextlib.suppress(Exception):
-            work()
-
-    thread = threading.Thread(target=contextvars.copy_context().run, args=(try_it,))
-    thread.start()
-    try:
-        yield
-    finally:
-        thread.join()
 
 
 def n_programs() -> int:
