@@ -42,7 +42,7 @@ from jaxlmm.runtime.threads import by_chunks
 from jaxlmm.sources.weighted import WeightedMatrix, values_of
 
 __all__ = [
-    "Covariance", "Curves", "Family", "Modes", "Moments", "Provider", "Scaling", "covariances",
+    "Covariance", "Curves", "Family", "Modes", "Moments", "Provider", "Scaling", "covariances", "fill",
 ]  # fmt: skip
 
 # Columns of one pattern that are copied together.
@@ -203,11 +203,7 @@ class Family(abc.ABC):
         absent = absent if len(where) == sizes[0] else None
         if len(where) and Y.dtype.kind == "f":
             known = KnownCurves.empty(*sizes) if keep else None
-            some = None if known is None else known.at(where)
-            for name, value in self.fit_incomplete(Y, where, method, some, absent).items():
-                out[name][where] = value
-            if known is not None and some is not None:
-                known.put(where, some)
+            fill(out, known, where, lambda some: self.fit_incomplete(Y, where, method, some, absent))
         return out, known
 
     def _fit_complete(self, Y: np.ndarray, absent: np.ndarray, method: str) -> dict[str, np.ndarray]:
@@ -236,11 +232,7 @@ class Family(abc.ABC):
         """
         out, alone = self.fit_shared(Y, where, method, known, self.min_shared, absent)
         if alone.any():
-            own = None if known is None else known.at(alone)
-            for name, value in self.fit_own(Y, where[alone], method, own).items():
-                out[name][alone] = value
-            if known is not None and own is not None:
-                known.put(alone, own)
+            fill(out, known, alone, lambda some: self.fit_own(Y, where[alone], method, some))
         return out
 
     def fit_shared(
@@ -452,6 +444,20 @@ def _is_mostly_incomplete(Y: Any) -> bool:
         return False
     some = count_missing(np.isnan(Y[:, :: Y.shape[1] // PROBED_COLUMNS])) > 0
     return 2 * int(np.count_nonzero(some)) > len(some)
+
+
+def fill(
+    out: dict[str, np.ndarray],
+    known: KnownCurves | None,
+    at: np.ndarray,
+    fit: Callable[[KnownCurves | None], dict[str, np.ndarray]],
+) -> None:
+    """Write the results of the responses ``at`` into ``out``: those of ``fit``, which adds to what is known there."""
+    some = None if known is None else known.at(at)
+    for name, value in fit(some).items():
+        out[name][at] = value
+    if known is not None and some is not None:
+        known.put(at, some)
 
 
 def failed_results(m: int, p: int, k: int, status: Status) -> dict[str, np.ndarray]:

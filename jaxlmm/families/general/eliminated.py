@@ -19,9 +19,9 @@ from jaxlmm.families.general.layout import Core, packed_pairs
 from jaxlmm.families.parameters import lower_triangle
 
 __all__ = [
-    "Entries", "add", "blocks", "changed", "exchanged", "first_columns", "first_parameters", "get", "groups",
-    "onto_columns",
-    "orderings", "pairings", "product", "sandwich", "sums", "times", "total",
+    "Entries", "add", "blocks", "changed", "dot", "exchanged", "first_columns", "first_parameters", "get", "groups",
+    "once", "onto_columns", "orderings", "pairings", "product", "sandwich", "sums", "symmetric_product", "times",
+    "total",
 ]  # fmt: skip
 
 Entries = dict[tuple[int, int], jax.Array]
@@ -58,6 +58,21 @@ def get(entries: Entries, i: int, j: int) -> jax.Array:
 def add(parts: Iterable[jax.Array]) -> jax.Array:
     """Sum of arrays, at least one."""
     return functools.reduce(operator.add, parts)
+
+
+def dot(x: Sequence[jax.Array], y: Sequence[jax.Array]) -> jax.Array:
+    """Sum of products of arrays."""
+    return add(a * b for a, b in zip(x, y, strict=True))
+
+
+def symmetric_product(A: Entries, B: Entries, p: int) -> list[list[jax.Array]]:
+    """A B of symmetric matrices (p, p)."""
+    return [[add(get(A, i, n) * get(B, n, j) for n in range(p)) for j in range(p)] for i in range(p)]
+
+
+def once(values: Sequence[jax.Array]) -> list[jax.Array]:
+    """``values``, which the compiler is not to work out again in each loop that uses them."""
+    return list(jax.lax.optimization_barrier(tuple(values)))
 
 
 def total(values: jax.Array) -> jax.Array:

@@ -29,7 +29,7 @@ from jaxlmm.optimize.several import semidefinite_factor
 from jaxlmm.runtime import programs
 from jaxlmm.runtime.batches import in_batches, on_gpu, take, width_for
 
-__all__ = ["AnyStats", "General", "block_matrix", "make_general"]
+__all__ = ["AnyStats", "General", "block_matrix", "contrast_by_contrast", "make_general"]
 
 # Beyond the nodes of all designs go those of the few whose levels differ by this many powers of ten, up to so many.
 LEAST_REACH, MOST_REACH = 0.5, 4.0
@@ -413,14 +413,14 @@ def _own_covariance(core: AnyCore, phi: jax.Array, L: jax.Array) -> Any:
         return one_factor.own_covariance(core, phi, L)
     # Second derivatives are left out by the compiler.
     at = _kernel(core).covariance(core, phi, L)
-    return _contrast_by_contrast(at.value), _contrast_by_contrast(at.first)
+    return contrast_by_contrast(at.value), contrast_by_contrast(at.first)
 
 
 @functools.partial(programs.jit, batch=1, keep=True)
 def _variances(core: AnyCore, theta: jax.Array, L: jax.Array) -> jax.Array:
     # Derivatives are left out by the compiler.
     at = _kernel(core).covariance(core, phi_from_theta(theta, core.sizes), L)
-    return _contrast_by_contrast(at.value)
+    return contrast_by_contrast(at.value)
 
 
 @functools.partial(programs.jit, batch=1, keep=True, static_argnames="reml")
@@ -440,10 +440,10 @@ def _solutions(core: AnyCore, theta: jax.Array, stats: AnyStats, L: jax.Array) -
         assert isinstance(stats, Stats)
         return one_factor.solutions(core, phi, stats, L)
     pwrss, fixef = known.estimates(core, phi, stats)
-    return pwrss, fixef, _contrast_by_contrast(known.covariance(core, phi, L).value)
+    return pwrss, fixef, contrast_by_contrast(known.covariance(core, phi, L).value)
 
 
-def _contrast_by_contrast(values: jax.Array) -> jax.Array:
+def contrast_by_contrast(values: jax.Array) -> jax.Array:
     """Diagonals (..., q, c) of values (..., q, q, c)."""
     return jnp.stack([values[..., j, j, :] for j in range(values.shape[-2])], axis=-2)
 

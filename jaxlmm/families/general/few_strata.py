@@ -20,7 +20,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxlmm.families.base import Moments
-from jaxlmm.families.general.eliminated import Entries, add, get, sums
+from jaxlmm.families.general.eliminated import Entries, add, dot, get, once, sums, symmetric_product
 from jaxlmm.families.general.layout import packed_pairs
 from jaxlmm.families.general.strata import StrataCore
 from jaxlmm.families.general.strata_moments import StrataStats
@@ -52,18 +52,18 @@ def moments(core: StrataCore, phi: jax.Array, stats: StrataStats, *, reml: bool)
     *products_of, Fh = _in_turn(inner, [len(products)] * len(orders) + [p])
     M, *changes = (dict(zip(packed_pairs(p), part, strict=True)) for part in products_of)
     C, log_M = _inverse(M, p)
-    b = _once(_times(C, Fh))
+    b = once(_times(C, Fh))
 
     e = stats.h - add(f * x for f, x in zip(F, b, strict=True))
-    once = [x * e for x in first]
-    squares = [w * e * e, *(x * e for x in once), *(x * e * e for x in second)]
-    onto = [x * f for x in once for f in F]  # whose sums are Q'P G_t P y
+    moved = [x * e for x in first]
+    squares = [w * e * e, *(x * e for x in moved), *(x * e * e for x in second)]
+    onto = [x * f for x in moved for f in F]  # whose sums are Q'P G_t P y
     *pull, inner = _in_turn(_sums(onto + squares), [p] * k + [len(squares)])
     _, v, v_first, v_second = _weights(core.rest_values, phi)
     rest = _sums([x * stats.rest for x in (v, *v_first, *v_second)])
     s, s_first, s_second = _in_turn([x + y for x, y in zip(inner, rest, strict=True)], [1, k, len(second)])
     carried = [_times(C, x) for x in pull]
-    s2 = [2 * (x - _dot(pull[t], carried[u])) for x, (t, u) in zip(s_second, packed_pairs(k), strict=True)]
+    s2 = [2 * (x - dot(pull[t], carried[u])) for x, (t, u) in zip(s_second, packed_pairs(k), strict=True)]
     logdet = _logdet(core, phi)
     value, l1, l2 = _restricted(logdet, C, log_M, changes) if reml else logdet
     at = Moments(s[0], -jnp.stack(s_first), _symmetric(s2, k), value, jnp.stack(l1), _symmetric(l2, k))
@@ -95,10 +95,10 @@ def _restricted(
     """log|V| and its derivatives with those of log|M| added; ``changes`` are M_t of each t, and M_tu of each pair."""
     value, l1, l2 = logdet
     k, p = len(l1), 1 + max(i for i, _ in C)
-    once = [_product(C, x, p) for x in changes[:k]]
-    l1 = [x - add(part[i][i] for i in range(p)) for x, part in zip(l1, once, strict=True)]
+    turned = [symmetric_product(C, x, p) for x in changes[:k]]
+    l1 = [x - add(part[i][i] for i in range(p)) for x, part in zip(l1, turned, strict=True)]
     l2 = [
-        x + add((2 if i == j else 4) * C[i, j] * change[i, j] for i, j in C) - _trace(once[t], once[u])
+        x + add((2 if i == j else 4) * C[i, j] * change[i, j] for i, j in C) - _trace(turned[t], turned[u])
         for x, change, (t, u) in zip(l2, changes[k:], packed_pairs(k), strict=True)
     ]
     return value + log_M, l1, l2
@@ -117,7 +117,7 @@ def _inverse(M: Entries, p: int) -> tuple[Entries, jax.Array]:
         M |= {(min(i, j), max(i, j)): scaled[i] for i in range(p)} | {(j, j): -1 / pivot}
         pivots.append(pivot)
     log_M = jnp.log(functools.reduce(operator.mul, pivots))
-    *entries, log_M = _once([*(-x for x in M.values()), log_M])
+    *entries, log_M = once([*(-x for x in M.values()), log_M])
     return dict(zip(M, entries, strict=True)), log_M
 
 
@@ -125,18 +125,9 @@ def _times(M: Entries, x: Vector) -> Vector:
     return [add(get(M, i, j) * x[j] for j in range(len(x))) for i in range(len(x))]
 
 
-def _product(A: Entries, B: Entries, p: int) -> list[Vector]:
-    """A B of symmetric matrices."""
-    return [[add(get(A, i, n) * get(B, n, j) for n in range(p)) for j in range(p)] for i in range(p)]
-
-
 def _trace(A: list[Vector], B: list[Vector]) -> jax.Array:
     """tr(A B)."""
     return add(A[i][j] * B[j][i] for i in range(len(A)) for j in range(len(A)))
-
-
-def _dot(x: Vector, y: Vector) -> jax.Array:
-    return add(a * b for a, b in zip(x, y, strict=True))
 
 
 def _symmetric(values: Vector, k: int) -> jax.Array:
@@ -147,12 +138,7 @@ def _symmetric(values: Vector, k: int) -> jax.Array:
 
 def _sums(parts: Vector) -> Vector:
     """Sums of the rows of arrays (rows, c), in one loop."""
-    return _once(sums(parts, 0))
-
-
-def _once(values: Vector) -> Vector:
-    """``values``, which the compiler is not to work out again in each loop that uses them."""
-    return list(jax.lax.optimization_barrier(tuple(values)))
+    return once(sums(parts, 0))
 
 
 def _in_turn(values: Vector, lengths: Sequence[int]) -> list[Vector]:

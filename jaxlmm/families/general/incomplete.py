@@ -22,7 +22,7 @@ from jaxlmm.engine.finish import Found, Scaling, empty_results, finish
 from jaxlmm.families.base import Modes, Moments
 from jaxlmm.families.deviance import Deviance
 from jaxlmm.families.general import moments, one_factor
-from jaxlmm.families.general.family import General
+from jaxlmm.families.general.family import General, contrast_by_contrast
 from jaxlmm.families.general.layout import Core, Reducer
 from jaxlmm.families.general.moments import Stats
 from jaxlmm.families.general.own_curves import OwnMatrices
@@ -144,7 +144,7 @@ class OwnKernel:
 
         def one(core: Core, phi: jax.Array, own: Stats) -> tuple[jax.Array, ...]:
             at = moments.covariance(core, phi, L)  # second derivatives are left out by the compiler
-            each = [jnp.stack([x[..., j, j, :] for j in range(len(L))], axis=-2) for x in (at.value, at.first)]
+            each = contrast_by_contrast(at.value), contrast_by_contrast(at.first)
             return *moments.estimates(core, phi, own), *each, *moments.information(core, phi, reml=reml)
 
         return self._each(one, phi, stats)
@@ -240,17 +240,13 @@ class OwnDesigns:
 
     def curves(
         self, Y: np.ndarray | WeightedMatrix, where: np.ndarray, phi: np.ndarray, reml: bool
-    ) -> tuple[np.ndarray, OwnMatrices]:
-        """Which of the columns ``where`` of Y, which have phi (len(where), k), are known here; their covariances."""
-        known = np.zeros(len(where), dtype=bool)
-        parts: list[tuple[np.ndarray, ...]] = []
-        for at, *found in self._matrices(Y, where, phi, reml=reml):
-            known[at] = True
-            parts.append(tuple(found))
-        at = np.flatnonzero(known)
-        shapes = [(0, *shape) for shape in self._shapes]
-        joined = [np.concatenate(some) for some in zip(*parts, strict=True)] or [np.zeros(shape) for shape in shapes]
-        value, first, l1, l2 = joined
+    ) -> tuple[np.ndarray, OwnMatrices | None]:
+        """Which of the columns ``where`` of Y, which have phi (len(where), k), are known here; their covariances, or
+        None where none are."""
+        parts = list(self._matrices(Y, where, phi, reml=reml))
+        if not parts:
+            return np.zeros(0, dtype=np.intp), None
+        at, value, first, l1, l2 = (np.concatenate(some) for some in zip(*parts, strict=True))
 
         def second() -> np.ndarray:
             some = self._matrices(Y, where[at], phi[at], reml=None)
@@ -262,32 +258,32 @@ class OwnDesigns:
         self, Y: np.ndarray | WeightedMatrix, where: np.ndarray, theta: np.ndarray
     ) -> tuple[np.ndarray, tuple[Modes, ...]]:
         """Which of the columns ``where`` of Y, which have theta (len(where), k), are known here; their modes."""
-        known, parts = np.zeros(len(where), dtype=bool), []
+        known, parts = [np.zeros(0, dtype=np.intp)], []
         phi = phi_from_theta(np.ascontiguousarray(theta.T), self.kernel.sizes)
         for at, rows in self._blocks(Y, where):
-            known[at] = True
-            unit, stats = rows["unit"], _stats(rows)
+            known.append(at)
+            unit, some = rows["unit"], []
             inner = self.kernel.phi_from_user(np.nan_to_num(phi[:, at])) * unit
-
-            def found(index: np.ndarray) -> Any:
-                with float64_scope():
-                    return _conditional(self.own, inner[:, index], take(stats, index))  # noqa: B023
-
-            width = width_for(len(at), self.own.bytes_per_response)
-            some = []
-            for A, b, v in zip(self.kernel.whiteners, *in_batches(found, len(at), width), strict=True):
+            for A, b, v in zip(self.kernel.whiteners, *self._compute(_conditional, inner, rows), strict=True):
                 values = np.einsum("ij,ljc->cli", A, b * rows["scale"])
                 values[np.isnan(phi[:, at]).any(axis=0)] = np.nan
                 some.append((values, np.einsum("ij,ljkc,mk->clim", A, v / unit, A, optimize=True)))
             parts.append(some)
         joined = [[np.concatenate(arrays) for arrays in zip(*term, strict=True)] for term in zip(*parts, strict=True)]
-        return np.flatnonzero(known), tuple(Modes(*term) for term in joined)
+        return np.concatenate(known), tuple(Modes(*term) for term in joined)
 
-    @property
-    def _shapes(self) -> tuple[tuple[int, ...], ...]:
-        """Of a response: A^-1, its derivatives, those of the log-determinant."""
-        p, k = self.own.p, self.kernel.n_phi
-        return (p, p), (k, p, p), (k,), (k, k)
+    def _compute(
+        self, program: Callable[..., Any], phi: np.ndarray, rows: dict[str, np.ndarray], *args: Any, **options: Any
+    ) -> Any:
+        """``program(own, phi, stats, *args)`` of the responses ``rows`` at phi (k, c) of whitened columns."""
+        stats = _stats(rows)
+
+        def found(index: np.ndarray) -> Any:
+            with float64_scope():
+                return program(self.own, phi[:, index], take(stats, index), *args, **options)
+
+        c = phi.shape[1]
+        return in_batches(found, c, width_for(c, self.own.bytes_per_response))
 
     def _matrices(
         self, Y: np.ndarray | WeightedMatrix, where: np.ndarray, phi: np.ndarray, *, reml: bool | None
@@ -296,15 +292,9 @@ class OwnDesigns:
         or, for ``reml`` None, the second derivatives of A^-1."""
         back = np.linalg.inv(self.kernel.phi_to_user_matrix)
         for at, rows in self._blocks(Y, where):
-            unit, stats = rows["unit"], _stats(rows)
+            unit = rows["unit"]
             inner = self.kernel.phi_from_user(np.nan_to_num(phi[at]).T) * unit
-
-            def found(index: np.ndarray) -> Any:
-                with float64_scope():
-                    return _matrices(self.own, inner[:, index], take(stats, index), reml=reml)  # noqa: B023
-
-            parts = in_batches(found, len(at), width_for(len(at), self.own.bytes_per_response))
-            parts = [np.moveaxis(part, -1, 0) for part in parts]
+            parts = [np.moveaxis(part, -1, 0) for part in self._compute(_matrices, inner, rows, reml=reml)]
             if reml is None:
                 yield at, np.einsum("ts,uv,ctuij,c->csvij", back, back, parts[0], unit, optimize=True)
                 continue
@@ -320,18 +310,11 @@ class OwnDesigns:
     ) -> np.ndarray:  # fmt: skip
         """Results of the responses ``at``; which of them are right beyond doubt."""
         kernel, basis, p, c = self.kernel, self.basis, self.own.p, len(at)
-        stats = _stats(rows)
         nu = (rows["n_used"] - p if reml else rows["n_used"]).astype(np.float64)
-        optimum = minimise_several(Deviance(self.own, nu, reml), stats)
-        contrasts = basis.contrast(np.eye(p))
+        optimum = minimise_several(Deviance(self.own, nu, reml), _stats(rows))
         phi = phi_from_theta(optimum.theta, kernel.sizes)
-
-        def solved(index: np.ndarray) -> Any:
-            with float64_scope():
-                return _solved(self.own, phi[:, index], take(stats, index), contrasts, reml=reml)
-
-        width = width_for(c, self.own.bytes_per_response)
-        pwrss, fixef, variance, first, l1, l2 = in_batches(solved, c, width)
+        solved = self._compute(_solved, phi, rows, basis.contrast(np.eye(p)), reml=reml)
+        pwrss, fixef, variance, first, l1, l2 = solved
         unit = rows["unit"]
         found = Found(
             kernel.to_user(optimum.theta) / np.sqrt(unit), pwrss * unit, optimum.value,

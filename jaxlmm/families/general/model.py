@@ -11,7 +11,7 @@ import numpy as np
 from jaxlmm.design.columns import Basis
 from jaxlmm.design.design import Design
 from jaxlmm.engine.finish import Found, empty_results, finish
-from jaxlmm.families.base import Curves, Family, Modes, Provider, Scaling
+from jaxlmm.families.base import Curves, Family, Modes, Provider, Scaling, fill
 from jaxlmm.families.deviance import Deviance
 from jaxlmm.families.general.family import AnyStats, General, make_general
 from jaxlmm.families.general.incomplete import OwnDesigns
@@ -108,11 +108,7 @@ class RandomTerms(Family):
         out, good = self.own.fit(Y, where, method == "REML", known)
         left = np.flatnonzero(~good)
         if len(left):
-            some = None if known is None else known.at(left)
-            for name, value in self.fit_shared(Y, where[left], method, some, least=1)[0].items():
-                out[name][left] = value
-            if known is not None and some is not None:
-                known.put(left, some)
+            fill(out, known, left, lambda some: self.fit_shared(Y, where[left], method, some, least=1)[0])
         return out
 
     def incomplete(
@@ -124,7 +120,7 @@ class RandomTerms(Family):
         at, own = self.own.curves(Y, where, phi, reml)
         left = np.setdiff1d(np.arange(len(where)), at)
         rest = super().incomplete(Y, where[left], phi[left], reml=reml) if len(left) else []
-        first: list[tuple[np.ndarray, Provider]] = [(at, own)] if len(at) else []
+        first: list[tuple[np.ndarray, Provider]] = [] if own is None else [(at, own)]
         return first + [(left[columns], provider) for columns, provider in rest]
 
     def _fit_block(self, Y: np.ndarray, method: str, out: dict[str, np.ndarray], cols: slice) -> None:

@@ -23,7 +23,17 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxlmm.families.base import Moments
-from jaxlmm.families.general.eliminated import Entries, add, first_parameters, get, groups, orderings
+from jaxlmm.families.general.eliminated import (
+    Entries,
+    add,
+    dot,
+    first_parameters,
+    get,
+    groups,
+    once,
+    orderings,
+    symmetric_product,
+)
 from jaxlmm.families.general.eliminated import sums as sums_of
 from jaxlmm.families.general.layout import Core, packed_pairs
 from jaxlmm.families.general.moments import Stats
@@ -100,7 +110,7 @@ def pwrss_logdet(core: Core, phi: jax.Array, stats: Stats, *, reml: bool) -> tup
 def solutions(core: Core, phi: jax.Array, stats: Stats, L: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
     """pwrss (c,), coefficients (p, c) of Q, and variances (q, c) over sigma2 of the contrasts L (q, p) of them."""
     at, solved = _solve(core, _Group(core, phi), stats)
-    variances = [_dot(x, x) for x in (_apply(at.lower, list(row)) for row in L)]
+    variances = [dot(x, x) for x in (_apply(at.lower, list(row)) for row in L)]
     return solved.s, stats.ols + jnp.stack(solved.u), jnp.stack(variances)
 
 
@@ -111,9 +121,9 @@ def own_covariance(core: Core, phi: jax.Array, L: jax.Array) -> tuple[jax.Array,
     values, first = [], []
     for row in L:
         lowered = _apply(at.lower, list(row))
-        values.append(_dot(lowered, lowered))
-        z = _once(_apply_transposed(at.lower, lowered))  # A^-1 L'
-        zB = [_dot(group.Y[j], z) for j in range(core.r1)]
+        values.append(dot(lowered, lowered))
+        z = once(_apply_transposed(at.lower, lowered))  # A^-1 L'
+        zB = [dot(group.Y[j], z) for j in range(core.r1)]
         first.append([sums.add(add(zB[i] * zB[j] for i, j in orderings(*s))) for s in group.parameters])
     found = sums.found()
     return jnp.stack(values), jnp.stack([jnp.stack([found[n] for n in row]) for row in first], axis=1)
@@ -230,12 +240,7 @@ class _Sums:
 
     def found(self) -> Vector:
         """All sums (c,), by number."""
-        return _once(sums_of(self._parts, 0))
-
-
-def _once(values: Vector) -> Vector:
-    """``values``, which the compiler is not to work out again in each loop that uses them."""
-    return list(jax.lax.optimization_barrier(tuple(values)))
+        return once(sums_of(self._parts, 0))
 
 
 def _exchanged(z: Vector, parameter: Parameter) -> dict[int, jax.Array]:
@@ -267,24 +272,24 @@ def _factored(core: Core, found: Vector, logdet: int, numbers: dict[tuple[int, i
     lower, pivots = _inverse_factor(A, core.p)
     log_A = add(jnp.log(x) for x in pivots)
     kept = [*lower.values(), log_A]
-    *kept, log_A = _once(kept)
+    *kept, log_A = once(kept)
     lower = dict(zip(lower, kept, strict=True))
     inverse = _crossed(lower, core.p)
-    return _Factored(found[logdet], A, lower, dict(zip(inverse, _once(list(inverse.values())), strict=True)), log_A)
+    return _Factored(found[logdet], A, lower, dict(zip(inverse, once(list(inverse.values())), strict=True)), log_A)
 
 
 def _solve(core: Core, group: _Group, stats: Stats) -> tuple[_Factored, _Solved]:
     b, sums = groups(core, stats.b), _Sums()
     Hb = group.times(b)
     logdet, numbers = sums.add(group.logdet), _add_products(group, sums)
-    square = sums.add(_dot(b, Hb))
+    square = sums.add(dot(b, Hb))
     onto = [sums.add(add(group.C[a][i] * Hb[a] for a in range(core.r1))) for i in range(core.p)]
     found = sums.found()
     at, v = _factored(core, found, logdet, numbers), [found[n] for n in onto]
-    u = _once(_apply_transposed(at.lower, _apply(at.lower, v)))
+    u = once(_apply_transposed(at.lower, _apply(at.lower, v)))
     # What rounding has left of A u = v is not lost.
     left = [2 * x - add(get(at.A, i, j) * u[j] for j in range(core.p)) for i, x in enumerate(v)]
-    return at, _Solved(stats.rest + found[square] - _dot(left, u), u)
+    return at, _Solved(stats.rest + found[square] - dot(left, u), u)
 
 
 def _pwrss_derivatives(
@@ -294,7 +299,7 @@ def _pwrss_derivatives(
     k, p = len(group.parameters), group.p
     # The residuals are formed before they are squared.
     b = groups(group.core, stats.b)
-    residual = [x - _dot(group.C[a], solved.u) for a, x in enumerate(b)]
+    residual = [x - dot(group.C[a], solved.u) for a, x in enumerate(b)]
     z = group.onto(group.times(residual))
     moved = [_exchanged(z, s) for s in group.parameters]
     carried = [[add(get(group.K, a, b) * x for b, x in part.items()) for a in range(group.r)] for part in moved]
@@ -304,7 +309,7 @@ def _pwrss_derivatives(
 
     def second(found: Vector) -> jax.Array:
         lowered = [_apply(at.lower, [found[n] for n in row]) for row in onto]
-        return _symmetric({(s, t): 2 * (found[n] - _dot(lowered[s], lowered[t])) for (s, t), n in inner.items()}, k)
+        return _symmetric({(s, t): 2 * (found[n] - dot(lowered[s], lowered[t])) for (s, t), n in inner.items()}, k)
 
     return lambda found: -jnp.stack([found[n] for n in squares]), second
 
@@ -322,8 +327,8 @@ def _logdet_derivatives(group: _Group, at: _Factored, reml: bool, sums: _Sums) -
     k, p, K, Y = len(group.parameters), group.p, group.K, group.Y
     own, other = K, K
     if reml:
-        YX = [[_dot(row, [get(at.inverse, i, j) for j in range(p)]) for i in range(p)] for row in Y]
-        less = {(a, b): _dot(YX[a], Y[b]) for a, b in packed_pairs(group.r)}
+        YX = [[dot(row, [get(at.inverse, i, j) for j in range(p)]) for i in range(p)] for row in Y]
+        less = {(a, b): dot(YX[a], Y[b]) for a, b in packed_pairs(group.r)}
         own, other = {at: K[at] - less[at] for at in K}, {at: K[at] - 2 * less[at] for at in K}
     first = [sums.add(add(get(own, i, j) for i, j in orderings(*s))) for s in group.parameters]
     traces = {
@@ -338,7 +343,7 @@ def _logdet_derivatives(group: _Group, at: _Factored, reml: bool, sums: _Sums) -
     def second(found: Vector) -> jax.Array:
         values = {at: -found[n] for at, n in traces.items()}
         if reml:
-            XN = [_product(at.inverse, {pair: found[n] for pair, n in numbers.items()}, p) for numbers in N]
+            XN = [symmetric_product(at.inverse, {pair: found[n] for pair, n in numbers.items()}, p) for numbers in N]
             for s, t in values:
                 values[s, t] = values[s, t] - add(XN[s][i][j] * XN[t][j][i] for i in range(p) for j in range(p))
         return _symmetric(values, k)
@@ -347,10 +352,6 @@ def _logdet_derivatives(group: _Group, at: _Factored, reml: bool, sums: _Sums) -
 
 
 # Small matrices by entries -----------------------------------------------------------------------------
-
-
-def _dot(x: Sequence[jax.Array], y: Sequence[jax.Array]) -> jax.Array:
-    return add(a * b for a, b in zip(x, y, strict=True))
 
 
 def _inverse_factor(M: Entries, r: int) -> tuple[Entries, Vector]:
@@ -385,11 +386,6 @@ def _apply(lower: Entries, x: Vector) -> Vector:
 
 def _apply_transposed(lower: Entries, x: Vector) -> Vector:
     return [add(lower[i, j] * x[i] for i in range(j, len(x))) for j in range(len(x))]
-
-
-def _product(X: Entries, N: Entries, p: int) -> list[Vector]:
-    """X N of symmetric matrices."""
-    return [[add(get(X, i, n) * get(N, n, j) for n in range(p)) for j in range(p)] for i in range(p)]
 
 
 def _trace(s: Parameter, A: Entries, t: Parameter, B: Entries) -> jax.Array:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -37,7 +38,6 @@ class OwnMatrices:
     l2: np.ndarray
     reml: bool
     basis: Callable[[np.ndarray], np.ndarray]
-    _found: list[np.ndarray] = field(default_factory=list)
 
     def contrasts(self, phi: np.ndarray, L: np.ndarray, *, joint: bool) -> Curves:
         """Curves of contrasts L (q, p) of the user's coefficients, at the phi that this was made for."""
@@ -55,16 +55,15 @@ class OwnMatrices:
             raise ValueError("these derivatives are those of another method")
         return self.l1, self.l2
 
+    @functools.cached_property
     def _second(self) -> np.ndarray:
-        if not self._found:
-            self._found.append(self.second())
-        return self._found[0]
+        return self.second()
 
     def _joint(self, own: np.ndarray) -> Curves:
-        return Curves(own @ self.value @ own.T, own @ self.first @ own.T, lambda: own @ self._second() @ own.T)
+        return Curves(own @ self.value @ own.T, own @ self.first @ own.T, lambda: own @ self._second @ own.T)
 
     def _one_by_one(self, own: np.ndarray) -> Curves:
         def diagonals(matrices: np.ndarray) -> np.ndarray:
             return np.asarray(np.einsum("qi,...ij,qj->...q", own, matrices, own, optimize=True))
 
-        return Curves(diagonals(self.value), diagonals(self.first), lambda: diagonals(self._second()))
+        return Curves(diagonals(self.value), diagonals(self.first), lambda: diagonals(self._second))
