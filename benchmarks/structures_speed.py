@@ -5,9 +5,9 @@
 Per response, ``model.fit(Y)`` of a prepared model (cross-products, global optimum by REML, coefficients, variances,
 likelihood, status) with Satterthwaite p-values; compiled before. Also the first call of ten responses in a process,
 design and compiling included: without a compile cache, and with one that another process has filled. And lme4's
-``refit``, as it is set, of 40 of the responses in the same minutes, where R has lme4: machines differ, and so does one
-machine from hour to hour. Writes results/structures_speed.json; with --only the rows of other structures stay as they
-are.
+``refit``, as it is set, of 40 of the responses in the same minutes, where R has lme4: machines differ, and so does
+one machine from hour to hour. Writes results/structures_speed.json; with --only the rows of other structures stay as
+they are.
 """
 
 from __future__ import annotations
