@@ -181,9 +181,11 @@ def ahead(work: Callable[[], object], like: Any) -> Iterator[None]:
         yield
         return
     _ahead.add(key)
+    # JAX knows ``jax.default_device(...)`` in the thread that entered it alone.
+    device: Any = jax.config.jax_default_device  # type: ignore[attr-defined]
 
     def try_it() -> None:
-        with contextlib.suppress(Exception):
+        with contextlib.suppress(Exception), jax.default_device(device):
             work()
 
     thread = threading.Thread(target=contextvars.copy_context().run, args=(try_it,))

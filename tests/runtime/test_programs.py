@@ -101,15 +101,18 @@ def test_what_is_compiled_ahead_is_run_once_and_its_errors_are_left_to_who_needs
 ) -> None:
     monkeypatch.setattr(programs, "N_THREADS", 2)
     monkeypatch.setattr(programs, "_ahead", set())
-    ran = []
+    ran, devices = [], []
 
     def work() -> None:
         ran.append(threading.current_thread())
+        devices.append(jax.config.jax_default_device)  # type: ignore[attr-defined]
         raise ValueError("of no matter here")
 
+    device = jax.devices("cpu")[0]
     for n in (3, 3, 4):
-        with programs.ahead(work, np.zeros(n)):
+        with jax.default_device(device), programs.ahead(work, np.zeros(n)):
             pass
+    assert devices == [device, device]
     assert len(ran) == 2 and threading.main_thread() not in ran
     with pytest.raises(KeyboardInterrupt), programs.ahead(work, np.zeros(5)):
         raise KeyboardInterrupt
