@@ -318,7 +318,7 @@ def _minima(value: jax.Array, neighbours: jax.Array, n_starts: int) -> tuple[jax
 
     def none_below(j: jax.Array, local: jax.Array) -> jax.Array:
         beside = jax.lax.dynamic_index_in_dim(neighbours, j, 1, keepdims=False)
-        return local & (value <= jnp.take(value, beside, axis=0))
+        return local & (value <= jnp.take(value, beside, axis=0, mode="clip"))
 
     local = jax.lax.fori_loop(0, neighbours.shape[1], none_below, value == value)
     low, numbers = value, np.arange(len(value))[:, None]
@@ -441,8 +441,11 @@ def _steepness(at: Evaluation, theta: jax.Array, free: jax.Array) -> jax.Array:
 
 
 @functools.cache
-def _compiled() -> Any:
-    """Steps of a batch until no more than ``enough`` of its responses are not done."""
+def _compiled(first: bool = False) -> Any:
+    """Steps of a batch until no more than ``enough`` of its responses are not done.
+
+    ``first``: of a search of so few responses that it compiles for longer than it runs.
+    """
     step = iteration_step(_advance)
 
     def run(state: _State, problem: Problem, stats: Any, enough: jax.Array) -> _State:
@@ -451,7 +454,7 @@ def _compiled() -> Any:
 
         return jax.lax.while_loop(going, lambda state: step(state, problem, stats), state)
 
-    return programs.jit(run, keep=True)
+    return programs.jit(run, keep=True, batch=0 if first else None)
 
 
 # The search ----------------------------------------------------------------------------------------
@@ -555,6 +558,11 @@ class _Search:
         return out
 
     @property
+    def few(self) -> bool:
+        """Whether all responses take less time than compiling well for them."""
+        return len(self.value) <= programs.FEW_RESPONSES
+
+    @property
     def cheap(self) -> bool:
         """Whether a step takes about as long as moving a response to another batch."""
         return self.problem.bytes_per_response <= CHEAP_BYTES
@@ -591,7 +599,7 @@ class _Search:
         state, stats, problem = take(out, index), take(self.stats, rows[index]), _take_nu(self.problem, rows[index])
         state.done[n:] = 1.0
         enough = (width // 4 if self.cheap else n - width // 2) if more else self._few(width)
-        state = _compiled()(state, problem, stats, min(enough, n - 1))
+        state = _compiled(self.few)(state, problem, stats, min(enough, n - 1))
         left = np.asarray(state.done)[:n] == 0
         for whole, part in zip(jax.tree.leaves(out), jax.tree.leaves(state), strict=True):
             whole[..., index[:n]] = np.asarray(part)[..., :n]
@@ -702,7 +710,7 @@ class _Search:
         def values(index: np.ndarray) -> Any:
             with float64_scope():
                 state, problem = _empty_state(theta[:, index], limit=1), _take_nu(self.problem, rows[index])
-                return _compiled()(state, problem, take(self.stats, rows[index]), 0).at.value
+                return _compiled(self.few)(state, problem, take(self.stats, rows[index]), 0).at.value
 
         out = in_batches(values, len(rows), self._width(len(rows)))
         return np.where(np.isfinite(out), out, np.inf)
