@@ -32,7 +32,7 @@ import scipy.stats
 from jaxlmm._types import float64_scope
 from jaxlmm.optimize.solver import iteration_step
 from jaxlmm.runtime import programs
-from jaxlmm.runtime.batches import few, in_batches, narrower, padded, take, width_for
+from jaxlmm.runtime.batches import few, in_batches, narrower, padded, put, take, width_for
 from jaxlmm.runtime.threads import N_THREADS, by_chunks
 
 __all__ = ["Evaluation", "Problem", "SeveralOptimum", "descend", "minimise_several", "semidefinite_factor"]
@@ -601,8 +601,7 @@ class _Search:
         enough = (width // 4 if self.cheap else n - width // 2) if more else self._few(width)
         state = _compiled(self.few)(state, problem, stats, min(enough, n - 1))
         left = np.asarray(state.done)[:n] == 0
-        for whole, part in zip(jax.tree.leaves(out), jax.tree.leaves(state), strict=True):
-            whole[..., index[:n]] = np.asarray(part)[..., :n]
+        put(out, index[:n], state)
         return left
 
     def keep(self, rows: np.ndarray, new: _State, *, better: np.ndarray | None = None) -> np.ndarray:
@@ -743,11 +742,21 @@ def _triangle(r: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _eigh(M: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """``numpy.linalg.eigh`` of matrices (c, r, r), mostly numbers."""
-    if M.shape[1] > 1:
+    """``numpy.linalg.eigh`` of matrices (c, r, r), which takes long for many small ones."""
+    if M.shape[1] == 1:
+        return M[:, 0], np.ones_like(M)
+    if M.shape[1] > 2:
         values, vectors = np.linalg.eigh(M)
         return values, vectors
-    return M[:, 0], np.ones_like(M)
+    # One of Jacobi's rotations.
+    a, b, d = M[:, 0, 0], M[:, 1, 0], M[:, 1, 1]
+    ratio = (d - a) / np.where(b == 0, 1.0, 2 * b)
+    t = np.where(b == 0, 0.0, np.where(ratio >= 0, 1.0, -1.0) / (np.abs(ratio) + np.hypot(1.0, ratio)))
+    cosine = 1 / np.sqrt(1 + t * t)
+    sine, values = t * cosine, np.stack([a - t * b, d + t * b], axis=1)
+    vectors = np.stack([np.stack([cosine, sine], axis=1), np.stack([-sine, cosine], axis=1)], axis=1)
+    order = np.argsort(values, axis=1)
+    return np.take_along_axis(values, order, axis=1), np.take_along_axis(vectors, order[:, None], axis=2)
 
 
 def _factors(theta: np.ndarray, sizes: Sequence[int]) -> list[np.ndarray]:
