@@ -15,7 +15,8 @@ from jaxlmm._types import float64_scope
 from jaxlmm.design.random import make_random_term
 from jaxlmm.families.deviance import Deviance
 from jaxlmm.families.parameters import phi_from_theta, theta_gradient, theta_jacobian
-from jaxlmm.optimize.several import _eigh, descend, minimise_several
+from jaxlmm.optimize.covariances import _eigh
+from jaxlmm.optimize.several import descend, minimise_several
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "families"))
 from oracle import make_case, structures
