@@ -8,10 +8,10 @@ value). The search of each response goes:
 2. From each start, Newton steps within a trust region (``trust_region``).
 3. A covariance that is all but singular is made exactly singular: eigenvalues to 0, columns of T to 0, and
    the rest polished again.
-4. The answer is checked on the cone of covariance matrices (``covariances``), where theta's own gradient says too little (it
-   vanishes wherever a column of T does): with D the derivative of the deviance in Phi, a minimum has D >= 0
-   and D Phi = 0. Along an eigenvector of D with a negative eigenvalue the deviance falls; so the search goes
-   on from there.
+4. The answer is checked on the cone of covariance matrices (``covariances``), where theta's own gradient says
+   too little (it vanishes wherever a column of T does): with D the derivative of the deviance in Phi, a minimum
+   has D >= 0 and D Phi = 0. Along an eigenvector of D with a negative eigenvalue the deviance falls; so the
+   search goes on from there.
 """
 
 from __future__ import annotations
@@ -56,7 +56,8 @@ FIRST_STEPS = 12
 # lengths of the next step, that one must lead.
 LOOKING = 4
 NEAR = 0.2
-# Of the starts, those whose deviance is above the best node's by no more than this, and this times the way down from that.
+# Of the starts, those whose deviance is above the best node's by no more than this, and this times the way down from
+# that.
 # On small designs with slopes and outliers that mattered (benchmarks/structures_optimum.py --only small).
 ABOVE, LONGER = 6.0, 0.5
 # Responses of a batch whose windows are checked.
@@ -67,7 +68,7 @@ CHEAP_BYTES = 8192
 TOL_CONVERGED = 1e-9
 # What rounding leaves of the gradient counts as converged too, where the steps lead no further, up to a gradient
 # (relative to nu) whose square is nothing.
-ROUNDING_GRADIENT, MOST_ROUNDING = 1e-11, 1e-6
+ROUNDING_GRADIENT, MOST_ROUNDING = 1e-11, 4e-6
 # The same for minima of which only the value counts: its error is this squared.
 TOL_DESCENT = 1e-6
 # Eigenvalues of Phi below this are tried as 0.
