@@ -235,12 +235,19 @@ def same_partition(a: np.ndarray, b: np.ndarray) -> bool:
 
 
 def term_keys(random: Sequence[RandomTerm]) -> tuple[str, ...]:
-    """A name for each term, as lme4 writes them: a factor's second term is "subject.1"."""
+    """A name for each term, as lme4 writes them: a factor's second term is "subject.1".
+
+    Which is the second: lme4 sorts terms whose numbers of levels rise anywhere, and those of equal numbers are in
+    reverse then: of ``(1 | item) + (x || subject)`` with more subjects than items, "subject" is the slope.
+    """
     seen: collections.Counter[str] = collections.Counter()
-    keys = []
-    for term in random:
-        keys.append(term.name if not seen[term.name] else f"{term.name}.{seen[term.name]}")
-        seen[term.name] += 1
+    sizes = np.array([term.n_levels for term in random])
+    order = np.argsort(sizes, kind="stable")[::-1] if np.any(np.diff(sizes) > 0) else np.arange(len(sizes))
+    keys = [""] * len(sizes)
+    for k in order.tolist():
+        name = random[k].name
+        keys[k] = name if not seen[name] else f"{name}.{seen[name]}"
+        seen[name] += 1
     return tuple(keys)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from jaxlmm.design.random import check_random_terms, make_random_term
+from jaxlmm.design.random import RandomTerm, check_random_terms, make_random_term, term_keys
 
 CODES = np.repeat(np.arange(5), 4)
 X = np.random.default_rng(0).normal(size=20)
@@ -56,3 +56,22 @@ def test_columns_that_never_meet_in_a_level() -> None:
     old = (CODES < 2).astype(float)
     with pytest.raises(ValueError, match=r"\(old \+ young \| g\): no level of 'g' has both 'old' and 'young'"):
         make_random_term("g", "abcde", CODES, np.column_stack([old, 1 - old]), ("old", "young"))
+
+
+@pytest.mark.parametrize(
+    ("terms", "keys"),
+    [
+        ("item 1, subj 1, subj x", "item subj.1 subj"),
+        ("subj 1, subj x, item 1", "subj subj.1 item"),
+        ("item 1, item x, subj 1, subj x", "item.1 item subj.1 subj"),
+        ("item 1, item x", "item item.1"),
+    ],
+)
+def test_terms_are_numbered_as_lme4_numbers_them(terms: str, keys: str) -> None:
+    """make.unique(names(lFormula(y ~ x + (1 | item) + (x || subj), d)$reTrms$cnms)) with 5 items and 8 subjects."""
+    codes = {"item": np.tile(np.arange(5), 8), "subj": np.repeat(np.arange(8), 5)}
+    made: list[RandomTerm] = []
+    for name, column in (term.split() for term in terms.split(", ")):
+        Z = None if column == "1" else np.arange(40.0)
+        made.append(make_random_term(name, range(len(np.unique(codes[name]))), codes[name], Z))
+    assert " ".join(term_keys(made)) == keys
