@@ -56,15 +56,18 @@ class Status(enum.IntEnum):
 
 
 _MESSAGES = {
-    Status.OK: "Fitted; the group variance is positive.",
-    Status.SINGULAR: "Fitted; the group variance is estimated as exactly 0 (singular fit).",
+    Status.OK: "Fitted; no covariance of the random effects is singular.",
+    Status.SINGULAR: (
+        "Fitted; a variance of the random effects is estimated as exactly 0, or effects of one term as exactly "
+        "correlated (singular fit)."
+    ),
     Status.NONFINITE: (
         "Not fitted: the response holds infinity, or nothing but NaN (any NaN, with missing='refuse'), or values too "
         "large or too small for float64."
     ),
     Status.CONSTANT: "Not fitted: nothing is left of the response once the fixed effects are removed.",
     Status.NO_RESIDUAL: (
-        "Not fitted: the response does not vary within groups beyond the fixed effects, "
+        "Not fitted: the response does not vary within groups beyond the fixed and random effects, "
         "so the residual variance is 0."
     ),
     Status.TOO_FEW: (
