@@ -17,10 +17,7 @@ from __future__ import annotations
 
 import argparse
 import json
-import subprocess
-import tempfile
 import time
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -28,6 +25,7 @@ import jax.numpy as jnp
 import numpy as np
 import scipy.optimize
 from common import RESULTS, save
+from lme4 import in_lme4
 from scipy.optimize import _lbfgsb
 from structures import designs, responses, small_designs
 
@@ -163,38 +161,13 @@ def check_deviance(
         assert abs(one.fun - pool[c]) < 1e-8, (one.fun, pool[c])
 
 
-LME4 = r"""
-suppressMessages(library(lme4))
-folder <- commandArgs(TRUE)[1]
-d <- read.csv(file.path(folder, "data.csv")); Y <- as.matrix(read.csv(file.path(folder, "Y.csv")))
-formula <- as.formula(readLines(file.path(folder, "formula")))
+LOGLIK = """
 control <- lmerControl(calc.derivs = FALSE, check.conv.singular = "ignore")
-for (v in grep("^g[0-9]", names(d))) d[[v]] <- factor(d[[v]])
-write(sapply(seq_len(ncol(Y)), function(j) { d$y <- Y[, j]
-  format(as.numeric(logLik(lmer(formula, d, control = control))), digits = 16) }), file.path(folder, "loglik"), 1)
+results <- sapply(seq_len(ncol(Y)), function(j) {
+  d$y <- Y[, j]
+  as.numeric(logLik(lmer(formula, d, control = control)))
+})
 """
-
-
-def lme4_loglik(X: np.ndarray, terms: list[RandomTerm], Y: np.ndarray) -> np.ndarray:
-    """REML log-likelihoods (m,) of lme4, with its own optimiser as it is set."""
-    columns = {f"x{j}": X[:, j] for j in range(X.shape[1])}
-    bars = []
-    for t, term in enumerate(terms):
-        columns[f"g{t}"] = term.codes
-        columns |= {f"z{t}{j}": term.Z[:, j] for j in range(term.size)}
-        bars.append(f"(0 + {' + '.join(f'z{t}{j}' for j in range(term.size))} | g{t})")
-    fixed = " + ".join(f"x{j}" for j in range(X.shape[1]))
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        for file, matrix, header in (
-            ("data.csv", np.column_stack(list(columns.values())), ",".join(columns)),
-            ("Y.csv", Y, ",".join(f"y{j}" for j in range(Y.shape[1]))),
-        ):
-            np.savetxt(folder / file, matrix, delimiter=",", header=header, comments="", fmt="%.17g")
-        (folder / "formula").write_text(f"y ~ 0 + {fixed} + {' + '.join(bars)}\n")
-        (folder / "run.R").write_text(LME4)
-        subprocess.run(["Rscript", str(folder / "run.R"), name], check=True)
-        return np.loadtxt(folder / "loglik", ndmin=1)
 
 
 def campaign(
@@ -224,7 +197,7 @@ def campaign(
     }
     if options.lme4:
         ours = jaxlmm.fit(X, Y[:, : options.lme4], random=terms).loglik
-        less = lme4_loglik(X, terms, Y[:, : options.lme4]) - ours
+        less = in_lme4(LOGLIK, X, terms, Y[:, : options.lme4]) - ours
         row |= {
             "lme4 responses": len(less),
             "below lme4": int((less > TOLERANCE).sum()),

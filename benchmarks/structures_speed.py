@@ -4,8 +4,10 @@
 
 Per response, ``model.fit(Y)`` of a prepared model (cross-products, global optimum by REML, coefficients, variances,
 likelihood, status) with Satterthwaite p-values; compiled before. Also the first call of ten responses in a process,
-design and compiling included: without a compile cache, and with one that another process has filled. Writes
-results/structures_speed.json; with --only the rows of other structures stay as they are.
+design and compiling included: without a compile cache, and with one that another process has filled. And lme4's
+``refit``, as it is set, of 40 of the responses in the same minutes, where R has lme4: machines differ, and so does
+one machine from hour to hour. Writes results/structures_speed.json; with --only the rows of other structures stay as
+they are.
 """
 
 from __future__ import annotations
@@ -19,11 +21,21 @@ import time
 from typing import Any
 
 from common import RESULTS, best_time, save
+from lme4 import has_lme4, in_lme4
 from structures import designs, responses
 
 import jaxlmm
 
 SDS = [0.0, 0.2, 0.5, 1.0]
+REFITTED = 40
+REFIT = """
+quietly <- function(x) suppressMessages(suppressWarnings(x))
+d$y <- Y[, 1]
+first <- quietly(lmer(formula, d))
+invisible(quietly(refit(first, Y[, 1])))
+all <- function() system.time(for (j in seq_len(ncol(Y))) quietly(refit(first, Y[, j])))[["elapsed"]]
+results <- min(all(), all(), all()) / ncol(Y)
+"""
 
 
 def first_call(name: str, folder: str) -> float:
@@ -56,7 +68,7 @@ def main() -> None:
     rows: dict[str, dict[str, Any]] = {}
     if options.only and path.exists():
         rows = {row["structure"]: row for row in json.loads(path.read_text())["rows"]}
-    m = options.responses
+    m, with_lme4 = options.responses, has_lme4()
     for name, (X, terms) in designs().items():
         if options.only not in name:
             continue
@@ -78,6 +90,10 @@ def main() -> None:
             "fit and p-values, CPU us per response": cpu / m * 1e6,
             "converged": float(found.converged.mean()),
         }
+        if with_lme4:
+            refit = float(in_lme4(REFIT, X, terms, Y[:, :REFITTED])[0])
+            rows[name]["lme4 refit, us per response"] = refit * 1e6
+            rows[name]["lme4 refit / fit"] = refit * 1e6 / rows[name]["fit, us per response"]
         print(rows[name], flush=True)
     save("structures_speed", list(rows.values()), responses=m)
 

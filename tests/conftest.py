@@ -29,6 +29,11 @@ if "PYTEST_XDIST_WORKER" not in os.environ:
 # JAX keeps millions of objects that are never garbage: Python's default looks through them again and again.
 gc.set_threshold(50_000, 20, 50)
 
+from jaxlmm.runtime import programs  # noqa: E402  JAX reads the variables above as it is imported
+
+# Every core has a worker: nothing is compiled beside a search, but in the tests of that.
+programs.N_THREADS = 1
+
 REFERENCE = Path(__file__).parent / "reference"
 DATA_SETS = "sleepstudy dyestuff dyestuff2 orthodont rail machines hsb82 chickweight co2 ergostool".split()
 
@@ -66,7 +71,7 @@ _ended = 0
 def pytest_runtest_logfinish() -> None:
     """Forget all compiled programs, those of oracles and of single operations too, before they need more memory maps
     than Linux gives a process (see jaxlmm.runtime.programs, which knows jaxlmm's own alone), or 5 GB."""
-    import jax  # JAX reads the variables above as it is imported
+    import jax
 
     from jaxlmm.runtime.programs import LIMIT, MAPS, n_maps
 

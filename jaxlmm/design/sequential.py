@@ -5,6 +5,9 @@ that of the columns before it (Doolittle's factor of X'X). A term's rows of it, 
 the terms that contain it, are its type II hypothesis; with the columns in their order, type I (The GLM Procedure,
 "The Four Types of Estimable Functions"). A term that no other contains has its own columns, as lmerTest has it;
 weights and random effects play no part.
+
+Where the intercept and one term are all there is, the three types are one hypothesis. Its rows are type I's then, as
+lmerTest's: Satterthwaite's denominators depend on the rows that span a hypothesis.
 """
 
 from __future__ import annotations
@@ -13,16 +16,21 @@ import numpy as np
 
 from jaxlmm.design.terms import Term, TermStructure, containing
 
-__all__ = ["type12_contrasts"]
+__all__ = ["is_alone", "type12_contrasts"]
 
 # What rounding leaves of a zero.
 ZERO = 1e-12
 
 
+def is_alone(structure: TermStructure) -> bool:
+    """Whether the design has the intercept and one term, and nothing else."""
+    return [term.tested for term in structure.terms] == [False, True]
+
+
 def type12_contrasts(structure: TermStructure, X: np.ndarray, kind: int) -> dict[str, np.ndarray]:
     """The hypothesis matrix of each tested term, (q, p), of type ``kind``, 1 or 2."""
     tested = [term for term in structure.terms if term.tested and term.columns]
-    if kind == 1:
+    if kind == 1 or is_alone(structure):
         whole = _doolittle(X)
         return {term.name: whole[list(term.columns)] for term in tested}
     return {term.name: _type2(term, structure, X) for term in tested}

@@ -16,7 +16,7 @@ import numpy as np
 
 from jaxlmm.families.base import Moments
 from jaxlmm.families.parameters import phi_from_theta, second_derivatives, theta_gradient, theta_jacobian
-from jaxlmm.optimize.several import Evaluation
+from jaxlmm.optimize.trust_region import Evaluation
 
 __all__ = ["Deviance", "in_theta", "phi_derivatives"]
 
@@ -46,7 +46,7 @@ def in_theta(
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Deviance:
-    """The deviance of a family's responses, as ``optimize.several.Problem``.
+    """The deviance of a family's responses, as ``optimize.trust_region.Problem``.
 
     Attributes
     ----------

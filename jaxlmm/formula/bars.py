@@ -106,6 +106,7 @@ def _read(piece: str) -> list[Bar]:
     if len(bars) > 1 and not doubled:
         raise ValueError(f"the random term {piece} has more than one bar; write (1 | group).")
     columns, right = " ".join(inner[: bars[0]].split()), inner[bars[-1] + 1 :].strip()
+    right = re.sub(r"/\s*\(([\w.\s]+(?::[\w.\s]+)+)\)", r"/\1", right)  # a/(b:c) is a/b:c
     if "~" in columns:
         raise ValueError(f"the random term {piece} has a '~' before the bar; write the columns alone.")
     if not columns:

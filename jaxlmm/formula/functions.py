@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from typing import Any
 
@@ -54,11 +55,16 @@ def _log(x: Any, base: Any = None) -> Any:
     return np.log(x) if base is None else np.log(x) / np.log(base)
 
 
-def _factor(data: Any, levels: Any = None, labels: Any = None) -> Any:
-    """R's factor(x, levels): a factor with treatment coding."""
+def _factor(data: Any, levels: Any = None, labels: Any = None, ordered: bool = False) -> Any:
+    """R's factor(x, levels): a factor with treatment coding, or polynomials if its levels are ordered."""
     if labels is not None:
         raise ValueError("labels are not taken here; name the levels in the data")
-    return TRANSFORMS["C"](data, levels=levels)
+    return TRANSFORMS["C"](data, TRANSFORMS["contr"].poly if ordered else None, levels=levels)
+
+
+def _ordered(x: Any, levels: Any = None, labels: Any = None) -> Any:
+    """R's ordered(x, levels)."""
+    return _factor(x, levels, labels, ordered=True)
 
 
 def _relevel(x: Any, ref: Any) -> Any:
@@ -77,6 +83,7 @@ FUNCTIONS: Mapping[str, Any] = {
     "exp10": lambda x: np.power(10.0, x),
     "log": _log,
     "factor": _factor,
+    "ordered": _ordered,
     "relevel": _relevel,
     "c": _c,
     "sqrt": np.sqrt,
@@ -84,6 +91,9 @@ FUNCTIONS: Mapping[str, Any] = {
     "expm1": np.expm1,
     "floor": np.floor,
     "ceiling": np.ceil,
+    "trunc": np.trunc,
+    "pmax": lambda *values: functools.reduce(np.maximum, values),
+    "pmin": lambda *values: functools.reduce(np.minimum, values),
     "sign": np.sign,
     "sin": np.sin,
     "cos": np.cos,

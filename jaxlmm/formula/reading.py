@@ -18,15 +18,19 @@ __all__ = ["Sides", "check_operators", "read_sides"]
 
 # R's and other packages' functions that are not known here, and what to write.
 ELSEWHERE = {
-    "as.numeric": "write the column itself, or x.cat.codes + 1 for the numbers of a factor's levels",
+    "as.numeric": "write the column itself, I((x == 'a') * 1), or x.cat.codes + 1 for the numbers of levels",
+    "as.double": "write the column itself",
+    "as.vector": "write what it is applied to, which is a column already",
     "as.integer": "write the column itself, or x.astype(int)",
     "as.character": "write the column itself, or x.astype(str)",
     "as.logical": "write x == 1",
-    "ordered": "write C(x, contr.poly), and give levels=[...] or an ordered category for their order",
-    "as.ordered": "write C(x, contr.poly), and give levels=[...] or an ordered category for their order",
     "interaction": "write a:b",
     "cut": "make the column in the data first, with pandas.cut",
     "is.na": "write x.isna()",
+    "dummy": "write I((x == 'a') * 1) for the level 'a', or 0 + x for all levels",
+    "ave": "make the column in the data first, with data.groupby('g')['x'].transform('mean')",
+    "cumsum": "write np.cumsum(x)",
+    "cbind": "write its columns as terms, x + z",
     "mean": "write np.mean(x), or center(x) to subtract the mean",
     "sd": "write np.std(x, ddof=1), or scale(x) to divide by it",
     "var": "write np.var(x, ddof=1)",
@@ -46,8 +50,15 @@ ELSEWHERE = {
     "ln": "write log(x)",
     "contrasts": "write C(x, contr.sum)",
 }
+# What C(x, ...) takes from R that is called otherwise here: contrasts by their short names.
+SHORT_CONTRASTS = re.compile(r"(?<![\w.])(C\s*\(\s*[^(),]+,\s*)(sum|helmert|treatment|poly|SAS)(?=\s*[,)])")
+# A coding by the number of levels, by the number of its base, or with fewer columns.
+NUMBERED_CONTRASTS = re.compile(r"contr\.\w+\s*\(\s*\d[^)]*\)|(?<![\w.])C\s*\([^()]*,\s*contr\.\w+\s*,[^()]*\)")
+# The intercept taken away within parentheses: first, or further on.
+NO_INTERCEPT = (re.compile(r"^\s*(?:0|-\s*1)\s*\+"), re.compile(r"(?:\+\s*0|-\s*1)(?!\s*[\w.:*/^(])"))
 # R's operators that neither Python nor formulaic has.
 OPERATORS = {"%%": "x % 2", "%/%": "x // 2", "%in%": "x.isin([...])"}
+AS = {"as.factor": "factor", "as.ordered": "ordered"}
 CALL = re.compile(r"(?<![\w.])((?:\w+\.)*[A-Za-z_]\w*)\s*\(")
 
 
@@ -101,7 +112,7 @@ def read_sides(formula: str, fixed: str, columns: Collection[str] = (), given: C
     left, right = (fixed[: at[0]], fixed[at[0] + 1 :]) if at else ("", fixed)
     if at and not right.strip():
         _refuse(formula, "has nothing right of '~'; write 1 for an intercept alone")
-    right = _translated(right, formula, columns, given)
+    right = _without_inner_intercept(_translated(right, formula, columns, given), formula)
     right, offset = _without_offsets(right, formula) if "offset" not in given else (right, None)
     _check_right(right, formula, columns)
     return Sides(_responses(left, formula, columns, given) if left.strip() else None, right, offset)
@@ -152,6 +163,30 @@ def _check_right(right: str, formula: str, columns: Collection[str]) -> None:
         _refuse(formula, f"has '.', R's all other columns; write the terms, such as {names}")
 
 
+def _without_inner_intercept(right: str, formula: str) -> str:
+    """``(x - 1) + z`` as ``(x) - 1 + z``: R has one intercept, taken away wherever that is said."""
+    while True:
+        bare, brackets = outside_quotes(right), brackets_and_bars(right)[0]
+        for own in brackets:
+            if any(b.call and b.start <= own.start <= b.end for b in brackets):
+                continue
+            inner = _outside_brackets(bare, [b for b in brackets if own.start < b.start < own.end], "x")
+            inner = inner[own.start + 1 : own.end]
+            match = NO_INTERCEPT[0].search(inner) or NO_INTERCEPT[1].search(inner)
+            if match:
+                break
+        else:
+            return right
+        if bare[: own.start].rstrip().endswith("-"):
+            _refuse(formula, f"subtracts '{right[own.start : own.end + 1]}'; write its terms one by one")
+        start, stop = own.start + 1 + match.start(), own.start + 1 + match.end()
+        # The end of the term that the parentheses are a part of.
+        level = [b for b in brackets if b.start != own.start and not b.start < own.start < b.end]
+        after = _outside_brackets(bare, level)[own.end + 1 :]
+        end = own.end + 1 + next((i for i, c in enumerate(after) if c in "+-)"), len(after))
+        right = f"{right[:start]}{right[stop:end].rstrip()} - 1 {right[end:]}".rstrip()
+
+
 def _without_offsets(right: str, formula: str) -> tuple[str, str | None]:
     """A right side without its terms offset(...), and their sum."""
     found, kept, last = [], [], 0
@@ -184,6 +219,21 @@ def _translated(text: str, formula: str, columns: Collection[str], given: Collec
         at = bare.find(operator)
         if at >= 0 and (operator != "%in%" or _within_call(text, at)):
             _refuse(formula, f"has '{operator}'; write {instead}")
+    if "::" in bare:
+        piece = re.search(r"[\w.]*::+[\w.]*", bare)
+        name = piece[0].split(":")[-1] if piece else ""
+        _refuse(formula, f"has '{piece[0] if piece else '::'}'; write the name of the function alone, {name or 'f'}")
+    if re.search(r"\)\s*\[\s*,", bare):
+        _refuse(formula, "takes columns of a matrix by [, ]; write scale(x) alone, which is a column, or x + I(x^2)")
+    if re.search(r"[<>]|[=!]=", _outside_brackets(bare, [b for b in brackets_and_bars(text)[0] if b.call])):
+        _refuse(formula, "compares outside of a call; write I(x > 0), and I(a == 'b')")
+    coding = NUMBERED_CONTRASTS.search(bare)
+    if coding:
+        _refuse(
+            formula,
+            f"has '{text[coding.start() : coding.end()]}', a coding by numbers; write C(x, contr.sum), or for the "
+            "reference level 'a' C(x, contr.treatment(base='a'))",
+        )
     if "$" in bare:
         piece = re.search(r"[\w.]*\$[\w.]*", bare)
         name = piece[0].split("$")[1] if piece else ""
@@ -193,6 +243,8 @@ def _translated(text: str, formula: str, columns: Collection[str], given: Collec
         if name in ELSEWHERE and name not in given:
             _refuse(formula, f"calls '{name}', which is not known here; {ELSEWHERE[name]}")
     _check_logic(text, bare, formula)
+    text = SHORT_CONTRASTS.sub(r"\1contr.\2", text) if SHORT_CONTRASTS.search(bare) else text
+    bare = outside_quotes(text)
     dotted = sorted((c for c in columns if re.fullmatch(r"[^\W\d]\w*(\.\w+)+", c)), key=len, reverse=True)
 
     def spelled(match: re.Match[str]) -> str:
@@ -201,7 +253,7 @@ def _translated(text: str, formula: str, columns: Collection[str], given: Collec
             return "**"
         if piece in dotted:
             return f"`{piece}`" if piece.split(".")[0] not in (*columns, *given) else piece
-        return "factor" if piece == "as.factor" and piece not in given else piece
+        return AS[piece] if piece in AS and piece not in given else piece
 
     made, last = [], 0
     for match in re.finditer(r"\^|(?<![\w.])[^\W\d][\w]*(?:\.\w+)+", bare):
@@ -291,8 +343,8 @@ def _arguments(text: str) -> list[str]:
     return [*pieces, text[start:].strip()]
 
 
-def _outside_brackets(bare: str, brackets: Any) -> str:
-    return "".join(" " if any(b.start <= i <= b.end for b in brackets) else c for i, c in enumerate(bare))
+def _outside_brackets(bare: str, brackets: Any, instead: str = " ") -> str:
+    return "".join(instead if any(b.start <= i <= b.end for b in brackets) else c for i, c in enumerate(bare))
 
 
 def _within_call(text: str, at: int) -> bool:

@@ -121,8 +121,8 @@ def expression_names(expression: str) -> tuple[set[str], set[str]]:
 
 
 def category_column(expression: str) -> str | None:
-    """The column that "C(column, ...)", or R's factor and relevel, make a factor of; None for other expressions."""
-    found = re.match(rf"(?:C|factor|relevel)\(\s*(?:{NAME.pattern})\s*[,)]", expression)
+    """The column that "C(column, ...)", or R's factor, ordered and relevel, make a factor of; None for others."""
+    found = re.match(rf"(?:C|factor|ordered|relevel)\(\s*(?:{NAME.pattern})\s*[,)]", expression)
     return (found["quoted"] or found["plain"]) if found else None
 
 

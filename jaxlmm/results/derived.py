@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from jaxlmm.design.random import parameter_labels
-from jaxlmm.design.sequential import type12_contrasts
+from jaxlmm.design.sequential import is_alone, type12_contrasts
 from jaxlmm.design.terms import TermStructure, type3_contrasts
 from jaxlmm.families.base import Modes, Provider
 from jaxlmm.families.kept import KeptCurves
@@ -66,9 +66,9 @@ def _own_parts(fit: Any, where: np.ndarray, phi: np.ndarray) -> list[tuple[np.nd
 def fit_anova(fit: Any, structure: TermStructure, kind: int) -> Anova:
     """Table of type ``kind`` of a ``Fit`` whose columns of X make these terms.
 
-    Types 1 and 2 ask what a column adds to others, of the rows that a response has.
+    Types 1 and 2 ask what a column adds to others, of the rows that a response has; and so does type 3 of one term.
     """
-    if kind == 3:
+    if kind == 3 and not is_alone(structure):
         return anova(fit.estimates, type3_contrasts(structure, fit.names), fit.df_method, kind)
     X, where = fit.design.X, np.flatnonzero(fit.incomplete)
     shared = type12_contrasts(structure, X, kind)

@@ -467,7 +467,7 @@ class Fit(Exports):
         of emmeans' ``joint_tests``: for nested terms (``a/b``, ``a + a:b``, ``x + a:x``, ``a*b - a``) lmerTest tests
         at the other factor's reference level, here means and slopes are averaged over it; without an intercept
         (``0 + a``, ``a*b - 1``) lmerTest tests that all means are zero, here that they are equal. Covariates count
-        from zero, as in lmerTest; at their mean in :meth:`joint_tests`.
+        from zero, as in lmerTest; at their mean in :meth:`joint_tests`. Of a single term the types are the same.
 
         Terms are those of the formula, or of ``terms=`` in ``jaxlmm.fit``; without either each
         column of X but a constant one is a term.

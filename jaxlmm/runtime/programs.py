@@ -7,8 +7,12 @@ needs more, so that a process that fits a hundred designs, one after the other, 
 
 from __future__ import annotations
 
+import collections
+import contextlib
+import contextvars
 import functools
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -16,9 +20,10 @@ from typing import Any, TypeVar
 import jax
 import numpy as np
 
+from jaxlmm.runtime.threads import N_THREADS
 from jaxlmm.runtime.traced import folder, platform, traced
 
-__all__ = ["jit", "n_maps", "n_programs"]
+__all__ = ["ahead", "jit", "n_maps", "n_programs"]
 
 R = TypeVar("R")
 
@@ -27,11 +32,17 @@ MAPS, LIMIT = Path("/proc/self/maps"), Path("/proc/sys/vm/max_map_count")
 MOST_MAPS = int(LIMIT.read_text()) // 2 if LIMIT.exists() else 0
 # Where maps cannot be counted; a program takes some ten megabytes.
 MOST_PROGRAMS = 128
-# Batches of so few responses, and so few numbers in all, take less time than compiling well for them.
-FEW_RESPONSES, FEW_NUMBERS = 16, 2**18
+# So many calls, of so few responses and so few numbers in all, take less time than compiling well for them.
+FEW_RESPONSES, FEW_NUMBERS, FEW_CALLS = 16, 2**18, 32
+PLAIN = {
+    "xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True,
+    "xla_cpu_parallel_codegen_split_count": 1,
+}  # fmt: skip
 
 _functions: list[Any] = []
 _counted = 0
+# What has been compiled ahead.
+_ahead: set[Any] = set()
 
 
 def jit(
@@ -48,16 +59,21 @@ def jit(
 
     ``quick``: a CPU's programs compile in half the time. Most run no slower; one that takes longer to run says False.
     ``alone``: a program that runs beside threads of ours says False, and keeps to one thread on a CPU.
-    ``batch``: one that makes a single pass over a batch gives the number of the argument whose last axis is that of
-    responses: for few of them a CPU's program is not optimised, and compiles in a third of the time.
+    ``batch``: the number of the argument whose last axis is that of responses. For few of them a CPU's program is not
+    optimised and compiles in a third of the time, until it has been called ``FEW_CALLS`` times with such shapes.
     ``keep``: one that takes long to trace, and knows its arguments alone, is kept as it was traced where compiled
     code is kept (``runtime.traced``).
     """
     programs: dict[Any, Any] = {}
+    calls = collections.Counter[Any]()
 
     @functools.wraps(function)
     def call(*args: Any, **kwargs: Any) -> R:
         plain = batch is not None and _small(args, args[batch])
+        if plain:
+            shapes = _shapes(args)
+            calls[shapes] += 1
+            plain = calls[shapes] <= FEW_CALLS
         _make_room()
         if keep and folder() is not None:
             kept = _kept(function, programs, plain, made, args, kwargs, options)
@@ -73,7 +89,8 @@ def jit(
         # Not before the first call: asking for the options starts JAX's backend.
         chosen = _compiler_option("xla_cpu_use_fusion_emitters", False) if quick else {}
         chosen = chosen | ({} if alone else _compiler_option("xla_cpu_multi_thread_eigen", False))
-        chosen = chosen | (_compiler_option("xla_backend_optimization_level", 0) if plain else {})
+        for option, value in PLAIN.items() if plain else ():
+            chosen = chosen | _compiler_option(option, value)
         _functions.append(jax.jit(function, compiler_options=chosen, **options))
         return _functions[-1]
 
@@ -120,6 +137,12 @@ def _small(args: tuple[Any, ...], batch: Any) -> bool:
     return sum(np.size(leaf) for leaf in jax.tree.leaves(args)) <= FEW_NUMBERS
 
 
+def _shapes(args: Any) -> Any:
+    """What tells calls of different programs apart; hashable."""
+    leaves, tree = jax.tree.flatten(args)
+    return tree, tuple((np.shape(leaf), np.result_type(leaf)) for leaf in leaves)
+
+
 @functools.cache
 def _compiler_option(name: str, value: bool | int) -> dict[str, bool | int]:
     """An option of XLA on a CPU: without its emitters of fused loops our programs take half as long to compile.
@@ -143,6 +166,34 @@ def _make_room() -> None:
             compiled.clear_cache()
         n = 0
     _counted = n
+
+
+@contextlib.contextmanager
+def ahead(work: Callable[[], object], like: Any) -> Iterator[None]:
+    """Context beside whose body ``work()`` runs in another thread, the first time with such shapes: it calls programs
+    that come next with arguments of no matter, so that they are compiled while the body's own are.
+
+    ``like`` is a pytree whose structure and shapes tell whether these programs are there already. An error of
+    ``work`` is left to the call that needs its result.
+    """
+    key = _shapes(like), platform()
+    if key in _ahead or N_THREADS == 1 or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    _ahead.add(key)
+    # JAX knows ``jax.default_device(...)`` in the thread that entered it alone.
+    device: Any = jax.config.jax_default_device  # type: ignore[attr-defined]
+
+    def try_it() -> None:
+        with contextlib.suppress(Exception), jax.default_device(device):
+            work()
+
+    thread = threading.Thread(target=contextvars.copy_context().run, args=(try_it,))
+    thread.start()
+    try:
+        yield
+    finally:
+        thread.join()
 
 
 def n_programs() -> int:

@@ -32,7 +32,7 @@ def data() -> Any:
 # R makes more columns than X has rank, and lmer drops the last: the same space, other columns.
 DEFICIENT = {"a:b", "a:b + x"}
 # formulaic's name of a contrast's column is R's, but for these.
-OTHER_NAMES = re.compile(r"poly|bs\(|contr\.")
+OTHER_NAMES = re.compile(r"poly|bs\(|contr\.|C\(a, |order")
 
 
 def as_in_r(name: str) -> list[str]:
@@ -188,6 +188,11 @@ REFUSED: dict[str, list[str]] = {
     "formula-logic": ["y ~ I(x > 1 & z > 2)", "y ~ I(flag & x > 1)", "y ~ ifelse(x > 1 | z > 2, 1, 0)"],
     "formula-unknown-function": ["y ~ frobnicate(x)", "frobnicate(y) ~ x"],
     "formula-r-function": ["y ~ as.numeric(a)", "y ~ I(x - mean(x))", "y ~ cut(x, 3)", "y ~ ns(x, 3)", "y ~ s(x)"],
+    "formula-coding": ["y ~ C(a, contr.treatment, base = 2)", "y ~ C(a, contr.sum(3))", "y ~ C(a, contr.sum, 1)"],
+    "formula-compare": ["y ~ (x > 0) * a", "y ~ x + (a == 'a1' | g)"],
+    "formula-package": ["y ~ stats::poly(x, 2)"],
+    "formula-matrix": ["y ~ scale(x)[, 1]"],
+    "formula-subtracted": ["y ~ x + z - (z - 1)"],
     "formula-random-call": ["y ~ x + random(g)", "y ~ x + Error(g)"],
     "formula-spline": ["y ~ cr(x, df=3)", "y ~ a + cc(x, df=4)"],
     "formula-response-twice": ["cbind(y, y) ~ x"],
@@ -359,3 +364,9 @@ def test_one_name_for_false_discovery(data: Any) -> None:
     np.testing.assert_array_equal(jaxlmm.adjust_pvalues(p, "fdr"), jaxlmm.adjust_pvalues(p, "bh"))
     with pytest.raises(ValueError, match=re.escape("write the weights as a dict, {'b[T.b2]': 1}")):
         fit.test("b[T.b2] = 0")
+
+
+def test_a_random_intercept_taken_away_in_parentheses(data: Any) -> None:
+    """As lme4: ``((x - 1) | g)``, ``((0 + x) | g)``."""
+    for bar in ("((x - 1) | g)", "((0 + x) | g)", "(1 + (x - 1) | g)"):
+        assert [term.columns for term in jaxlmm.prepare(f"y ~ z + {bar}", data).design.random] == [("x",)]

@@ -75,6 +75,7 @@ def test_one_random_intercept(formula: str, fixed: str, group: str | None) -> No
         ("y ~ x + (1 + x | g) + (1 | h)", "y ~ x", [("1 + x", ("g",), True), ("1", ("h",), True)]),
         ("y ~ (1|g) + x + (0 + x || h)", "y ~ x", [("1", ("g",), True), ("0 + x", ("h",), False)]),
         ("y ~ (1 | a/b/c)", "y ~ 1", [("1", ("a",), True), ("1", ("b", "a"), True), ("1", ("c", "b", "a"), True)]),
+        ("y ~ (1 | a/(b:c))", "y ~ 1", [("1", ("a",), True), ("1", ("b", "c", "a"), True)]),
         ("y ~ x + (x | factor(g):C(`my h`))", "y ~ x", [("x", ("g", "my h"), True)]),
         ("y ~ x + (1 | as.factor(g)) + (poly(x, 2) | Q('my h'))", "y ~ x",
          [("1", ("g",), True), ("poly(x, 2)", ("my h",), True)]),

@@ -7,6 +7,7 @@ import pytest
 from conftest import Reference, load_reference, simulate, unbalanced
 
 import jaxlmm
+from jaxlmm.inference.hypotheses import _expected_inverse
 
 
 def test_satterthwaite(reference: Reference) -> None:
@@ -257,3 +258,13 @@ def test_kenward_roger_needs_reml() -> None:
     X, Y, codes = case(6)
     with pytest.raises(ValueError, match="needs a REML fit, found method='ML'; fit with method='REML'"):
         jaxlmm.fit(X, Y, codes, method="ML", df="kenward-roger")
+
+
+def test_the_information_of_slopes_far_from_zero_is_not_taken_for_singular() -> None:
+    """Of one intercept and slope: a covariate shifted by 600 standard deviations changes the inverse as it must."""
+    E0 = np.array([[5.0, 0.4, 0.3], [0.4, 8.0, 0.2], [0.3, 0.2, 3.0]])
+    shift = 600.0
+    J = np.array([[1.0, -2 * shift, shift**2], [0.0, 1.0, -shift], [0.0, 0.0, 1.0]])  # of variances and covariance
+    back = np.array([[1.0, 2 * shift, shift**2], [0.0, 1.0, shift], [0.0, 0.0, 1.0]])
+    found = _expected_inverse(-(back.T @ E0 @ back)[None], np.zeros((1, 3)), np.ones(1))[0]
+    np.testing.assert_allclose(found, J @ np.linalg.inv(E0) @ J.T, rtol=1e-3)

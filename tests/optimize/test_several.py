@@ -15,6 +15,7 @@ from jaxlmm._types import float64_scope
 from jaxlmm.design.random import make_random_term
 from jaxlmm.families.deviance import Deviance
 from jaxlmm.families.parameters import phi_from_theta, theta_gradient, theta_jacobian
+from jaxlmm.optimize.covariances import _eigh
 from jaxlmm.optimize.several import descend, minimise_several
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "families"))
@@ -158,3 +159,23 @@ def test_large_variance_ratios_converge(name: str) -> None:
         steep = gradient_in_40_digits(case, Y[:, c], found.theta[:, c]) * np.maximum(np.abs(found.theta[:, c]), 1)
         # Rounding: a few units in the last place of the largest variance ratio.
         assert np.abs(steep).max() < max(1e-9 * deviance.nu, 1e-13 * size[c])
+
+
+def test_eigenvalues_of_small_matrices() -> None:
+    rng = np.random.default_rng(0)
+    A = rng.normal(size=(400, 2, 2)) * 10.0 ** rng.integers(-8, 8, (400, 1, 1))
+    A[:50, 0, 1], A[50:60], A[60:80, 1] = 0.0, 0.0, A[60:80, 0]
+    for M in (
+        A @ A.swapaxes(1, 2),
+        A + A.swapaxes(1, 2),
+        A[:, :1, :1],
+        np.einsum("cij,ckl->cikjl", A, A).reshape(-1, 4, 4),
+    ):
+        M = M + M.swapaxes(1, 2)
+        values, vectors = _eigh(M)
+        size = np.abs(M).max(axis=(1, 2)) + 1e-300
+        assert (np.abs(values - np.linalg.eigvalsh(M)).max(axis=1) <= 1e-14 * size).all()
+        assert (np.abs(M @ vectors - vectors * values[:, None]).max(axis=(1, 2)) <= 1e-14 * size).all()
+        np.testing.assert_allclose(
+            vectors.swapaxes(1, 2) @ vectors, np.tile(np.eye(M.shape[1]), (400, 1, 1)), atol=1e-14
+        )

@@ -172,6 +172,9 @@ for (response in c("y1", "y2")) {
            L = lapply(suppressMessages(lmerTest:::get_contrasts_type3(m)), function(L) unname(L))))
 }
 
+# Of one term alone the three types have the same rows.
+tables("cross", "factor(k) + (k | g)")
+
 writeLines(toJSON(list(versions = list(emmeans = as.character(packageVersion("emmeans")),
                                        lmerTest = as.character(packageVersion("lmerTest"))),
                        data = sets, cases = cases), digits = 10, auto_unbox = TRUE, null = "null", na = "null"),

@@ -24,7 +24,9 @@ right <- c(
   "log(z + 1):a", "abs(x)", "scale(x)", "scale(x, center = TRUE, scale = FALSE)", "scale(x, scale = FALSE):a",
   "poly(x, 2)", "poly(x, 2, raw = TRUE)", "bs(z, df = 4)", "factor(k)", "as.factor(k)", "factor(k) * x",
   "factor(a, levels = c('a2', 'a1', 'a3'))", "relevel(a, 'a3')", "relevel(a, ref = 'a2') * b", "arm", "arm * x", "k",
-  "C(a, contr.sum)", "C(a, contr.helmert)", "C(a, contr.sum) * b", "ifelse(x > 1, 1, 0)")
+  "C(a, contr.sum)", "C(a, contr.helmert)", "C(a, contr.sum) * b", "ifelse(x > 1, 1, 0)",
+  "(x - 1) + z", "z + (0 + x)", "a * (x - 1)", "((x - 1) + a) * z + b", "C(a, sum) * x", "C(a, helmert)", "ordered(k) * x",
+  "factor(k, ordered = TRUE)", "pmax(x, 0) + pmin(x, z, 1)", "trunc(z)")
 left <- c("y", "y - pre", "y / pre", "y * pre", "y^2", "-y", "1 - y", "y - 5", "(y - pre) / pre", "log(pre)",
   "log(pre) - log(z)", "(y + pre) / 2", "y + pre", "2 * y^2 - pre", "I(y^2)", "sqrt(pre)")
 matrices <- lapply(right, function(f) {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import threading
 
 import jax
 import jax.numpy as jnp
@@ -67,3 +68,52 @@ def test_programs_of_few_responses_are_others_with_the_same_results() -> None:
     assert not programs._small((M, y), y)
     assert programs._small((M, y[:, :16]), y[:, :16])
     assert not programs._small((np.zeros(programs.FEW_NUMBERS), y[:, :16]), y[:, :16])
+
+
+def test_a_program_of_few_responses_that_is_called_again_and_again_is_compiled_well(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(programs, "FEW_CALLS", 2)
+    monkeypatch.setattr(programs, "_compiler_option", lambda name, value: options.append((name, value)) or {})
+    options = list[tuple[str, object]]()
+    squares = programs.jit(lambda y: y * y, batch=0)
+    compiled = []
+    for n in (3, 3, 5, 3, 3, 5, 5):
+        np.testing.assert_array_equal(squares(np.arange(float(n))), np.arange(float(n)) ** 2)
+        compiled.append([name for name, _ in options].count("xla_cpu_use_fusion_emitters"))
+    assert compiled == [1, 1, 1, 2, 2, 2, 2]
+    assert dict(options)["xla_backend_optimization_level"] == 0
+
+
+def test_programs_that_come_next_are_compiled_beside_the_search(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(programs, "N_THREADS", 2)
+    rng = np.random.default_rng(0)
+    codes, x = np.arange(77) % 11, rng.normal(size=77)
+    X, Y = np.column_stack([np.ones(77), x]), rng.normal(size=(77, 3))
+    fit = jaxlmm.fit(X, Y, random=[jaxlmm.random_term(codes, X)])
+    before = programs.n_programs()
+    assert np.isfinite(fit.pvalue).all()
+    assert programs.n_programs() == before
+
+
+def test_what_is_compiled_ahead_is_run_once_and_its_errors_are_left_to_who_needs_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(programs, "N_THREADS", 2)
+    monkeypatch.setattr(programs, "_ahead", set())
+    ran, devices = [], []
+
+    def work() -> None:
+        ran.append(threading.current_thread())
+        devices.append(jax.config.jax_default_device)  # type: ignore[attr-defined]
+        raise ValueError("of no matter here")
+
+    device = jax.devices("cpu")[0]
+    for n in (3, 3, 4):
+        with jax.default_device(device), programs.ahead(work, np.zeros(n)):
+            pass
+    assert devices == [device, device]
+    assert len(ran) == 2 and threading.main_thread() not in ran
+    with pytest.raises(KeyboardInterrupt), programs.ahead(work, np.zeros(5)):
+        raise KeyboardInterrupt
+    assert not any(thread.is_alive() for thread in ran)

@@ -25,7 +25,7 @@ from jaxlmm.families.general.strata import StrataCore, StrataReducer, make_strat
 from jaxlmm.families.general.strata_moments import StrataStats
 from jaxlmm.families.general.windows import Grids, Windows, make_grids
 from jaxlmm.families.parameters import lower_triangle, phi_from_theta
-from jaxlmm.optimize.several import semidefinite_factor
+from jaxlmm.optimize.covariances import semidefinite_factor
 from jaxlmm.runtime import programs
 from jaxlmm.runtime.batches import in_batches, on_gpu, take, width_for
 
@@ -63,7 +63,7 @@ class General:
 
     @property
     def reach(self) -> tuple[float, ...]:
-        """See ``optimize.several.Shared``."""
+        """See ``optimize.starts.Shared``."""
         return self._reach or (0.0,) * sum(self.sizes)
 
     @functools.cached_property

@@ -23,7 +23,7 @@ from jaxlmm.families.deviance import in_theta
 from jaxlmm.families.general.family import General
 from jaxlmm.families.general.moments import Stats
 from jaxlmm.families.parameters import phi_from_theta
-from jaxlmm.optimize.several import Evaluation
+from jaxlmm.optimize.trust_region import Evaluation
 
 __all__ = ["Held", "HeldDeviance"]
 
@@ -56,7 +56,7 @@ class Held:
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class HeldDeviance:
-    """The deviance of ``Held`` responses, as ``optimize.several.Problem``; ``nu`` is n."""
+    """The deviance of ``Held`` responses, as ``optimize.trust_region.Problem``; ``nu`` is n."""
 
     family: General
     nu: Any
@@ -73,7 +73,7 @@ class HeldDeviance:
 
     @property
     def reach(self) -> tuple[float, ...]:
-        """See ``optimize.several.Shared``."""
+        """See ``optimize.starts.Shared``."""
         return self.family.reach
 
     @property

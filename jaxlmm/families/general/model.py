@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 from dataclasses import dataclass
 from typing import Any
@@ -26,6 +27,7 @@ from jaxlmm.families.general.reduce import (
 from jaxlmm.families.general.strata import StrataCore, StrataReducer
 from jaxlmm.families.known import KnownCurves
 from jaxlmm.optimize.several import minimise_several
+from jaxlmm.runtime import programs
 from jaxlmm.runtime.batches import on_gpu
 from jaxlmm.runtime.device import DeviceMatrix
 from jaxlmm.sources.weighted import WeightedMatrix
@@ -132,9 +134,18 @@ class RandomTerms(Family):
         kernel, reml = self.kernel, method == "REML"
         n, p = self.design.X.shape
         nu = float(n - p if reml else n)
-        problem = Deviance(kernel, nu, reml)
-        optimum = minimise_several(problem, stats, windows=kernel.windows(nu, reml, len(scaling.scale)))
-        contrasts = self.basis.contrast(np.eye(p))
+        problem, contrasts, c = Deviance(kernel, nu, reml), self.basis.contrast(np.eye(p)), len(scaling.scale)
+
+        def next_programs() -> None:
+            anywhere = np.zeros((kernel.n_phi, c))
+            kernel.solutions(anywhere, stats, contrasts)
+            kernel.own_curves(anywhere, contrasts)
+            kernel.information(anywhere, reml=reml)
+
+        # Of many responses the compiling is the least part.
+        first = programs.ahead(next_programs, (kernel, stats)) if c < CHUNK else contextlib.nullcontext()
+        with first:
+            optimum = minimise_several(problem, stats, windows=kernel.windows(nu, reml, c))
         pwrss, fixef, variance = kernel.solutions(optimum.theta, stats, contrasts)
         theta = kernel.to_user(optimum.theta)
         found = Found(

@@ -26,8 +26,9 @@ from jaxlmm.families.general.family import General, block_matrix, make_general
 from jaxlmm.families.general.held import Held, HeldDeviance
 from jaxlmm.families.general.layout import whitener
 from jaxlmm.families.parameters import lower_triangle
+from jaxlmm.optimize.covariances import semidefinite_factor
 from jaxlmm.optimize.crossing import Bracket, crossings, expand
-from jaxlmm.optimize.several import descend, minimise_several, semidefinite_factor
+from jaxlmm.optimize.several import descend, minimise_several
 from jaxlmm.runtime.batches import take
 from jaxlmm.runtime.progress import advance
 

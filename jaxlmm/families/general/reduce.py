@@ -32,8 +32,9 @@ __all__ = [
     "strata_of_coordinates",
 ]  # fmt: skip
 
-# Responses are handled in panels of about this many bytes, to stay in cache.
-PANEL_BYTES = 2**20
+# Responses are handled in panels of about this many bytes. Smaller ones would stay in a core's own cache, but the
+# threads would wait for each other between many short steps.
+PANEL_BYTES = 4 * 2**20
 # Root mean square of the arithmetic's rounding errors, relative to the largest value.
 NOISE = 4 * np.finfo(np.float64).eps
 # A sum of squares is the difference of two others where that loses at most this factor,

@@ -31,7 +31,7 @@ from jaxlmm.families.deviance import in_theta
 from jaxlmm.families.general.eliminated import sums
 from jaxlmm.families.general.layout import Core
 from jaxlmm.families.general.moments import Stats
-from jaxlmm.optimize.several import Evaluation
+from jaxlmm.optimize.trust_region import Evaluation
 from jaxlmm.runtime.threads import by_chunks
 
 __all__ = ["Grids", "WindowStats", "Windowed", "Windows", "make_grids"]
@@ -62,7 +62,7 @@ class WindowStats:
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Windowed:
-    """The deviance in the windows of ``WindowStats``, as ``optimize.several.Problem``; infinite outside."""
+    """The deviance in the windows of ``WindowStats``, as ``optimize.trust_region.Problem``; infinite outside."""
 
     nu: float
     c: np.ndarray

@@ -52,6 +52,9 @@ __all__ = [
 # Blocks are padded up to one of these, or to the last whose statistics take BLOCK_BYTES at most.
 WIDTHS = (8, 64, 512)
 BLOCK_BYTES = 64 * 2**20
+# So many blocks are reduced together, if there are enough for all threads: between many short steps these would wait
+# for each other.
+REDUCED = 4
 # Of which so many go through the likelihood together on a CPU: what they need stays in its cache.
 AT_ONCE = 128
 # The lightest group of a response with weights of its own that the grid is made for, where the heaviest weighs as
@@ -240,23 +243,28 @@ def own_blocks(
     """Blocks of the columns ``where`` of Y: which, reduced, as JAX needs them, padded, and what is computed of these,
     in numpy. Each thread reduces and computes blocks of its own."""
     m, shape, width = len(where), padded_shape(design.n_groups, design.n_fixef), own_width(design, len(where))
-    columns = [slice(k, min(k + width, m)) for k in range(0, m, width)]
+    together = width * int(np.clip(m // (2 * N_THREADS * width), 1, REDUCED))
+    parts = [slice(k, min(k + together, m)) for k in range(0, m, together)]
     device: Any = jax.config.jax_default_device  # type: ignore[attr-defined]
 
-    def work(cols: slice) -> tuple[slice, OwnStats, CrossProducts, Any]:
-        stats = reduce_own(design, Y, where[cols])
-        data = to_jax(design, stats, width, shape, reml)
-        # JAX knows its device, and its precision, in the thread that was told alone.
-        with jax.default_device(device), float64_scope():
-            return cols, stats, data, jax.tree.map(np.asarray, compute(cols, stats, data))
+    def work(cols: slice) -> list[tuple[slice, OwnStats, CrossProducts, Any]]:
+        reduced, out = reduce_own(design, Y, where[cols]), []
+        for start in range(cols.start, cols.stop, width):
+            some = slice(start, min(start + width, cols.stop))
+            stats = reduced.take(slice(some.start - cols.start, some.stop - cols.start))
+            data = to_jax(design, stats, width, shape, reml)
+            # JAX knows its device, and its precision, in the thread that was told alone.
+            with jax.default_device(device), float64_scope():
+                out.append((some, stats, data, jax.tree.map(np.asarray, compute(some, stats, data))))
+        return out
 
     with single_threaded_blas(), concurrent.futures.ThreadPoolExecutor(N_THREADS) as pool:
-        ahead = (pool.submit(work, cols) for cols in columns)
+        ahead = (pool.submit(work, cols) for cols in parts)
         jobs = collections.deque(itertools.islice(ahead, N_THREADS + 1))
         while jobs:
             found = jobs.popleft().result()
             jobs.extend(itertools.islice(ahead, 1))
-            yield found
+            yield from found
 
 
 def own_width(design: OwnDesign, m: int) -> int:

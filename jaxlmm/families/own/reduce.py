@@ -32,7 +32,7 @@ from jaxlmm.sources.weighted import WeightedMatrix, values_of
 __all__ = ["OwnDesign", "OwnStats", "reduce_own"]
 
 # Responses are handled in panels of at most about this many bytes.
-PANEL_BYTES = 8 * 2**20
+PANEL_BYTES = 16 * 2**20
 # The shared basis serves a response if every pivot of its cross-products is at least this part of a column's
 # square: three digits are lost at most, and the tolerances of a design's checks are far away.
 MIN_PIVOT = 1e-3
@@ -156,7 +156,7 @@ def reduce_own(design: OwnDesign, Y: np.ndarray | WeightedMatrix, where: np.ndar
 
     Weights of the responses' own stand for the design's.
     """
-    width = int(np.clip(PANEL_BYTES // (8 * design.design.n_obs), 4, 512))
+    width = int(np.clip(PANEL_BYTES // (8 * design.design.n_obs), 4, 2048))
     return OwnStats.join(
         [
             _reduce_panel(design, Y[:, columns_at(where[start : start + width])])
