@@ -56,19 +56,23 @@ class Status(enum.IntEnum):
 
 
 _MESSAGES = {
-    Status.OK: "Fitted; the group variance is positive.",
-    Status.SINGULAR: "Fitted; the group variance is estimated as exactly 0 (singular fit).",
+    Status.OK: "Fitted; no covariance of the random effects is singular.",
+    Status.SINGULAR: (
+        "Fitted; a variance of the random effects is estimated as exactly 0, or effects of one term as exactly "
+        "correlated (singular fit)."
+    ),
     Status.NONFINITE: (
-        "Not fitted: the response holds NaN or infinity, or values too large or too small for float64."
+        "Not fitted: the response holds infinity, or nothing but NaN (any NaN, with missing='refuse'), or values too "
+        "large or too small for float64."
     ),
     Status.CONSTANT: "Not fitted: nothing is left of the response once the fixed effects are removed.",
     Status.NO_RESIDUAL: (
-        "Not fitted: the response does not vary within groups beyond the fixed effects, "
+        "Not fitted: the response does not vary within groups beyond the fixed and random effects, "
         "so the residual variance is 0."
     ),
     Status.TOO_FEW: (
-        "Not fitted: the observations that are not missing are too few, or in too few groups, or X is rank "
-        "deficient on them."
+        "Not fitted: the observations that are not missing are too few, or in too few groups, or on them X is rank "
+        "deficient or a random slope does not vary; a fit of this response to these rows alone says which."
     ),
     Status.NOT_CONVERGED: "The optimiser stopped short of its tolerance; do not use this response.",
 }

@@ -328,7 +328,8 @@ def _fit_blocks(
     status = found["status"].to_numpy()
     counts = {s.name: int((status == s).sum()) for s in Status}
     n = int(found.attrs.get("n_dropped", 0))
-    return _outcome(status.size, counts, out, f"{n} rows dropped, in which values are missing" if n else None)
+    dropped = f"{n} row{'s' * (n > 1)} dropped, in which values are missing" if n else None
+    return _outcome(status.size, counts, out, dropped)
 
 
 def _outcome(total: int, counts: dict[str, int], out: Path, dropped: DroppedRows | str | None = None) -> str:

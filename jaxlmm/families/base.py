@@ -233,6 +233,7 @@ class Family(abc.ABC):
         out, alone = self.fit_shared(Y, where, method, known, self.min_shared, absent)
         if alone.any():
             fill(out, known, alone, lambda some: self.fit_own(Y, where[alone], method, some))
+        _name_nonfinite(out, values_of(Y), where)
         return out
 
     def fit_shared(
@@ -458,6 +459,15 @@ def fill(
         out[name][at] = value
     if known is not None and some is not None:
         known.put(at, some)
+
+
+def _name_nonfinite(out: dict[str, np.ndarray], values: np.ndarray, where: np.ndarray) -> None:
+    """Of the columns ``where`` that have too few observations, say so of those that hold infinity, or nothing."""
+    few = np.flatnonzero(out["status"] == Status.TOO_FEW)
+    for start in range(0, len(few), COLUMNS_AT_ONCE):
+        at = few[start : start + COLUMNS_AT_ONCE]
+        infinite = np.isinf(values[:, where[at]]).any(axis=0)
+        out["status"][at[infinite | (out["n_used"][at] == 0)]] = Status.NONFINITE
 
 
 def failed_results(m: int, p: int, k: int, status: Status) -> dict[str, np.ndarray]:

@@ -56,7 +56,8 @@ def _steady(path: str, read: Callable[[str], Any]) -> Any:
             hint = ""
             if os.path.exists(part_of(Path(os.path.abspath(path)))):
                 hint = "; its run is not finished: call it again with resume=True"
-            raise ValueError(f"'{path}' holds no results of jaxlmm{hint}.")
+            found = "holds no results of jaxlmm" if os.path.lexists(path) else "is not there"
+            raise ValueError(f"'{path}' {found}{hint}.")
         try:
             with reading(path):
                 found = read(path)

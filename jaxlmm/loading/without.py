@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from jaxlmm.inference.anova import Anova
 from jaxlmm.inference.estimates import Estimates
 from jaxlmm.results.derived import fit_estimates
 from jaxlmm.results.results import Fit
@@ -58,6 +59,14 @@ class FitWithoutY(Fit):
 
     def _variance_parts(self) -> tuple[np.ndarray, np.ndarray]:
         return self._with_cells()._variance_parts()
+
+    @functools.cached_property
+    def _random_variance(self) -> np.ndarray:
+        return self._with_cells()._random_variance
+
+    def anova(self, type: int | str = 3) -> Anova:
+        """See :meth:`Fit.anova`; types I and II ask which rows each response has."""
+        return self._with_cells().anova(type)
 
     @functools.cached_property
     def _mean_weight(self) -> np.ndarray:

@@ -17,7 +17,8 @@ __all__ = ["check_same", "digest", "make_settings"]
 
 FORMAT = "jaxlmm results 1"
 CHANGED = (
-    "Y was changed, or is another (if only its files were moved or mended, resume='verify' compares what was fitted)"
+    "Y was changed, or is another, or its weights are (if only its files were moved or mended, resume='verify' "
+    "compares what was fitted)"
 )
 PACKAGES = ("jaxlmm", "jax", "jaxlib", "jaxopt", "numpy", "scipy")
 

@@ -18,7 +18,7 @@ from jaxlmm.resampling.journal import Journal, open_journal
 from jaxlmm.resampling.maps import make_adjacency
 from jaxlmm.resampling.refit import prepare_refits
 from jaxlmm.resampling.result import PermutationTest
-from jaxlmm.resampling.schemes import Scheme, choose_scheme
+from jaxlmm.resampling.schemes import Scheme, choose_scheme, refuse_missing
 from jaxlmm.runtime.arguments import check_integer, check_option, shown
 from jaxlmm.runtime.progress import progress
 
@@ -121,7 +121,8 @@ def permutation_test(
     ------
     ValueError
         Unknown term, scheme or dimension; a scheme that the design does not allow, or that has fewer than 20
-        distinct draws; a matrix of the wrong size; no response with a fit.
+        distinct draws; a matrix of the wrong size; no response with a fit; the scheme "whitened" and responses that
+        miss observations.
 
     Notes
     -----
@@ -147,6 +148,8 @@ def permutation_test(
     hypothesis = make_tested(fit.design, name, L)
     signed = tail != "two-sided"
     chosen = choose_scheme(hypothesis, scheme, blocks, signed=signed)
+    missing = [fit.response_names[i] for i in np.flatnonzero(fit.incomplete)] if chosen.kind == "whitened" else []
+    refuse_missing(hypothesis, chosen, blocks, missing, signed=signed)
     draws = make_draws(chosen, hypothesis, n, seed, signed=signed)
     if not draws.exhaustive and (draws.n + 1) * alpha < 1:
         warnings.warn(

@@ -76,13 +76,7 @@ class Refits:
         return np.concatenate([self.fits(np.asarray(Y[:, some], dtype=np.float64))[1] for some in chunks])
 
     def statistics(self, Y: Any, where: np.ndarray, draws: Draws) -> Statistics:
-        """Statistics of the columns ``where`` of Y (n_obs, m), on all draws.
-
-        Raises
-        ------
-        ValueError
-            Missing observations, which the scheme "whitened" does not take.
-        """
+        """Statistics of the columns ``where`` of Y (n_obs, m), on all draws; "whitened" ones miss nothing."""
         y = np.asarray(Y[:, where], dtype=np.float64)
         absent = np.asarray(np.isnan(y).any(axis=0))
         out = Statistics(where, np.empty((draws.n, len(where))), *np.zeros((2, len(where)), dtype=int))
@@ -94,11 +88,6 @@ class Refits:
     def _draw(self, y: np.ndarray, at: np.ndarray, draws: Draws, out: Statistics, *, complete: bool) -> None:
         residuals, theta = self._residuals(y)
         if self.scheme.kind == "whitened":
-            if not complete:
-                raise ValueError(
-                    f"{len(at)} of the responses miss observations, which the scheme 'whitened' does not take; "
-                    "select the others, or use scheme='sign-flip' or 'within'."
-                )
             roots = make_roots(self.tested.design, theta)
             self._gather(at, draws, _Rows(self, roots.whiten(residuals), roots.colour), out)
             return

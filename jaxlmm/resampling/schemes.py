@@ -18,7 +18,7 @@ whitened    V^-1/2 r is drawn again, rows change places freely (or within ``bloc
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,7 +30,7 @@ from jaxlmm.design.random import same_partition
 from jaxlmm.resampling.contrast import Tested
 from jaxlmm.runtime.arguments import shown
 
-__all__ = ["SCHEMES", "Scheme", "block_rows", "choose_scheme", "independent_blocks"]
+__all__ = ["SCHEMES", "Scheme", "block_rows", "choose_scheme", "independent_blocks", "refuse_missing"]
 
 SCHEMES = ("auto", "within", "sign-flip", "whole", "whitened")
 # Fewer distinct draws cannot make a p-value of 5 %.
@@ -98,6 +98,20 @@ def choose_scheme(tested: Tested, scheme: str, blocks: Any, *, signed: bool) -> 
     raise ValueError(
         f"scheme '{made.kind}' has {made.n_distinct:g} distinct draws for '{tested.name}', fewer than {FEWEST}, "
         f"so that no p-value could be below {1 / made.n_distinct:.3g}: {made.text} Use another scheme, or fit.test."
+    )
+
+
+def refuse_missing(tested: Tested, chosen: Scheme, blocks: Any, incomplete: Sequence[str], *, signed: bool) -> None:
+    """ValueError, with what else can be done, where responses of these names miss rows that the scheme needs."""
+    if chosen.kind != "whitened" or not len(incomplete):
+        return
+    given = None if blocks is None else _block_codes(blocks, tested.design.n_obs)
+    kinds = _automatic(tested, given)[:-1]
+    others = [repr(kind) for kind in kinds if _MAKERS[kind](tested, given, signed).n_distinct >= FEWEST]
+    instead = f", or use scheme={' or '.join(others)}" if others else "; the design allows no other scheme"
+    raise ValueError(
+        f"{len(incomplete)} of the responses miss observations, the first '{incomplete[0]}', and scheme 'whitened' "
+        f"draws from all rows: test those without, fit.select(~fit.incomplete){instead}."
     )
 
 

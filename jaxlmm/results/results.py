@@ -210,7 +210,7 @@ class Fit(Exports):
 
     @property
     def singular(self) -> np.ndarray:
-        """Whether the group variance is estimated as exactly 0, (m,)."""
+        """Whether a variance of random effects is estimated as exactly 0, or a correlation as 1 or -1, (m,)."""
         return self.status == Status.SINGULAR
 
     @property

@@ -28,13 +28,15 @@ def summary_text(one: Any, name: str, level: float) -> Text:
     grouped = bool(one.n_groups)
     simple = not grouped or one.design.has_one_intercept
     sizes = one.group_sizes[0][one.group_sizes[0] > 0]
+    # Of a response that misses observations and is not fitted no group sizes are kept.
+    known = grouped and bool(one.converged[0] or one.n_used[0] == one.n_obs)
     pairs = [
         ("Model:", ("Random intercept" if simple else "Mixed model") if grouped else "OLS"),
         ("No. Observations:", str(one.n_used[0])),
-        ("No. Groups:", str(len(sizes))),
-        ("Min. group size:", str(sizes.min()) if grouped else "-"),
-        ("Max. group size:", str(sizes.max()) if grouped else "-"),
-        ("Mean group size:", f"{sizes.mean():.1f}" if grouped else "-"),
+        ("No. Groups:", str(len(sizes)) if known or not grouped else "-"),
+        ("Min. group size:", str(sizes.min()) if known else "-"),
+        ("Max. group size:", str(sizes.max()) if known else "-"),
+        ("Mean group size:", f"{sizes.mean():.1f}" if known else "-"),
         ("ICC:", number(one.icc[0]) if grouped and simple else "-"),
         ("Dependent Variable:", name),
         ("Method:", one.method),

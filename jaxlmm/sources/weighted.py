@@ -127,7 +127,7 @@ def _all_count(weights: np.ndarray) -> bool:
         for k in range(rows.start, rows.stop):
             some = weights[k * step : (k + 1) * step]
             # Neither is true of a NaN, which the least and the largest would be.
-            fine[k] = some.min(initial=np.inf) > 0 and some.max(initial=0.0) < np.inf
+            fine[k] = some.min() > 0 and some.max() < np.inf
 
     by_chunks(len(fine), max(1, -(-len(fine) // (4 * N_THREADS))), look)
     return bool(fine.all())

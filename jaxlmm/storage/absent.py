@@ -72,6 +72,9 @@ class AbsentY:
     def __array__(self, dtype: Any = None, copy: Any = None) -> np.ndarray:
         self._refuse()
 
+    def __len__(self) -> int:
+        self._refuse()
+
     def _refuse(self) -> NoReturn:
         raise ValueError(
             "the fit was saved without its responses, which this needs; give them to load(path, Y=...), or save with "

@@ -62,7 +62,7 @@ PER_RESPONSE = {
     "rsquared_marginal": ("share of variance explained by the fixed effects", 0),
     "rsquared_conditional": ("share of variance explained by fixed and random effects", 0),
     "n_used": ("observations that the response was fitted to", 0),
-    "singular": ("whether the group variance is estimated as 0", 0),
+    "singular": ("whether a covariance of random effects is singular: a variance is 0", 0),
     "converged": ("whether the response has a fit to rely on", 0),
     "status": ("what became of the response", 0),
 }

@@ -183,6 +183,18 @@ def test_what_is_left_may_be_too_little() -> None:
     assert (found.pvalue[7] > 0).all() and np.isnan(found.pvalue[:7]).all()
 
 
+@pytest.mark.parametrize("least", [1, 256])
+def test_infinity_and_nothing_at_all_are_told_from_too_few(least: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whether many responses share their rows or not, whatever the random terms are."""
+    X, Y, codes = data(4, m=4, share=0.0)
+    Y[2:, 0], Y[2:, 1], Y[1, 1], Y[:, 2] = np.nan, np.nan, np.inf, np.nan
+    expected = [jaxlmm.Status.TOO_FEW, jaxlmm.Status.NONFINITE, jaxlmm.Status.NONFINITE]
+    monkeypatch.setattr(Intercept, "min_shared", least)
+    slopes = [jaxlmm.random_term(codes, X[:, :2])]
+    for random in (dict(groups=codes), dict(groups=None), dict(random=slopes)):
+        assert jaxlmm.fit(X, Y[:, :3], **random).status.tolist() == expected
+
+
 def test_x_deficient_on_what_is_left() -> None:
     X, Y, codes = data(5, m=3, share=0.0)
     X = np.column_stack([X, np.r_[np.ones(4), np.zeros(len(X) - 4)]])

@@ -227,6 +227,10 @@ def test_group_counts_are_those_of_the_rows_used(tmp_path: Path) -> None:
     found.save(tmp_path / "fit.npz", include_Y=False)
     loaded = jaxlmm.load(tmp_path / "fit.npz")
     assert str(loaded.summary(3)) == texts[0]
+    case.Y[case.groups > 0, 0] = np.nan  # one group: too few to be fitted
+    text = str(jaxlmm.fit(case.X, case.Y, case.groups).summary(0))
+    assert text.split("No. Groups:")[1].split()[0] == text.split("Mean group size:")[1].split()[0] == "-"
+    assert f"No. Observations: {np.sum(~np.isnan(case.Y[:, 0]))} " in text and "in too few groups" in text
     assert loaded.glance()["ngroups"].tolist() == found.n_groups_used.tolist()
 
 

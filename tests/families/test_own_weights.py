@@ -7,6 +7,7 @@ import functools
 import json
 import pickle
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -46,6 +47,14 @@ def alone(i: int, method: str = "REML", groups: bool = True) -> jaxlmm.Fit:
     """The response with shared weights, on the rows that count."""
     rows = counting(i)
     return jaxlmm.fit(X[rows], Y[rows, i], CODES[rows] if groups else None, weights=W[rows, i], method=method)
+
+
+@pytest.mark.parametrize("kind", [np.int64, np.uint8, bool, np.float32])
+def test_weights_may_be_numbers_of_any_type(kind: Any) -> None:
+    counts = np.arange(N * M).reshape(N, M) % 5
+    found, expected = (jaxlmm.fit(X, Y, CODES, weights=w) for w in (counts.astype(kind), 1.0 * counts.astype(kind)))
+    for name in VALUES:
+        np.testing.assert_array_equal(getattr(found, name), getattr(expected, name), err_msg=name)
 
 
 def counting(i: int) -> np.ndarray:

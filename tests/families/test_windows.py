@@ -75,6 +75,7 @@ def test_what_does_not_depend_on_the_responses(name: str, other_way: bool, monke
     phi[0, :100] = phi[1, 50:200] = 0
     L = np.random.default_rng(3).normal(size=(2, 3))
     assert 0.05 < family._grids.known(family.phi_from_user(phi)).mean() < 0.95
+    phi[:, 300] = np.nan  # a response without a fit
     read = [*family.own_curves(phi, L), *family.information(phi, reml=True), *family.information(phi, reml=False)]
     monkeypatch.setattr(general, "WORTH_WINDOWS", M + 1)
     exact = [*family.own_curves(phi, L), *family.information(phi, reml=True), *family.information(phi, reml=False)]

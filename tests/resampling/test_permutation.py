@@ -146,8 +146,18 @@ def test_responses_that_miss_observations_are_drawn_with_their_own_rows() -> Non
     np.testing.assert_allclose(whole.pvalue[[1]], alone.pvalue)
     rest = run(fitted(COND, Y=Y[:, [0, 2, 3, 4]]), "x1", scheme="sign-flip")
     np.testing.assert_allclose(whole.pvalue[[0, 2, 3, 4]], rest.pvalue)
-    with pytest.raises(ValueError, match="1 of the responses miss observations"):
+    with pytest.raises(ValueError, match=r"1 of the responses miss observations, the first 'y1'.*'within' or 'sign"):
         run(fit, "x1", scheme="whitened")
+
+
+def test_missing_observations_are_refused_before_anything_is_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of crossed factors and an effect between subjects there is no other scheme, and none is recommended."""
+    Y = data()
+    Y[3, 1] = np.nan
+    fit = fitted(BETWEEN, Y=Y, random=[GROUP, np.arange(len(GROUP)) % 4])
+    monkeypatch.setattr("jaxlmm.resampling.permutation.make_draws", None)
+    with pytest.raises(ValueError, match=r"select\(~fit.incomplete\); the design allows no other scheme"):
+        run(fit, "x1")
 
 
 def test_roots_of_the_covariance() -> None:

@@ -320,6 +320,7 @@ NEEDS_Y = {
     "a selection": lambda fit: fit.select([2, 1]).resid(),
     "rlrt": lambda fit: jaxlmm.rlrt(fit.select([0]), n_sim=10),
     "compare": lambda fit: jaxlmm.compare(fit, fit),
+    "bootstrap": lambda fit: fit.bootstrap(2),
     "refit": lambda fit: jaxlmm.fit(fit.design.X, fit.Y),
     "the array": lambda fit: np.asarray(fit.Y),
     "a column": lambda fit: fit.Y[:, 0],
@@ -347,6 +348,21 @@ def test_fitted_values_that_need_no_Y(tmp_path: Path) -> None:
     plain = fitted(groups=None)
     save(plain, tmp_path / "b")
     np.testing.assert_array_equal(load(tmp_path / "b").fitted(), plain.fitted())
+
+
+def test_what_needs_only_the_missing_cells(tmp_path: Path) -> None:
+    """Of random slopes R squared asks which rows a response has, and so do tables of types I and II."""
+    xr = pytest.importorskip("xarray")
+    X, Y = data()
+    fit = jaxlmm.fit(X, Y, random=[jaxlmm.random_term(CODES, X[:, :2])])
+    save(fit, tmp_path / "a")
+    found = load(tmp_path / "a")
+    assert fit.incomplete.any()
+    np.testing.assert_array_equal(found.rsquared_conditional, fit.rsquared_conditional)
+    assert found.glance().equals(fit.glance())
+    xr.testing.assert_allclose(found.to_dataset(), fit.to_dataset(), rtol=1e-9)
+    for kind in (1, 2, 3):
+        np.testing.assert_allclose(found.anova(kind).pvalue, fit.anova(kind).pvalue, rtol=1e-9)
 
 
 def test_Y_given_back(tmp_path: Path) -> None:

@@ -324,7 +324,8 @@ class _Curve:
             first, A = one.start, one.factor
             if not one.columns:
                 held.x2[at] = np.maximum(np.exp(2 * x[at]), SMALLEST)
-                start[:, at] *= sigma[at] / np.exp(x[at])
+                with np.errstate(over="ignore"):
+                    start[:, at] *= sigma[at] / np.exp(x[at])
             elif len(one.columns) == 1:
                 held.x2[at] = np.maximum(x[at] ** 2, SMALLEST)
                 held.g0[at], held.g[first, at] = 0.0, A[0, 0] ** 2
@@ -349,7 +350,7 @@ class _Curve:
         crossed = self._crossed(rows, theta)
         value = np.where(crossed, np.inf, value)
         ceiling = self.ceiling[rows]
-        with np.errstate(divide="ignore", invalid="ignore"):
+        with np.errstate(divide="ignore", invalid="ignore", over="ignore"):  # of what has not converged
             scale = held.g0 + (held.g * theta**2).sum(0)
             sigma = np.where(held.x2 > 0, np.sqrt(held.x2 / scale), sigma)
         kept = converged & ~crossed

@@ -170,7 +170,7 @@ class Grids:
 
     def centres(self, x: np.ndarray) -> np.ndarray:
         """The numbers (2, c) of the windows around x."""
-        return np.clip(x, 0, self.n_centres[:, None] - 1).astype(int)
+        return np.clip(np.nan_to_num(x), 0, self.n_centres[:, None] - 1).astype(int)
 
     def by_window(self, centre: np.ndarray, work: Callable[[np.ndarray, _Nodes], None]) -> None:
         """``work(which, nodes)`` for the responses ``which`` of the same ``centre`` (1 or 2, c), in all threads."""

@@ -168,13 +168,13 @@ def _store(
     with np.errstate(all="ignore"):
         coef = np.einsum("cij,cj->ci", stats.unit, stats.base + found.delta[:p].T)
         coef += stats.start - np.einsum("cij,cj->ci", stats.centring, coef)
-    k, unit = int(design.n_groups > 0), stats.unit_w
-    # sigma2 is of a weight of 1 as given.
-    at = Found(
-        np.sqrt(found.lam / unit)[None][:k], found.pwrss * unit, found.deviance,
-        (found.hessian * unit)[None, None][:k, :k], found.converged, (found.lam == 0) & bool(k), coef,
-        (found.variance[:p] / unit).T,
-    )  # fmt: skip
+        k, unit = int(design.n_groups > 0), stats.unit_w
+        # sigma2 is of a weight of 1 as given.
+        at = Found(
+            np.sqrt(found.lam / unit)[None][:k], found.pwrss * unit, found.deviance,
+            (found.hessian * unit)[None, None][:k, :k], found.converged, (found.lam == 0) & bool(k), coef,
+            (found.variance[:p] / unit).T,
+        )  # fmt: skip
     logdet = (stats.logdet if reml else 0.0) - stats.log_w
     finish(out, cols, at, scaling, intercept=stats.constant, nu=nu, logdet=logdet)
     out["n_used"][cols] = stats.n_used
