@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import collections
 import contextlib
-import contextvars
 import functools
 import threading
 from collections.abc import Callable, Iterator
@@ -20,7 +19,7 @@ from typing import Any, TypeVar
 import jax
 import numpy as np
 
-from jaxlmm.runtime.threads import N_THREADS
+from jaxlmm.runtime.threads import N_THREADS, as_here
 from jaxlmm.runtime.traced import folder, platform, traced
 
 __all__ = ["ahead", "jit", "n_maps", "n_programs"]
@@ -181,14 +180,12 @@ def ahead(work: Callable[[], object], like: Any) -> Iterator[None]:
         yield
         return
     _ahead.add(key)
-    # JAX knows ``jax.default_device(...)`` in the thread that entered it alone.
-    device: Any = jax.config.jax_default_device  # type: ignore[attr-defined]
 
     def try_it() -> None:
-        with contextlib.suppress(Exception), jax.default_device(device):
+        with contextlib.suppress(Exception):
             work()
 
-    thread = threading.Thread(target=contextvars.copy_context().run, args=(try_it,))
+    thread = threading.Thread(target=as_here(try_it))
     thread.start()
     try:
         yield

@@ -15,7 +15,7 @@ import jax
 import numpy as np
 import threadpoolctl
 
-__all__ = ["N_THREADS", "by_chunks", "in_threads", "single_threaded_blas"]
+__all__ = ["N_THREADS", "as_here", "by_chunks", "in_threads", "single_threaded_blas"]
 
 N_THREADS = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
@@ -44,6 +44,18 @@ def in_threads(function: Callable[..., np.ndarray], *arrays: np.ndarray) -> np.n
     return out
 
 
+def as_here(work: Callable[[], object]) -> Callable[[], object]:
+    """``work`` for one other thread, with this one's context variables and device: JAX knows
+    ``jax.default_device(...)`` in the thread that entered it alone."""
+    device: Any = jax.config.jax_default_device  # type: ignore[attr-defined]
+
+    def go() -> None:
+        with jax.default_device(device):
+            work()
+
+    return functools.partial(contextvars.copy_context().run, go)
+
+
 def by_chunks(m: int, chunk: int, work: Callable[[slice], None]) -> None:
     """``work(rows)`` for rows 0 to m in slices of ``chunk``, in all threads if there are several slices."""
     slices = [slice(k, min(k + chunk, m)) for k in range(0, m, chunk)]
@@ -51,26 +63,22 @@ def by_chunks(m: int, chunk: int, work: Callable[[slice], None]) -> None:
         for rows in slices:
             work(rows)
         return
-    # JAX knows ``jax.default_device(...)`` in the thread that entered it alone.
-    device: Any = jax.config.jax_default_device  # type: ignore[attr-defined]
-
     # Each thread takes the next: a list's iterator gives every element once.
     waiting, errors = iter(slices), list[BaseException]()
 
     def go() -> None:
         try:
-            with jax.default_device(device):
-                for rows in waiting:
-                    work(rows)
-                    if errors:
-                        return
+            for rows in waiting:
+                work(rows)
+                if errors:
+                    return
         except BaseException as error:
             errors.append(error)
 
     with single_threaded_blas():
         # This thread works too: making threads takes as long as many a chunk.
         n_others = min(N_THREADS, len(slices)) - 1
-        others = [threading.Thread(target=contextvars.copy_context().run, args=(go,)) for _ in range(n_others)]
+        others = [threading.Thread(target=as_here(go)) for _ in range(n_others)]
         try:
             for thread in others:
                 thread.start()
