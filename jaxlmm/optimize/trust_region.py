@@ -198,10 +198,10 @@ def _steepness(at: Evaluation, theta: jax.Array, free: jax.Array) -> jax.Array:
 
 
 @functools.cache
-def compiled(first: bool = False) -> Any:
+def compiled(few: bool) -> Any:
     """Steps of a batch until no more than ``enough`` of its responses are not done.
 
-    ``first``: of a search of so few responses that it compiles for longer than it runs.
+    ``few``: of a search of so few responses that it compiles for longer than it runs.
     """
     step = iteration_step(_advance)
 
@@ -211,7 +211,7 @@ def compiled(first: bool = False) -> Any:
 
         return jax.lax.while_loop(going, lambda state: step(state, problem, stats), state)
 
-    return programs.jit(run, keep=True, batch=0 if first else None)
+    return programs.jit(run, keep=True, batch=0 if few else None)
 
 
 def problem_of(problem: Any, index: np.ndarray) -> Any:

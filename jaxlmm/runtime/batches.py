@@ -11,7 +11,7 @@ import numpy as np
 from jaxlmm.runtime.device import compute_devices
 from jaxlmm.runtime.threads import N_THREADS, by_chunks
 
-__all__ = ["few", "in_batches", "narrower", "on_gpu", "padded", "put", "take", "width_for", "widths"]
+__all__ = ["FULL", "few", "in_batches", "narrower", "on_gpu", "padded", "put", "take", "width_for", "widths"]
 
 # A batch is padded up to one of these widths: on a CPU what stays in the cache of one core, on a GPU, where a
 # step takes as long for one response as for thousands, what fills it.

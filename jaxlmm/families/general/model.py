@@ -28,7 +28,7 @@ from jaxlmm.families.general.strata import StrataCore, StrataReducer
 from jaxlmm.families.known import KnownCurves
 from jaxlmm.optimize.several import minimise_several
 from jaxlmm.runtime import programs
-from jaxlmm.runtime.batches import on_gpu
+from jaxlmm.runtime.batches import FULL, on_gpu, padded, take, width_for
 from jaxlmm.runtime.device import DeviceMatrix
 from jaxlmm.sources.weighted import WeightedMatrix
 
@@ -135,15 +135,17 @@ class RandomTerms(Family):
         n, p = self.design.X.shape
         nu = float(n - p if reml else n)
         problem, contrasts, c = Deviance(kernel, nu, reml), self.basis.contrast(np.eye(p)), len(scaling.scale)
+        width = width_for(c, kernel.bytes_per_response)
+        some: Any = take(stats, padded(slice(0, c), width, c)) if width <= FULL else None
 
         def next_programs() -> None:
-            anywhere = np.zeros((kernel.n_phi, c))
-            kernel.solutions(anywhere, stats, contrasts)
+            anywhere = np.zeros((kernel.n_phi, width))
+            kernel.solutions(anywhere, some, contrasts)
             kernel.own_curves(anywhere, contrasts)
             kernel.information(anywhere, reml=reml)
 
         # Of many responses the compiling is the least part.
-        first = programs.ahead(next_programs, (kernel, stats)) if c < CHUNK else contextlib.nullcontext()
+        first = contextlib.nullcontext() if some is None else programs.ahead(next_programs, (kernel, some))
         with first:
             optimum = minimise_several(problem, stats, windows=kernel.windows(nu, reml, c))
         pwrss, fixef, variance = kernel.solutions(optimum.theta, stats, contrasts)
