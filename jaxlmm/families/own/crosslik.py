@@ -19,15 +19,15 @@ where M goes with 1 / lam. With f_g = e_g - b_g' delta and ' for d/dlam
     C = M^-1,   C' = -C M' C,   K = -C''/2 = C M'' C / 2 - C M' C M' C.
 
 Sums over groups are one product for each response, of [r, N r^2, N^2 r^3] with the products b_g b_g' and
-b_g e_g; what follows from them, small matrices, has the responses as its last axis. The elimination is written
-out here. On the CPU, JAX's batched LAPACK calls can wait for ever for threads of the pool that they hold
+b_g e_g; what follows from them, small matrices, has the responses as its last axis. The search goes by such sums
+alone where that is exact enough (``quick``). The elimination is written out here. On the CPU, JAX's batched LAPACK calls can wait for ever for threads of the pool that they hold
 themselves, as soon as several run at a time.
 """
 
 from __future__ import annotations
 
 import functools
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import jax
@@ -36,13 +36,15 @@ import numpy as np
 
 from jaxlmm.engine.blocks import settled
 from jaxlmm.families.intercept.objective import Moments
+from jaxlmm.families.own import quick
+from jaxlmm.families.own.quick import positive
 from jaxlmm.optimize.certificate import Candidate, Nodes
 from jaxlmm.optimize.search import first_minimum, hessian_in_theta, is_minimum, settle_all
 from jaxlmm.optimize.solver import bracketed_minima
 from jaxlmm.runtime import programs
 
 __all__ = [
-    "AXES", "EACH", "CrossFit", "CrossProducts", "cross_curves", "cross_modes", "first_cross_block", "inverse",
+    "AXES", "EACH", "CrossFit", "CrossProducts", "cross_curves", "cross_modes", "first_cross", "inverse",
     "settle_cross", "settle_cross_block", "take",
 ]  # fmt: skip
 
@@ -126,34 +128,13 @@ class _Point:
     C2: jax.Array
 
 
-# On the grid: up to this size all lam at once, row by row in the program's text, which is fastest; larger
-# matrices one lam after the other, since compiling would take too long and all would not stay in the cache.
+# Up to this size matrices are written out, entry by entry, in the program's text, which is fastest; for larger ones
+# compiling would take too long.
 UNROLLED = 8
 # So many of the 1 + lam N_g, each below 1e74, are multiplied before a logarithm is taken of them.
 FACTORS = 4
 EACH = ("N", "b", "e", "W", "rows", "rest", "nu")  # of each response
 AXES = CrossProducts(0, 0, 0, 0, 0, 0, 0, None, None)  # type: ignore[arg-type]
-
-
-def _positive(pivot: jax.Array) -> jax.Array:
-    """The pivot of a positive definite matrix, else NaN, which all that comes after inherits."""
-    return jnp.where(pivot > 0, pivot, jnp.nan)
-
-
-def _solve(M: jax.Array, v: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """log|M| (...) and M^-1 v (p, ...) of M (p, p, ...) and v (p, ...), by elimination."""
-    rows, pivots = [], []
-    while len(M):
-        pivots.append(_positive(M[0, 0]))
-        row, first = M[0, 1:] / pivots[-1], v[0] / pivots[-1]
-        rows.append((row, first))
-        M, v = M[1:, 1:] - row[:, None] * M[0, 1:], v[1:] - row * v[0]
-    found: list[jax.Array] = []
-    for row, first in reversed(rows):
-        for a, x in zip(row, found, strict=True):
-            first = first - a * x
-        found.insert(0, first)
-    return sum(map(jnp.log, pivots)), jnp.stack(found)  # type: ignore[return-value]
 
 
 def inverse(M: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -162,7 +143,7 @@ def inverse(M: jax.Array) -> tuple[jax.Array, jax.Array]:
 
     def sweep(k: int | jax.Array, state: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
         M, logdet = state
-        at, pivot = numbers == k, _positive(M[k, k])
+        at, pivot = numbers == k, positive(M[k, k])
         row = jnp.where(at, -1.0, M[k])
         M = jnp.where(at | at[:, None], 0.0, M) - row[:, None] * row * (1 / pivot)
         return M, logdet + jnp.log(pivot)
@@ -209,18 +190,20 @@ def _trace(A: jax.Array) -> jax.Array:
 class _Responses:
     """A ``Problem`` of ``optimize.certificate``.
 
-    ``products`` (c, G, ...) are the lower triangles of b_g b_g', and b_g e_g; ``W`` (p, p, c).
+    ``products`` (c, q, G) are the lower triangles of a_g a_g' with a_g = (b_g, e_g); ``W`` (p, p, c). ``exact``: the
+    search goes by residuals.
     """
 
     data: CrossProducts
     products: jax.Array
     W: jax.Array
+    exact: bool = field(metadata=dict(static=True))
 
     @classmethod
-    def of(cls, data: CrossProducts) -> _Responses:
-        b = data.b
-        triangles = [b[:, :, i, None] * b[:, :, : i + 1] for i in range(b.shape[2])]
-        return cls(data, jnp.concatenate([*triangles, b * data.e[:, :, None]], axis=2), jnp.moveaxis(data.W, 0, 2))
+    def of(cls, data: CrossProducts, *, exact: bool = True) -> _Responses:
+        columns = [*jnp.moveaxis(data.b, 2, 0), data.e]
+        pairs = [columns[i] * columns[j] for i, j in zip(*np.tril_indices(len(columns)), strict=True)]
+        return cls(data, jnp.stack(pairs, axis=1), jnp.moveaxis(data.W, 0, 2), exact or len(columns) - 1 > UNROLLED)
 
     @property
     def p(self) -> int:
@@ -243,12 +226,7 @@ class _Responses:
 
     def take(self, index: jax.Array) -> _Responses:
         some = {name: getattr(self.data, name)[index] for name in EACH}
-        return _Responses.of(replace(self.data, **some))
-
-    def sums(self, weights: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """sum_g w_g b_g b_g' (p, p, ..., c) and sum_g w_g b_g e_g (p, ..., c) for weights (c, G, ...)."""
-        found = jnp.einsum("cgq,cg...->q...c", self.products, weights)
-        return _unpacked(found[: -self.p], self.p), found[-self.p :]
+        return _Responses.of(replace(self.data, **some), exact=self.exact)
 
     def point(self, lam: jax.Array) -> _Point:
         """At lam (c,)."""
@@ -274,8 +252,19 @@ class _Responses:
 
     def _derivatives(self, r: jax.Array, w: jax.Array) -> tuple[tuple[jax.Array, ...], jax.Array]:
         """sum_g r_g b_g b_g' and its derivatives in lam (p, p, c), and sum_g r_g b_g e_g (p, c)."""
-        M, v = self.sums(jnp.stack([r, -w * r, 2 * w * w * r], axis=2))
-        return (M[:, :, 0], M[:, :, 1], M[:, :, 2]), v[:, 0]
+        sums = self._sums(r, w)
+        M, k = self._unpacked(sums), -1 - self.p
+        return (M[:, :, 0], -M[:, :, 1], 2 * M[:, :, 2]), sums[k:-1, 0]
+
+    def _sums(self, r: jax.Array, w: jax.Array) -> jax.Array:
+        """sum_g r_g w_g^k a_g a_g' (q, 3, c), k = 0, 1 and 2."""
+        wr = w * r
+        found = jnp.einsum("cqg,ckg->cqk", self.products, jnp.stack([r, wr, w * wr], axis=1))
+        return jnp.transpose(found, (1, 2, 0))
+
+    def _unpacked(self, sums: jax.Array) -> jax.Array:
+        """The rows and columns of b (p, p, ...) of lower triangles (q, ...)."""
+        return _unpacked(sums[: self.p * (self.p + 1) // 2], self.p)
 
     def _left(self, delta: jax.Array) -> jax.Array:
         """e - b delta (c, G)."""
@@ -296,41 +285,49 @@ class _Responses:
 
     def slope(self, t: jax.Array) -> tuple[jax.Array, jax.Array]:
         """Derivatives of the deviance in t (c,)."""
-        one, reml = self.data, jnp.where(self.data.reml, 1.0, 0.0)
         lam = jnp.expm1(t) / self.d_max
-        r = 1 / (1 + lam[:, None] * one.N)
-        w = one.N * r
-        (M, M1, M2), v = self._derivatives(r, w)
-        C, _ = inverse(M + self.W)
-        s, s1, s2, _ = self._squares(r, w, C, _apply(C, v))
-        A = _product(C, M1)
-        twice = jnp.sum(C * M2, axis=(0, 1)) - jnp.sum(A * jnp.swapaxes(A, 0, 1), axis=(0, 1))
-        first = self.nu * s1 / s + jnp.sum(w, axis=1) + reml * _trace(A)
-        second = self.nu * (s2 / s - (s1 / s) ** 2) - jnp.sum(w * w, axis=1) + reml * twice
+        s, s1, s2, l1, l2 = self.derivatives(lam)
+        first = self.nu * s1 / s + l1
+        second = self.nu * (s2 / s - (s1 / s) ** 2) + l2
         step = jnp.exp(t) / self.d_max
         return first * step, (second * step + first) * step
 
-    def on_grid(self, lams: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """The pwrss and the log-determinant (K, c) at K values of lam."""
-        if self.p <= UNROLLED:
-            return self._on_grid(lams)
-        found = jax.lax.map(lambda lam: self._on_grid(lam[None]), lams)
-        return found[0][:, 0], found[1][:, 0]
-
-    def _on_grid(self, lams: jax.Array) -> tuple[jax.Array, jax.Array]:
-        one = self.data
-        r = 1 / (1 + one.N[:, :, None] * lams)
-        M, v = self.sums(r)
-        M = M + self.W[:, :, None]
-        if self.p <= UNROLLED:
-            log_x, delta = _solve(M, v)
+    def derivatives(self, lam: jax.Array) -> tuple[jax.Array, ...]:
+        """The pwrss and its derivatives in lam, and those of the log-determinant, all (c,)."""
+        reml = jnp.where(self.data.reml, 1.0, 0.0)
+        r = 1 / (1 + lam[:, None] * self.data.N)
+        w = self.data.N * r
+        if self.exact:
+            (M, M1, M2), v = self._derivatives(r, w)
+            C, _ = inverse(M + self.W)
+            s, s1, s2, _ = self._squares(r, w, C, _apply(C, v))
+            A = _product(C, M1)
+            l1, l2 = _trace(A), jnp.sum(C * M2, axis=(0, 1)) - jnp.sum(A * jnp.swapaxes(A, 0, 1), axis=(0, 1))
         else:
-            C, log_x = inverse(M)
-            delta = _apply(C, v)
-        f = one.e[:, :, None] - jnp.einsum("cgp,pkc->cgk", one.b, delta)
-        within = sum(delta[i] * self.W[i, j] * delta[j] for i in range(self.p) for j in range(self.p))
-        s = one.rest + within + jnp.sum(r * f * f, axis=1).T
-        return s, jnp.where(one.reml, log_x, 0.0) - _sum_of_logs(r).T
+            s, s1, s2, l1, l2 = quick.derivatives(self._sums(r, w), self.W, self.data.rest)
+        return s, s1, s2, jnp.sum(w, axis=1) + reml * l1, reml * l2 - jnp.sum(w * w, axis=1)
+
+    def on_grid(self, lams: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+        """The pwrss and the log-determinant (K, c) at K values of lam; whether the search is to be ``exact`` (c,)."""
+        if self.exact:
+            s, logdet = jax.lax.map(self._at_node, lams)
+            return s, logdet, jnp.zeros(s.shape[1:], dtype=bool)
+        r = 1 / (1 + self.data.N[:, :, None] * lams)
+        sums = jnp.transpose(jnp.einsum("cqg,cgk->cqk", self.products, r), (1, 2, 0))
+        s, log_x, whole = quick.at_nodes(sums, self.W, self.data.rest)
+        lossy = jnp.any(~(whole <= quick.LOSS * s), axis=0)
+        return s, jnp.where(self.data.reml, log_x, 0.0) - _sum_of_logs(r).T, lossy
+
+    def _at_node(self, lam: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """The pwrss and the log-determinant (c,) at one lam."""
+        one = self.data
+        r = 1 / (1 + lam * one.N)
+        sums = jnp.einsum("cqg,cg->qc", self.products, r)
+        C, log_x = inverse(self._unpacked(sums) + self.W)
+        delta = _apply(C, sums[-1 - self.p : -1])
+        f = self._left(delta)
+        s = one.rest + jnp.sum(delta * _apply(self.W, delta), axis=0) + jnp.sum(r * f * f, axis=1)
+        return s, jnp.where(one.reml, log_x, 0.0) - _sum_of_logs(r[:, :, None])[:, 0]
 
 
 def _sum_of_logs(r: jax.Array) -> jax.Array:
@@ -349,54 +346,63 @@ def _slope(t: jax.Array, responses: _Responses) -> tuple[jax.Array, jax.Array]:
     return responses.slope(t)
 
 
-def _nodes(problem: _Responses, grid: jax.Array) -> tuple[Nodes, jax.Array]:
-    """The grid; the log-determinant is convex in t, so its chords bound its derivative. And the pwrss at lam = 0."""
+def _nodes(problem: _Responses, grid: jax.Array) -> tuple[Nodes, jax.Array, jax.Array]:
+    """The grid; the log-determinant is convex in t, so its chords bound its derivative. Then the pwrss at lam = 0,
+    and whether the search is to be ``exact`` (c,)."""
     data = problem.data
-    s, logdet = problem.on_grid(jnp.expm1(grid) / data.d_max)
-    at = problem.point(jnp.zeros_like(data.nu))
+    s, logdet, lossy = problem.on_grid(jnp.expm1(grid) / data.d_max)
+    s0, s1, _, l1, _ = problem.derivatives(jnp.zeros_like(data.nu))
     chord = (logdet[1:] - logdet[:-1]) / (grid[1:] - grid[:-1])[:, None]
-    low = jnp.concatenate([(at.l1 / data.d_max)[None], chord])
+    low = jnp.concatenate([(l1 / data.d_max)[None], chord])
     high = jnp.concatenate([chord, jnp.sum(data.N > 0, axis=1)[None].astype(chord.dtype)])
-    return Nodes(grid, s, logdet, low, high, (data.nu * at.s1 / at.s + at.l1) / data.d_max), at.s
+    return Nodes(grid, s, logdet, low, high, (data.nu * s1 / s0 + l1) / data.d_max), s0, lossy
 
 
-@functools.partial(programs.jit, alone=False, keep=True, static_argnames="at_once")
-def first_cross_block(
-    data: CrossProducts, grid: jax.Array, *, at_once: int | None = None
-) -> tuple[CrossFit, jax.Array]:
+def first_cross(data: CrossProducts, grid: np.ndarray, *, at_once: int | None = None) -> tuple[CrossFit, jax.Array]:
     """The minimum beside each response's lowest grid point; where (c,) it is undecided that it is the lowest.
 
     ``at_once`` of the responses are computed together, by default all.
     """
+    found, undecided, lossy = _first_block(data, grid, at_once=at_once, exact=False)
+    if np.any(lossy):
+        found, undecided, _ = _first_block(data, grid, at_once=at_once, exact=True)
+    return found, undecided
+
+
+@functools.partial(programs.jit, alone=False, keep=True, static_argnames=("at_once", "exact"))
+def _first_block(
+    data: CrossProducts, grid: jax.Array, *, at_once: int | None, exact: bool
+) -> tuple[CrossFit, jax.Array, jax.Array]:
+    """As :func:`first_cross`; where (c,) the search is to be ``exact``, too."""
     c = len(data.nu)
     if at_once is None or at_once >= c:
-        return _first(data, grid)
+        return _first(data, grid, exact)
     each = {name: getattr(data, name) for name in EACH}
     parts = jax.tree.map(lambda a: a.reshape(c // at_once, at_once, *a.shape[1:]), each)
-    found = jax.lax.map(lambda part: _first(replace(data, **part), grid), parts)
-    joined: tuple[CrossFit, jax.Array] = jax.tree.map(
+    found = jax.lax.map(lambda part: _first(replace(data, **part), grid, exact), parts)
+    joined: tuple[CrossFit, jax.Array, jax.Array] = jax.tree.map(
         lambda a: jnp.moveaxis(a, 0, -2).reshape(*a.shape[1:-1], c), found
     )
     return joined
 
 
-def _first(data: CrossProducts, grid: jax.Array) -> tuple[CrossFit, jax.Array]:
-    problem = _Responses.of(data)
-    nodes, total = _nodes(problem, grid)
+def _first(data: CrossProducts, grid: jax.Array, exact: bool) -> tuple[CrossFit, jax.Array, jax.Array]:
+    problem = _Responses.of(data, exact=exact)
+    nodes, total, lossy = _nodes(problem, grid)
     found, undecided = first_minimum(problem, nodes)
-    return _cross_fit(problem, found, ~undecided, total), undecided
+    return _cross_fit(problem, found, ~undecided, total), undecided, lossy
 
 
 @functools.partial(programs.jit, keep=True)
 def settle_cross_block(data: CrossProducts, grid: jax.Array, lam: jax.Array) -> CrossFit:
     """Global minimum of the deviance of responses that are undecided at ``lam`` (c,)."""
     problem = _Responses.of(data)
-    nodes, total = _nodes(problem, grid)
+    nodes, total, _ = _nodes(problem, grid)
     return _cross_fit(problem, *settle_all(problem, nodes, jnp.log1p(lam * data.d_max)), total)
 
 
 def settle_cross(data: CrossProducts, grid: np.ndarray, found: CrossFit, undecided: jax.Array) -> CrossFit:
-    """Global minimum of each response's deviance, from the results of :func:`first_cross_block`."""
+    """Global minimum of each response's deviance, from the results of :func:`first_cross`."""
 
     def fit(index: np.ndarray) -> CrossFit:
         some = replace(data, **take(data, index))

@@ -26,7 +26,7 @@ from jaxlmm.families.own.crosslik import (
     CrossFit,
     CrossProducts,
     cross_curves,
-    first_cross_block,
+    first_cross,
     settle_cross_block,
     take,
 )  # fmt: skip
@@ -85,7 +85,7 @@ def fit_incomplete(
     at_once = None if on_gpu() else AT_ONCE
 
     def fit(_: slice, __: OwnStats, data: CrossProducts) -> tuple[CrossFit, jax.Array]:
-        found: tuple[CrossFit, jax.Array] = first_cross_block(data, few, at_once=at_once)
+        found: tuple[CrossFit, jax.Array] = first_cross(data, few, at_once=at_once)
         return found
 
     for cols, stats, data, found in own_blocks(design, Y, where, reml, fit):

@@ -20,7 +20,7 @@ import numpy as np
 from jaxlmm.families.intercept import profile, profile_newton
 from jaxlmm.families.intercept.objective import Moments
 from jaxlmm.families.intercept.profile import Three
-from jaxlmm.families.own.crosslik import AXES, CrossFit, CrossProducts, first_cross_block, inverse, settle_cross
+from jaxlmm.families.own.crosslik import AXES, CrossFit, CrossProducts, first_cross, inverse, settle_cross
 from jaxlmm.families.own.incomplete import Matrix, grid, own_blocks, own_width
 from jaxlmm.families.own.reduce import OwnDesign, OwnStats
 from jaxlmm.runtime import programs
@@ -180,7 +180,7 @@ def own_profile(
     filled = where[np.minimum(np.arange(-(-m // width) * width), m - 1)]
 
     def compute(_: slice, __: OwnStats, data: CrossProducts) -> tuple[jax.Array, ...]:
-        fit = settle_cross(data, points, *first_cross_block(data, points))  # compiled already, for the fits
+        fit = settle_cross(data, points, *first_cross(data, points))  # compiled already, for the fits
         return _limits(data, fit, points, jnp.asarray(float(cut)), nested=nested)
 
     for cols, stats, _, raw in own_blocks(design, Y, filled, False, compute):
