@@ -33,6 +33,7 @@ MOST_MAPS = int(LIMIT.read_text()) // 2 if LIMIT.exists() else 0
 MOST_PROGRAMS = 128
 # So many calls, of so few responses and so few numbers in all, take less time than compiling well for them.
 FEW_RESPONSES, FEW_NUMBERS, FEW_CALLS = 16, 2**18, 32
+FEW_IN_A_BLOCK = 64
 PLAIN = {
     "xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True,
     "xla_cpu_parallel_codegen_split_count": 1,
@@ -50,6 +51,7 @@ def jit(
     quick: bool = True,
     alone: bool = True,
     batch: int | None = None,
+    responses: Callable[..., int] | None = None,
     keep: bool = False,
     **options: Any,
 ) -> Callable[..., R]:
@@ -60,6 +62,8 @@ def jit(
     ``alone``: a program that runs beside threads of ours says False, and keeps to one thread on a CPU.
     ``batch``: the number of the argument whose last axis is that of responses. For few of them a CPU's program is not
     optimised and compiles in a third of the time, until it has been called ``FEW_CALLS`` times with such shapes.
+    ``responses``: the number of a call's responses, for a program that has them along another axis; up to
+    ``FEW_IN_A_BLOCK`` are few.
     ``keep``: one that takes long to trace, and knows its arguments alone, is kept as it was traced where compiled
     code is kept (``runtime.traced``).
     """
@@ -69,6 +73,8 @@ def jit(
     @functools.wraps(function)
     def call(*args: Any, **kwargs: Any) -> R:
         plain = batch is not None and _small(args, args[batch])
+        if responses is not None:
+            plain = responses(*args, **kwargs) <= FEW_IN_A_BLOCK
         if plain:
             shapes = _shapes(args)
             calls[shapes] += 1

@@ -11,7 +11,7 @@ import pytest
 
 import jaxlmm
 from jaxlmm._types import float64_scope
-from jaxlmm.families.own import crosslik, quick
+from jaxlmm.families.own import crosslik, quick, sweeps
 from jaxlmm.families.own.crosslik import CrossProducts
 
 GRID = np.array([0.0, 0.5, 2.0, 6.0, 20.0, 120.0])
@@ -57,7 +57,7 @@ def test_both_ways_give_the_same_likelihood(p: int, reml: bool) -> None:
 
 def test_more_columns_than_are_written_out_go_by_residuals() -> None:
     with float64_scope():
-        assert problems(cross_products(crosslik.UNROLLED + 1))[1].exact
+        assert problems(cross_products(sweeps.UNROLLED + 1))[1].exact
 
 
 def test_where_squares_would_cancel_the_search_goes_by_residuals(monkeypatch: pytest.MonkeyPatch) -> None:

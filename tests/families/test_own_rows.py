@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 import jaxlmm
 from jaxlmm import Status
-from jaxlmm.families.own import incomplete
+from jaxlmm.families.own import reduce
 
 COLUMNS = ("plain", "outlier", "group", "nearly group", "far", "only here", "varies only here", "one group")
 
@@ -239,6 +239,6 @@ def test_designs_share_compiled_code() -> None:
     shapes = set()
     for G in range(5, 33):
         for p in range(1, 9):
-            shapes.add(incomplete.padded_shape(G, p))
+            shapes.add(reduce.padded_shape(G, p))
     assert len(shapes) <= 20
     assert all(g >= 5 and p >= 1 for g, p in shapes)

@@ -85,6 +85,16 @@ def test_a_program_of_few_responses_that_is_called_again_and_again_is_compiled_w
     assert dict(options)["xla_backend_optimization_level"] == 0
 
 
+def test_a_program_may_have_its_responses_along_any_axis(monkeypatch: pytest.MonkeyPatch) -> None:
+    options = list[tuple[str, object]]()
+    monkeypatch.setattr(programs, "_compiler_option", lambda name, value: options.append((name, value)) or {})
+    sums = programs.jit(lambda y: y.sum(axis=1), responses=len)
+    for n, plain in ((programs.FEW_IN_A_BLOCK + 1, False), (programs.FEW_IN_A_BLOCK, True)):
+        options.clear()
+        np.testing.assert_array_equal(sums(np.ones((n, 3))), np.full(n, 3.0))
+        assert ("xla_backend_optimization_level" in dict(options)) == plain
+
+
 def test_programs_that_come_next_are_compiled_beside_the_search(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(programs, "N_THREADS", 2)
     rng = np.random.default_rng(0)

@@ -20,8 +20,8 @@ where M goes with 1 / lam. With f_g = e_g - b_g' delta and ' for d/dlam
 
 Sums over groups are one product for each response, of [r, N r^2, N^2 r^3] with the products b_g b_g' and
 b_g e_g; what follows from them, small matrices, has the responses as its last axis. The search goes by such sums
-alone where that is exact enough (``quick``). The elimination is written out here. On the CPU, JAX's batched LAPACK calls can wait for ever for threads of the pool that they hold
-themselves, as soon as several run at a time.
+alone where that is exact enough (``quick``). Systems are solved by ``sweeps``: on the CPU, JAX's batched LAPACK
+calls can wait for ever for threads of the pool that they hold themselves, as soon as several run at a time.
 """
 
 from __future__ import annotations
@@ -37,14 +37,14 @@ import numpy as np
 from jaxlmm.engine.blocks import settled
 from jaxlmm.families.intercept.objective import Moments
 from jaxlmm.families.own import quick
-from jaxlmm.families.own.quick import positive
+from jaxlmm.families.own.sweeps import UNROLLED, inverse, log_product, unpacked
 from jaxlmm.optimize.certificate import Candidate, Nodes
 from jaxlmm.optimize.search import first_minimum, hessian_in_theta, is_minimum, settle_all
 from jaxlmm.optimize.solver import bracketed_minima
 from jaxlmm.runtime import programs
 
 __all__ = [
-    "AXES", "EACH", "CrossFit", "CrossProducts", "cross_curves", "cross_modes", "first_cross", "inverse",
+    "AXES", "EACH", "CrossFit", "CrossProducts", "cross_curves", "cross_modes", "first_cross",
     "settle_cross", "settle_cross_block", "take",
 ]  # fmt: skip
 
@@ -128,47 +128,10 @@ class _Point:
     C2: jax.Array
 
 
-# Up to this size matrices are written out, entry by entry, in the program's text, which is fastest; for larger ones
-# compiling would take too long.
-UNROLLED = 8
 # So many of the 1 + lam N_g, each below 1e74, are multiplied before a logarithm is taken of them.
 FACTORS = 4
 EACH = ("N", "b", "e", "W", "rows", "rest", "nu")  # of each response
 AXES = CrossProducts(0, 0, 0, 0, 0, 0, 0, None, None)  # type: ignore[arg-type]
-
-
-def inverse(M: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Inverses of M (p, p, ...) and log|M|, by sweeps (Goodnight 1979, The American Statistician 33, 149-158)."""
-    numbers = np.arange(len(M)).reshape(-1, *[1] * (M.ndim - 2))
-
-    def sweep(k: int | jax.Array, state: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
-        M, logdet = state
-        at, pivot = numbers == k, positive(M[k, k])
-        row = jnp.where(at, -1.0, M[k])
-        M = jnp.where(at | at[:, None], 0.0, M) - row[:, None] * row * (1 / pivot)
-        return M, logdet + jnp.log(pivot)
-
-    state = M, jnp.zeros(M.shape[2:])
-    if len(M) <= UNROLLED:
-        for k in range(len(M)):
-            state = sweep(k, state)
-        M, logdet = state
-    else:
-        M, logdet = jax.lax.fori_loop(0, len(M), sweep, state)
-    # A bad pivot makes NaN of all after it; what came before it must not pass for a result either.
-    return jnp.where(jnp.isnan(logdet), jnp.nan, -M), logdet
-
-
-def _unpacked(S: jax.Array, p: int) -> jax.Array:
-    """Symmetric matrices (p, p, ...) from their lower triangles (p (p + 1) / 2, ...), row by row."""
-    index = np.zeros((p, p), dtype=np.intp)
-    rows, columns = np.tril_indices(p)
-    index[rows, columns] = index[columns, rows] = np.arange(len(rows))
-    if p > UNROLLED:
-        return S[index]
-    if not p:
-        return jnp.zeros((0, 0, *S.shape[1:]))
-    return jnp.stack([S[k] for k in index.ravel()]).reshape(p, p, *S.shape[1:])
 
 
 def _product(A: jax.Array, B: jax.Array) -> jax.Array:
@@ -234,7 +197,7 @@ class _Responses:
         r = 1 / (1 + lam[:, None] * one.N)
         w = one.N * r
         (M, M1, M2), v = self._derivatives(r, w)
-        C, log_x = inverse(M + self.W)
+        C, pivots = inverse(M + self.W)
         delta = _apply(C, v)
         # Once more from what that left: by then an error is far below the residuals' own roundings.
         f = self._left(delta)
@@ -244,7 +207,7 @@ class _Responses:
         C1 = -_product(A, C)
         return _Point(
             s, s1, s2,
-            logdet=jnp.sum(jnp.log1p(lam[:, None] * one.N), axis=1) + reml * log_x,
+            logdet=jnp.sum(jnp.log1p(lam[:, None] * one.N), axis=1) + reml * log_product(pivots),
             l1=jnp.sum(w, axis=1) + reml * _trace(A),
             l2=-jnp.sum(w * w, axis=1) + reml * (_trace(A2) - jnp.sum(A * jnp.swapaxes(A, 0, 1), axis=(0, 1))),
             delta=delta, f=f, C=C, C1=C1, C2=-_product(A2, C) - 2 * _product(A, C1),
@@ -264,7 +227,7 @@ class _Responses:
 
     def _unpacked(self, sums: jax.Array) -> jax.Array:
         """The rows and columns of b (p, p, ...) of lower triangles (q, ...)."""
-        return _unpacked(sums[: self.p * (self.p + 1) // 2], self.p)
+        return unpacked(sums[: self.p * (self.p + 1) // 2], self.p)
 
     def _left(self, delta: jax.Array) -> jax.Array:
         """e - b delta (c, G)."""
@@ -311,7 +274,7 @@ class _Responses:
         """The pwrss and the log-determinant (K, c) at K values of lam; whether the search is to be ``exact`` (c,)."""
         if self.exact:
             s, logdet = jax.lax.map(self._at_node, lams)
-            return s, logdet, jnp.zeros(s.shape[1:], dtype=bool)
+            return s, logdet, jnp.isnan(s[0]) & False
         r = 1 / (1 + self.data.N[:, :, None] * lams)
         sums = jnp.transpose(jnp.einsum("cqg,cgk->cqk", self.products, r), (1, 2, 0))
         s, log_x, whole = quick.at_nodes(sums, self.W, self.data.rest)
@@ -323,11 +286,11 @@ class _Responses:
         one = self.data
         r = 1 / (1 + lam * one.N)
         sums = jnp.einsum("cqg,cg->qc", self.products, r)
-        C, log_x = inverse(self._unpacked(sums) + self.W)
+        C, pivots = inverse(self._unpacked(sums) + self.W)
         delta = _apply(C, sums[-1 - self.p : -1])
         f = self._left(delta)
         s = one.rest + jnp.sum(delta * _apply(self.W, delta), axis=0) + jnp.sum(r * f * f, axis=1)
-        return s, jnp.where(one.reml, log_x, 0.0) - _sum_of_logs(r[:, :, None])[:, 0]
+        return s, jnp.where(one.reml, log_product(pivots), 0.0) - _sum_of_logs(r[:, :, None])[:, 0]
 
 
 def _sum_of_logs(r: jax.Array) -> jax.Array:
@@ -364,12 +327,15 @@ def first_cross(data: CrossProducts, grid: np.ndarray, *, at_once: int | None = 
     ``at_once`` of the responses are computed together, by default all.
     """
     found, undecided, lossy = _first_block(data, grid, at_once=at_once, exact=False)
-    if np.any(lossy):
+    if np.asarray(lossy).any():
         found, undecided, _ = _first_block(data, grid, at_once=at_once, exact=True)
     return found, undecided
 
 
-@functools.partial(programs.jit, alone=False, keep=True, static_argnames=("at_once", "exact"))
+@functools.partial(
+    programs.jit, alone=False, keep=True, responses=lambda data, *_, **__: len(data.nu),
+    static_argnames=("at_once", "exact"),
+)  # fmt: skip
 def _first_block(
     data: CrossProducts, grid: jax.Array, *, at_once: int | None, exact: bool
 ) -> tuple[CrossFit, jax.Array, jax.Array]:

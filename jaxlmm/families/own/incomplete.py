@@ -30,7 +30,7 @@ from jaxlmm.families.own.crosslik import (
     settle_cross_block,
     take,
 )  # fmt: skip
-from jaxlmm.families.own.reduce import OwnDesign, OwnStats, reduce_own
+from jaxlmm.families.own.reduce import WIDTHS, OwnDesign, OwnStats, padded_shape, reduce_own, widened
 from jaxlmm.optimize.search import make_grid
 from jaxlmm.runtime.batches import on_gpu
 from jaxlmm.runtime.progress import advance
@@ -45,12 +45,10 @@ __all__ = [
     "grid",
     "own_blocks",
     "own_width",
-    "padded_shape",
     "to_jax",
 ]  # fmt: skip
 
-# Blocks are padded up to one of these, or to the last whose statistics take BLOCK_BYTES at most.
-WIDTHS = (8, 64, 512)
+# Statistics of a block take so much at most.
 BLOCK_BYTES = 64 * 2**20
 # So many blocks are reduced together, if there are enough for all threads: between many short steps these would wait
 # for each other.
@@ -216,7 +214,7 @@ def cross_modes(
 
     for cols, stats, _, found in own_blocks(design, Y, where, reml, compute):
         modes[cols] = found[: len(stats.rest), : design.n_groups] * stats.scale[:, None]
-        sizes[cols] = stats.N * stats.unit_w[:, None]
+        sizes[cols] = stats.N[:, : design.n_groups] * stats.unit_w[:, None]
     return modes, sizes
 
 
@@ -242,20 +240,20 @@ def own_blocks(
 ) -> Iterator[tuple[slice, OwnStats, CrossProducts, Any]]:
     """Blocks of the columns ``where`` of Y: which, reduced, as JAX needs them, padded, and what is computed of these,
     in numpy. Each thread reduces and computes blocks of its own."""
-    m, shape, width = len(where), padded_shape(design.n_groups, design.n_fixef), own_width(design, len(where))
+    m, width = len(where), own_width(design, len(where))
     together = width * int(np.clip(m // (2 * N_THREADS * width), 1, REDUCED))
     parts = [slice(k, min(k + together, m)) for k in range(0, m, together)]
     device: Any = jax.config.jax_default_device  # type: ignore[attr-defined]
 
     def work(cols: slice) -> list[tuple[slice, OwnStats, CrossProducts, Any]]:
-        reduced, out = reduce_own(design, Y, where[cols]), []
-        for start in range(cols.start, cols.stop, width):
-            some = slice(start, min(start + width, cols.stop))
-            stats = reduced.take(slice(some.start - cols.start, some.stop - cols.start))
-            data = to_jax(design, stats, width, shape, reml)
-            # JAX knows its device, and its precision, in the thread that was told alone.
-            with jax.default_device(device), float64_scope():
+        out, start = [], cols.start
+        # JAX knows its device, and its precision, in the thread that was told alone.
+        with jax.default_device(device), float64_scope():
+            for stats in reduce_own(design, Y, where[cols], width):
+                some = slice(start, start + len(stats.rest))
+                data = to_jax(design, stats, width, reml)
                 out.append((some, stats, data, jax.tree.map(np.asarray, compute(some, stats, data))))
+                start = some.stop
         return out
 
     with single_threaded_blas(), concurrent.futures.ThreadPoolExecutor(N_THREADS) as pool:
@@ -274,41 +272,17 @@ def own_width(design: OwnDesign, m: int) -> int:
     return next(w for w in WIDTHS if w >= m or w == WIDTHS[-1] or 8 * w > room)
 
 
-def padded_shape(n_groups: int, n_fixef: int) -> tuple[int, int]:
-    """Numbers of groups and columns that stand for these: designs share compiled code."""
-    return _padded(n_groups, 8), _padded(n_fixef, 2)
-
-
-def _padded(n: int, first: int) -> int:
-    """n rounded up to 0 or one of 1 to 8, 10, 12, 14, 16, 20, ... times ``first``."""
-    unit = first
-    while n > 8 * unit:
-        unit *= 2
-    return -(-n // unit) * unit
-
-
-def to_jax(design: OwnDesign, stats: OwnStats, width: int, shape: tuple[int, int], reml: bool) -> CrossProducts:
-    """A block padded to ``width`` responses of ``shape`` (groups, columns), harmless where a response is bad."""
-    c, p = len(stats.rest), stats.b.shape[2]
-    N, b, e = (_widened(a, (width, *shape[: a.ndim - 1])) for a in (stats.N, stats.b, stats.e))
-    W, rows = (_widened(a, (width, shape[1], shape[1])) for a in (stats.W, stats.unit - stats.centring @ stats.unit))
-    rest, nu = _widened(stats.rest, (width,)), np.ones(width)
+def to_jax(design: OwnDesign, stats: OwnStats, width: int, reml: bool) -> CrossProducts:
+    """A block padded to ``width`` responses, harmless where a response is bad."""
+    c, p = len(stats.rest), design.n_fixef
+    N, b, e = (widened(a, (width, *a.shape[1:])) for a in (stats.N, stats.b, stats.e))
+    W, rest, nu = widened(stats.W, (width, *stats.W.shape[1:])), widened(stats.rest, (width,)), np.ones(width)
+    rows = widened(stats.unit - stats.centring @ stats.unit, (width, *stats.W.shape[1:]))
     nu[:c] = np.maximum(stats.n_used - p if reml else stats.n_used, 1)
-    if p < shape[1]:
-        W[:, range(p, shape[1]), range(p, shape[1])] = 1.0
     bad = np.ones(width, dtype=bool)
     bad[:c] = ~stats.finite | stats.too_few
     if bad.any():
         N, b, e, W, rest = (np.where(bad.reshape(-1, *[1] * (a.ndim - 1)), 0.0, a) for a in (N, b, e, W, rest))
-        W[bad], rest[bad] = np.eye(shape[1]), 1.0
+        W[bad], rest[bad] = np.eye(W.shape[1]), 1.0
     d_max = np.max(design.reducer.projection.sizes, initial=0.0) or 1.0
     return CrossProducts(N, b, e, W, rows, rest, nu, np.asarray(reml), np.asarray(d_max))  # type: ignore[arg-type]
-
-
-def _widened(a: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-    """``a``, or where ``shape`` is larger, with zeros after it along each axis."""
-    if a.shape == shape:
-        return a
-    out = np.zeros(shape)
-    out[tuple(slice(n) for n in a.shape)] = a
-    return out

@@ -20,9 +20,10 @@ import numpy as np
 from jaxlmm.families.intercept import profile, profile_newton
 from jaxlmm.families.intercept.objective import Moments
 from jaxlmm.families.intercept.profile import Three
-from jaxlmm.families.own.crosslik import AXES, CrossFit, CrossProducts, first_cross, inverse, settle_cross
+from jaxlmm.families.own.crosslik import AXES, CrossFit, CrossProducts, first_cross, settle_cross
 from jaxlmm.families.own.incomplete import Matrix, grid, own_blocks, own_width
 from jaxlmm.families.own.reduce import OwnDesign, OwnStats
+from jaxlmm.families.own.sweeps import inverse
 from jaxlmm.runtime import programs
 from jaxlmm.runtime.progress import advance
 from jaxlmm.sources.weighted import WeightedMatrix

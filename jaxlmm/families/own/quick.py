@@ -16,24 +16,18 @@ from __future__ import annotations
 
 import functools
 import operator
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-__all__ = ["LOSS", "at_nodes", "derivatives", "positive"]
+from jaxlmm.families.own.sweeps import Triangle, entry, log_product, plus, positive, sweep, triangle
+
+__all__ = ["LOSS", "at_nodes", "derivatives"]
 
 # Sums of squares that differ by no more than this factor lose no digits that matter in their difference.
 LOSS = 32
-# So many pivots, each above 1e-77, are multiplied before a logarithm is taken of them.
-FACTORS = 3
-
-Triangle = dict[tuple[int, int], jax.Array]
-
-
-def positive(pivot: jax.Array) -> jax.Array:
-    """The pivot of a positive definite matrix, else NaN, which all that comes after inherits."""
-    return jnp.where(pivot > 0, pivot, jnp.nan)
 
 
 def at_nodes(A: jax.Array, W: jax.Array, rest: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
@@ -47,7 +41,7 @@ def at_nodes(A: jax.Array, W: jax.Array, rest: jax.Array) -> tuple[jax.Array, ja
     rest : (c,)
     """
     p = len(W)
-    left = _plus(_triangle(A, p + 1), W)
+    left = plus(triangle(A, p + 1), W)
     pivots: list[jax.Array] = []
     whole = rest + left[p, p]
     for k in range(p):
@@ -56,7 +50,7 @@ def at_nodes(A: jax.Array, W: jax.Array, rest: jax.Array) -> tuple[jax.Array, ja
             factor = left[i, k] / pivots[-1]
             for j in range(k + 1, i + 1):
                 left[i, j] = left[i, j] - factor * left[j, k]
-    return rest + left[p, p], jnp.zeros_like(whole) + _log_product(pivots), whole
+    return rest + left[p, p], jnp.zeros_like(whole) + log_product(pivots), whole
 
 
 def derivatives(A: jax.Array, W: jax.Array, rest: jax.Array) -> tuple[jax.Array, ...]:
@@ -70,66 +64,32 @@ def derivatives(A: jax.Array, W: jax.Array, rest: jax.Array) -> tuple[jax.Array,
     rest : (c,)
     """
     p = len(W)
-    A1, A2 = (_triangle(A[:, k], p + 1) for k in (1, 2))
-    swept = _plus(_triangle(A[:, 0], p + 1), W)
+    A1, A2 = (triangle(A[:, k], p + 1) for k in (1, 2))
+    swept = plus(triangle(A[:, 0], p + 1), W)
     for k in range(p):
-        swept = _sweep(swept, k)
-    C = [[-_at(swept, i, j) for j in range(p)] for i in range(p)]
+        swept = sweep(swept, k)
+    C = [[-entry(swept, i, j) for j in range(p)] for i in range(p)]
     d = [*(-swept[p, i] for i in range(p)), jnp.ones_like(rest)]
     first, second = _times(A1, d), _times(A2, d)
     h = first[:p]
     by_h = [_dot(C[i], h) for i in range(p)]
     s1 = -_dot(d, first)
     s2 = 2 * _dot(d, second) - 2 * _dot(h, by_h)
-    B = [[_dot(C[i], [_at(A1, k, j) for k in range(p)]) for j in range(p)] for i in range(p)]
+    B = [[_dot(C[i], [entry(A1, k, j) for k in range(p)]) for j in range(p)] for i in range(p)]
     l1 = -_sum([B[i][i] for i in range(p)])
-    l2 = _sum([2 * _dot(C[i], [_at(A2, i, j) for j in range(p)]) for i in range(p)])
+    l2 = _sum([2 * _dot(C[i], [entry(A2, i, j) for j in range(p)]) for i in range(p)])
     l2 = l2 - _sum([_dot(B[i], [B[j][i] for j in range(p)]) for i in range(p)])
     zero = jnp.zeros_like(rest)
     return rest + swept[p, p], s1, s2, l1 + zero, l2 + zero
 
 
-def _triangle(S: jax.Array, n: int) -> Triangle:
-    """The entries of lower triangles (n (n + 1) / 2, ...), row by row."""
-    return {(int(i), int(j)): S[k] for k, (i, j) in enumerate(zip(*np.tril_indices(n), strict=True))}
-
-
-def _at(A: Triangle, i: int, j: int) -> jax.Array:
-    return A[max(i, j), min(i, j)]
-
-
-def _plus(A: Triangle, W: jax.Array) -> Triangle:
-    """A and, in its first rows and columns, W."""
-    return {(i, j): value + W[i, j] if i < len(W) else value for (i, j), value in A.items()}
-
-
-def _sweep(A: Triangle, k: int) -> Triangle:
-    """A swept on k: where all but e are swept, the inverse of their block stands there, times -1."""
-    inverse = 1 / positive(A[k, k])
-    out = {}
-    for i, j in A:
-        if i == j == k:
-            out[i, j] = -inverse
-        elif k in (i, j):
-            out[i, j] = A[i, j] * inverse
-        else:
-            out[i, j] = A[i, j] - _at(A, i, k) * _at(A, j, k) * inverse
-    return out
-
-
 def _times(A: Triangle, d: list[jax.Array]) -> list[jax.Array]:
-    return [_dot([_at(A, i, j) for j in range(len(d))], d) for i in range(len(d))]
+    return [_dot([entry(A, i, j) for j in range(len(d))], d) for i in range(len(d))]
 
 
-def _dot(a: list[jax.Array], b: list[jax.Array]) -> jax.Array:
+def _dot(a: list[jax.Array], b: list[jax.Array]) -> Any:
     return _sum([x * y for x, y in zip(a, b, strict=True)])
 
 
-def _sum(values: list[jax.Array]) -> jax.Array:
-    return functools.reduce(operator.add, values) if values else jnp.zeros(())
-
-
-def _log_product(values: list[jax.Array]) -> jax.Array:
-    """Sum of logarithms, of few of them."""
-    parts = [values[start : start + FACTORS] for start in range(0, len(values), FACTORS)]
-    return _sum([jnp.log(functools.reduce(operator.mul, part)) for part in parts])
+def _sum(values: list[jax.Array]) -> Any:
+    return functools.reduce(operator.add, values) if values else np.zeros(())

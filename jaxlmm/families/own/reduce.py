@@ -15,31 +15,32 @@ and a basis of its own (``Design.take``), and so the checks of a design.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, fields
+from typing import Any
 
+import jax
 import numpy as np
 
 from jaxlmm.design.design import Design
 from jaxlmm.design.identifiability import pivoted
+from jaxlmm.engine.blocks import block_width
 from jaxlmm.families.intercept.crossprod import Projection, project_design
 from jaxlmm.families.intercept.reduce import FAINT, NOISE, Reducer
 from jaxlmm.families.own.basis import SplitBasis
-from jaxlmm.families.own.small import full, least_pivot, products, solved
+from jaxlmm.families.own.on_basis import Again, Sums, on_basis
 from jaxlmm.families.own.sums import GroupSums, Panel
 from jaxlmm.families.patterns import columns_at, patterns
 from jaxlmm.sources.weighted import WeightedMatrix, values_of
 
-__all__ = ["OwnDesign", "OwnStats", "reduce_own"]
+__all__ = ["WIDTHS", "OwnDesign", "OwnStats", "padded_shape", "reduce_own", "widened"]
 
-# Responses are handled in panels of at most about this many bytes.
+# Blocks are padded up to one of these.
+WIDTHS = (8, 64, 512)
+# Responses are read in panels of at most about this many bytes.
 PANEL_BYTES = 16 * 2**20
-# The shared basis serves a response if every pivot of its cross-products is at least this part of a column's
-# square: three digits are lost at most, and the tolerances of a design's checks are far away.
-MIN_PIVOT = 1e-3
-# And if the complete design itself stays clear of those tolerances, which are 1e-7 or less.
+# The complete design is clear of the tolerances of its checks, which are 1e-7 or less, where it stays above this.
 MIN_NORM = 1e-4
-# Sums of squares that differ by no more than this factor lose no digits that matter in their difference.
-LOSS = 32
 # Responses, and weights, whose largest value lies beyond this or below its inverse are scaled.
 EXTREME = 1e100
 
@@ -95,7 +96,8 @@ class OwnDesign:
 
 @dataclass(frozen=True, eq=False)
 class OwnStats:
-    """What is needed of c responses, of (y - shift) / scale; see ``crosslik`` for N, b, e, W and rest.
+    """What is needed of c responses, of (y - shift) / scale; see ``on_basis`` for N, b, e, W, rest and base, which
+    may not be written to.
 
     Attributes
     ----------
@@ -146,29 +148,37 @@ class OwnStats:
             return parts[0]
         return cls(*(np.concatenate([getattr(part, f.name) for part in parts]) for f in fields(cls)))
 
+    def writable(self) -> OwnStats:
+        """With arrays of its own."""
+        return OwnStats(*(np.array(getattr(self, f.name)) for f in fields(self)))
+
     def take(self, where: np.ndarray | slice) -> OwnStats:
         """Those of some of the responses."""
         return OwnStats(*(getattr(self, f.name)[where] for f in fields(self)))
 
 
-def reduce_own(design: OwnDesign, Y: np.ndarray | WeightedMatrix, where: np.ndarray) -> OwnStats:
-    """Reduce the columns ``where`` of Y (n_obs, any) on the rows where they are not NaN.
+def reduce_own(
+    design: OwnDesign, Y: np.ndarray | WeightedMatrix, where: np.ndarray, width: int
+) -> Iterator[OwnStats]:
+    """Reduce the columns ``where`` of Y (n_obs, any) on the rows where they are not NaN, ``width`` after ``width``.
 
-    Weights of the responses' own stand for the design's.
+    Weights of the responses' own stand for the design's. In a scope of float64.
     """
-    width = int(np.clip(PANEL_BYTES // (8 * design.design.n_obs), 4, 2048))
-    return OwnStats.join(
-        [
-            _reduce_panel(design, Y[:, columns_at(where[start : start + width])])
-            for start in range(0, len(where), width)
+    panel = int(np.clip(PANEL_BYTES // (8 * design.design.n_obs), 4, 2048))
+    panel -= panel % width if panel > width else 0
+    for start in range(0, len(where), max(panel, width)):
+        some = where[start : start + max(panel, width)]
+        parts = [
+            stats
+            for first in range(0, len(some), panel)
+            for stats in _reduce_panel(design, Y[:, columns_at(some[first : first + panel])], min(width, panel))
         ]
-    )
+        yield from parts if panel >= width else [OwnStats.join(parts)]
 
 
-def _reduce_panel(design: OwnDesign, responses: np.ndarray | WeightedMatrix) -> OwnStats:
+def _reduce_panel(design: OwnDesign, responses: np.ndarray | WeightedMatrix, width: int) -> Iterator[OwnStats]:
     """As :func:`reduce_own`, of all columns (n_obs, c)."""
     Y, W = values_of(responses), responses.weights if isinstance(responses, WeightedMatrix) else None
-    rounding = max(0.5 * np.finfo(Y.dtype).eps if Y.dtype.kind == "f" else 0.0, NOISE)
     one = np.ones(Y.shape[1])
     scaled = _Scaled(Y, W, one, one, one > 0)
     with np.errstate(all="ignore"):
@@ -178,23 +188,34 @@ def _reduce_panel(design: OwnDesign, responses: np.ndarray | WeightedMatrix) -> 
             scaled = _Scaled.of(Y, W, unit)
             panel = _read(design, scaled)
             unit = _unit_of(design, panel)
+    for start in range(0, Y.shape[1], width):
+        some = slice(start, start + width)
+        yield _reduce_part(design, scaled.take(some), panel.take(some), unit[some])
+
+
+def _reduce_part(design: OwnDesign, scaled: _Scaled, panel: Panel, unit: np.ndarray) -> OwnStats:
+    """Statistics of responses (c,) that are read; their weights are to be divided by ``unit`` (c,)."""
+    kind, p = scaled.Y.dtype, design.n_fixef
+    rounding = max(0.5 * np.finfo(kind).eps if kind.kind == "f" else 0.0, NOISE)
+    with np.errstate(all="ignore"):
         finite = scaled.finite & (panel.n_used > 0)
         noise = panel.weight / unit * (rounding * panel.largest) ** 2
         stats, good, explained = _shared_basis(design, panel, unit)
     stats.scale[:], stats.noise[:], stats.finite[:] = scaled.scale, noise, finite
     stats.unit_w[:] = unit * scaled.unit
-    faint = np.flatnonzero(finite & good & (stats.rest < FAINT * explained))
-    if len(faint):
-        _reduce_faint(design, *scaled.columns(faint), unit[faint], faint, stats)
-    p = design.n_fixef
     rank_left = stats.n_used > p
     stats.too_few[finite & ~rank_left] = True
+    faint = np.flatnonzero(finite & good & (stats.rest < FAINT * explained))
     again = np.flatnonzero(finite & rank_left & ~(good & design.clear))
+    if len(faint) or len(again):
+        stats = stats.writable()
+    if len(faint):
+        _reduce_faint(design, *scaled.columns(faint), unit[faint], faint, stats)
     if len(again):
         _reduce_alone(design, *scaled.columns(again), unit[again], again, stats)
     if design.n_groups:
         groups = np.sum(stats.N > 0, axis=1)
-        pw = np.sum(np.einsum("cjj->cj", stats.W) > 0, axis=1)
+        pw = np.sum(np.einsum("cjj->cj", stats.W[:, :p, :p]) > 0, axis=1)
         few = (groups < 2) | (groups + pw <= p) | (stats.n_used - groups - pw < 1)
         stats.too_few[:] |= few & finite
     return stats
@@ -227,6 +248,11 @@ class _Scaled:
             return cls(y, None, scale, np.ones(len(scale)), finite)
         unit = np.where(_is_extreme(unit), unit, 1.0)
         return cls(y, W / unit, scale, unit, finite)
+
+    def take(self, part: slice) -> _Scaled:
+        """Some of the responses."""
+        W = None if self.W is None else self.W[:, part]
+        return _Scaled(self.Y[:, part], W, self.scale[part], self.unit[part], self.finite[part])
 
     def columns(self, where: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
         """Some of the responses, and their weights."""
@@ -261,59 +287,44 @@ def _shared_basis(design: OwnDesign, panel: Panel, unit: np.ndarray) -> tuple[Ow
 
     Also returns the sum of squares of what is fitted beside ``rest``, within a digit.
     """
-    projection = design.reducer.projection
-    c, p, pw = len(unit), design.n_fixef, design.sums.n_columns
-    N, triangle = panel.N / unit, panel.pairs / unit
-    safe = np.where(panel.N > 0, panel.N, 1.0)
-    x_mean = panel.columns / safe
-    W = full(triangle - products(panel.columns / unit, x_mean), pw)
-    diagonal = np.einsum("jjc->jc", W)
-    before = triangle[[i * (i + 3) // 2 for i in range(pw)]]
-    good = np.all(diagonal > MIN_PIVOT * np.maximum(before, 1.0), axis=0) & (least_pivot(W) > MIN_PIVOT)
-    W[:, :, ~good] = np.eye(pw)[:, :, None]
+    projection, c = design.reducer.projection, len(unit)
+    G, p = padded_shape(design.n_groups, design.n_fixef)
+    width, n_groups = block_width(c, WIDTHS), design.n_groups
 
-    y_mean = panel.by_group / safe
-    first = solved(W, (panel.onto - np.einsum("igc,gc->ic", panel.columns, y_mean)) / unit)
-    explained = np.einsum("gc,gc->c", N, y_mean**2) + np.einsum("ic,ijc,jc->c", first, W, first)
-    level = y_mean - np.einsum("igc,ic->gc", x_mean, first)
-    again, second, rest = np.zeros_like(level), np.zeros_like(first), panel.squares / unit - explained
-    close = np.flatnonzero(~(rest * LOSS > panel.squares / unit))
+    def padded(a: np.ndarray, *shape: int) -> np.ndarray:
+        return np.ascontiguousarray(widened(a, (*shape, width)))  # JAX is slow to copy what is not
+
+    pw = design.sums.n_columns
+    divisor = np.ones(width)
+    divisor[:c] = unit
+    arrays: list[Any] = [
+        padded(panel.N, G), padded(panel.columns, pw, G), padded(panel.pairs, len(panel.pairs)),
+        padded(panel.by_group, G), padded(panel.onto, pw), padded(panel.squares), divisor,
+        widened(design.q_mean, (G, p)), np.asarray(design.n_fixef),
+    ]  # fmt: skip
+    sums = Sums(*arrays)
+    found = jax.tree.map(np.asarray, on_basis(sums, None))
+    close = np.flatnonzero(found.close[:c])
     if len(close):
-        by_group, onto, squares = panel.leave(close, level[:, close], first[:, close])
-        once = by_group / safe[:, close]
-        left = (onto - np.einsum("igc,gc->ic", panel.columns[..., close], once)) / unit[close]
-        twice = solved(W[..., close], left)
-        squares = squares / unit[close] - np.einsum("gc,gc->c", N[:, close], once**2)
-        again[:, close], second[:, close], rest[close] = once, twice, squares - np.einsum("ic,ic->c", left, twice)
-
-    root, q_mean = np.sqrt(N), design.q_mean.T
-    own = x_mean + q_mean[:pw, :, None]
-    e = level + again - np.einsum("gi,ic->gc", design.q_mean[:, :pw], first) - np.einsum("igc,ic->gc", own, second)
-    e *= root
-    b = np.concatenate([root * own, root * q_mean[pw:, :, None]])
-    gram = full(products(b, b), p)
-    whole = gram.copy()
-    whole[:pw, :pw] += W
-    good &= least_pivot(whole) > MIN_PIVOT
-    good &= np.all(np.einsum("jjc->jc", gram[pw:, pw:]) > MIN_PIVOT, axis=0)
-    between = solved(np.where(good, gram[pw:, pw:], np.eye(p - pw)[:, :, None]), np.einsum("igc,gc->ic", b[pw:], e))
-    e -= np.einsum("igc,ic->gc", b[pw:], between)
-    base = np.concatenate([first + second, between])
-    padded = np.zeros((c, p, p))
-    padded[:, :pw, :pw] = np.moveaxis(W, 2, 0)
-    constant = projection.columns.constant if projection.columns.constant is not None else np.zeros(p)
+        parts = panel.leave(close, found.level[:n_groups, close], found.first[:, close])
+        again: list[Any] = [np.zeros((G, width)), np.zeros((pw, width)), np.zeros(width), np.zeros(width, dtype=bool)]
+        again[0][:n_groups, close], again[1][:, close], again[2][close] = parts
+        again[3][close] = True
+        found = jax.tree.map(np.asarray, on_basis(sums, Again(*again)))
+    constant = projection.columns.constant if projection.columns.constant is not None else np.zeros(design.n_fixef)
 
     def each(a: np.ndarray) -> np.ndarray:
         return np.broadcast_to(a, (c, *a.shape)).copy()
 
     stats = OwnStats(
-        np.ascontiguousarray(N.T), np.ascontiguousarray(np.moveaxis(b, 2, 0).swapaxes(1, 2)),
-        np.ascontiguousarray(e.T), padded, np.maximum(rest, 0.0), np.ascontiguousarray(base.T), np.zeros((c, p)),
-        each(projection.columns.shift), each(design.basis.unit), np.full(c, design.basis.logdet),
-        panel.log_w - panel.n_used * np.log(unit), each(constant), panel.n_used.copy(), panel.shift.copy(),
-        np.ones(c), np.zeros(c), unit.copy(), np.ones(c, dtype=bool), np.zeros(c, dtype=bool),
+        found.N[:c], found.b[:c], found.e[:c], found.W[:c], found.rest[:c],
+        found.base[:c, : design.n_fixef],
+        np.zeros((c, design.n_fixef)), each(projection.columns.shift), each(design.basis.unit),
+        np.full(c, design.basis.logdet), panel.log_w - panel.n_used * np.log(unit), each(constant),
+        panel.n_used.copy(), panel.shift.copy(), np.ones(c), np.zeros(c), unit.copy(), np.ones(c, dtype=bool),
+        np.zeros(c, dtype=bool),
     )  # fmt: skip
-    return stats, good, explained
+    return stats, found.good[:c], found.explained[:c]
 
 
 def _reduce_faint(
@@ -323,7 +334,11 @@ def _reduce_faint(
     root = np.sqrt(stats.N[cols])
     level = stats.e[cols] / np.where(root > 0, root, 1.0)
     start, left = design.basis.subtract(
-        np.where(np.isnan(y), 0.0, y), design.reducer.projection, stats.base[cols].T, stats.shift[cols], level.T
+        np.where(np.isnan(y), 0.0, y),
+        design.reducer.projection,
+        stats.base[cols].T,
+        stats.shift[cols],
+        level[:, : design.n_groups].T,
     )
     np.copyto(left, np.nan, where=np.isnan(y))
     one = np.ones(len(cols))
@@ -374,8 +389,11 @@ def _own_basis(
     for array in (stats.N, stats.b, stats.e, stats.W):
         array[cols] = 0.0
     at = np.ix_(cols, present)
-    stats.N[at], stats.b[at], stats.e[at] = projection.sizes, basis.between, e.T
-    stats.W[cols] = np.diag(np.arange(own.n_fixef) < pw).astype(np.float64)
+    p = own.n_fixef
+    stats.N[at], stats.e[at] = projection.sizes, e.T
+    stats.b[np.ix_(cols, present, np.arange(p))] = basis.between
+    varies = np.arange(stats.W.shape[1])
+    stats.W[cols] = np.diag((varies < pw) | (varies >= p)).astype(np.float64)
     stats.rest[cols], stats.start[cols], stats.base[cols] = rest, start.T, base.T
     stats.logdet[cols], stats.shift[cols] = basis.logdet, shift
     stats.centring[cols], stats.unit[cols] = basis.columns.shift, basis.unit
@@ -392,3 +410,25 @@ def _on_basis(projection: Projection, basis: SplitBasis, y: np.ndarray) -> tuple
     left -= projection.from_coords(more)
     coef, e = basis.solve(coords + more)
     return shift, coef, e, np.einsum("ij,ij->j", left, left), np.einsum("ij,ij->j", coords, coords)
+
+
+def padded_shape(n_groups: int, n_fixef: int) -> tuple[int, int]:
+    """Numbers of groups and columns that stand for these: designs share compiled code."""
+    return _padded(n_groups, 8), _padded(n_fixef, 2)
+
+
+def _padded(n: int, first: int) -> int:
+    """n rounded up to 0 or one of 1 to 8, 10, 12, 14, 16, 20, ... times ``first``."""
+    unit = first
+    while n > 8 * unit:
+        unit *= 2
+    return -(-n // unit) * unit
+
+
+def widened(a: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """``a``, or where ``shape`` is larger, with zeros after it along each axis."""
+    if a.shape == shape:
+        return a
+    out = np.zeros(shape)
+    out[tuple(slice(n) for n in a.shape)] = a
+    return out

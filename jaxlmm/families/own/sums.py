@@ -7,7 +7,7 @@ and the sums of a few groups as one product of small matrices. Groups of few row
 from __future__ import annotations
 
 import functools
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
@@ -16,6 +16,8 @@ __all__ = ["GroupSums", "Panel"]
 
 # Rows that are taken together.
 BLOCK_ROWS = 64
+# Rows in which the first value is looked for at a time.
+FIRST_ROWS = 16
 # With fewer rows a group than this, on average, a product would mostly multiply zeros.
 LEAST_DENSE = 8
 # Weights within [1 / WIDE, WIDE] of which FACTORS are multiplied before a logarithm is taken.
@@ -169,7 +171,7 @@ class _Source:
         shape = BLOCK_ROWS, self.Y.shape[1]
         return np.empty((3, *shape)), np.empty(shape, dtype=bool)
 
-    def take(self, where: np.ndarray) -> _Source:
+    def take(self, where: np.ndarray | slice) -> _Source:
         """Some of the responses."""
         return _Source(
             self.Y[:, where], None if self.W is None else self.W[:, where], self.shift[where], self.weights
@@ -238,6 +240,11 @@ class Panel:
     log_w: np.ndarray
     weight: np.ndarray
 
+    def take(self, part: slice) -> Panel:
+        """Some of the responses."""
+        numbers = (getattr(self, f.name)[..., part] for f in fields(self)[2:])
+        return Panel(self.sums, self.source.take(part), *numbers)
+
     @property
     def own(self) -> bool:
         """Whether they have weights of their own."""
@@ -266,9 +273,12 @@ def _first_values(Y: np.ndarray) -> np.ndarray:
     so that it is as good as the mean."""
     first = np.array(Y[0], dtype=np.float64)
     left = np.flatnonzero(np.isnan(first))
-    if len(left):
-        some = np.asarray(Y[:, left], dtype=np.float64)
+    for start in range(0, len(Y), FIRST_ROWS):
+        if not len(left):
+            break
+        some = np.asarray(Y[start : start + FIRST_ROWS, left], dtype=np.float64)
         first[left] = some[np.argmax(~np.isnan(some), axis=0), np.arange(len(left))]
+        left = left[np.isnan(first[left])]
     first[~np.isfinite(first)] = 0.0
     return first
 

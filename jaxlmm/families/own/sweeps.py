@@ -1,0 +1,121 @@
+"""Small symmetric matrices of many responses, swept (Goodnight 1979, The American Statistician 33, 149-158).
+
+The responses are the last axis. Up to UNROLLED rows a matrix is written out entry by entry in the program's text, its
+lower triangle alone, which is fastest; for larger ones compiling would take too long.
+"""
+
+from __future__ import annotations
+
+import functools
+import operator
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+__all__ = [
+    "UNROLLED", "Triangle", "diagonal", "entry", "inverse", "log_product", "plus", "positive", "sweep", "triangle",
+    "unpacked",
+]  # fmt: skip
+
+UNROLLED = 8
+# So many pivots, each above 1e-77, are multiplied before a logarithm is taken of them.
+FACTORS = 3
+
+Triangle = dict[tuple[int, int], Any]
+
+
+def positive(pivot: jax.Array) -> jax.Array:
+    """The pivot of a positive definite matrix, else NaN, which all that comes after inherits."""
+    return jnp.where(pivot > 0, pivot, jnp.nan)
+
+
+def triangle(S: jax.Array, n: int) -> Triangle:
+    """The entries of lower triangles (n (n + 1) / 2, ...), row by row."""
+    return {(int(i), int(j)): S[k] for k, (i, j) in enumerate(zip(*np.tril_indices(n), strict=True))}
+
+
+def entry(A: Triangle, i: int, j: int) -> jax.Array:
+    """That of row i and column j."""
+    found: jax.Array = A[max(i, j), min(i, j)]
+    return found
+
+
+def plus(A: Triangle, W: jax.Array) -> Triangle:
+    """A and, in its first rows and columns, W (p, p, ...)."""
+    return {(i, j): value + W[i, j] if i < len(W) else value for (i, j), value in A.items()}
+
+
+def sweep(A: Triangle, k: int) -> Triangle:
+    """A swept on row k: of all rows that are swept, the inverse of their block stands there, times -1."""
+    inverse = 1 / positive(A[k, k])
+    out = {}
+    for i, j in A:
+        if i == j == k:
+            out[i, j] = -inverse
+        elif k in (i, j):
+            out[i, j] = A[i, j] * inverse
+        else:
+            out[i, j] = A[i, j] - entry(A, i, k) * entry(A, j, k) * inverse
+    return out
+
+
+def inverse(M: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Inverses of M (p, p, ...), and their pivots (p, ...); NaN where M is not positive definite."""
+    p = len(M)
+    if not p:
+        return M, jnp.reshape(M, (0, *M.shape[2:]))
+    found, pivots = _written_out(M) if p <= UNROLLED else _in_a_loop(M)
+    # A bad pivot makes NaN of all after it; what came before it must not pass for a result either.
+    return jnp.where(jnp.isnan(pivots[-1]), jnp.nan, found), pivots
+
+
+def _written_out(M: jax.Array) -> tuple[jax.Array, jax.Array]:
+    p, pivots = len(M), []
+    A = {(i, j): M[i, j] for i in range(p) for j in range(i + 1)}
+    for k in range(p):
+        pivots.append(positive(A[k, k]))
+        A = sweep(A, k)
+    rows = [jnp.stack([-entry(A, i, j) for j in range(p)]) for i in range(p)]
+    return jnp.stack(rows), jnp.stack(pivots)
+
+
+def _in_a_loop(M: jax.Array) -> tuple[jax.Array, jax.Array]:
+    numbers = np.arange(len(M)).reshape(-1, *[1] * (M.ndim - 2))
+
+    def one(k: jax.Array, state: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+        M, pivots = state
+        at, pivot = numbers == k, positive(M[k, k])
+        row = jnp.where(at, -1.0, M[k])
+        M = jnp.where(at | at[:, None], 0.0, M) - row[:, None] * row * (1 / pivot)
+        return M, jnp.where(at, pivot, pivots)
+
+    M, pivots = jax.lax.fori_loop(0, len(M), one, (M, jnp.zeros_like(M[0])))
+    return -M, pivots
+
+
+def unpacked(S: jax.Array, p: int) -> jax.Array:
+    """Symmetric matrices (p, p, ...) from their lower triangles (p (p + 1) / 2, ...), row by row."""
+    index = np.zeros((p, p), dtype=np.intp)
+    rows, columns = np.tril_indices(p)
+    index[rows, columns] = index[columns, rows] = np.arange(len(rows))
+    if p > UNROLLED:
+        return S[index]
+    if not p:
+        return jnp.reshape(S, (0, 0, *S.shape[1:]))
+    return jnp.stack([S[k] for k in index.ravel()]).reshape(p, p, *S.shape[1:])
+
+
+def diagonal(M: jax.Array) -> jax.Array:
+    """The diagonals (p, ...) of M (p, p, ...)."""
+    return jnp.stack([M[j, j] for j in range(len(M))]) if len(M) else jnp.reshape(M, (0, *M.shape[2:]))
+
+
+def log_product(pivots: Sequence[jax.Array] | jax.Array) -> Any:
+    """Sum of logarithms, of few of them; 0 of none."""
+    parts = [list(pivots[start : start + FACTORS]) for start in range(0, len(pivots), FACTORS)]
+    if not parts:
+        return np.zeros(())
+    return functools.reduce(operator.add, [jnp.log(functools.reduce(operator.mul, part)) for part in parts])
