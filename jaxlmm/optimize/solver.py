@@ -29,6 +29,8 @@ __all__ = [
 MAX_ITER = 60
 # Stop after a step in t (that is, in log lam) this small: Newton's error is then its square.
 TOL_STEP = 1e-7
+# Where a step costs a pass over all responses of a batch: the square of this is small enough, too.
+TOL_STEPS = 4e-6
 # Or where the derivative is this part of its terms, which is rounding.
 TOL_SLOPE = 2e-14
 # Roots are of quantities in units of a standard error, of nearly linear functions: Newton's error
@@ -66,7 +68,7 @@ def bracketed_minima(
 ) -> jax.Array:
     """As :func:`bracketed_minimum`, of c functions together, for a ``slope`` that takes and gives arrays (c,)."""
     init = (start, low * HIDDEN, high * HIDDEN, jnp.zeros_like(start))
-    return _iteration(_newton_steps, slope, TOL_STEP).run(init, scale, *args).params[0]
+    return _iteration(_newton_steps, slope, TOL_STEPS).run(init, scale, *args).params[0]
 
 
 def bracketed_root(
@@ -174,7 +176,7 @@ def _newton_steps(
     moved, low, high = _newton_step(slope, (t, low, high), scale, *args)
     # One that is not a number must not end the loop of all others.
     moved = jnp.where((through > 0) | jnp.isnan(moved), t, moved)
-    return moved, low, high, jnp.where(jnp.abs(moved - t) <= TOL_STEP, HIDDEN, through)
+    return moved, low, high, jnp.where(jnp.abs(moved - t) <= TOL_STEPS, HIDDEN, through)
 
 
 def _root_step(

@@ -20,6 +20,8 @@ BLOCK_ROWS = 64
 FIRST_ROWS = 16
 # With fewer rows a group than this, on average, a product would mostly multiply zeros.
 LEAST_DENSE = 8
+# Missing values of such a share of all are no longer replaced one by one.
+MANY = 0.08
 # Weights within [1 / WIDE, WIDE] of which FACTORS are multiplied before a logarithm is taken.
 WIDE, FACTORS = 1e35, 8
 
@@ -185,8 +187,12 @@ class _Source:
         y, w = numbers[0, :n], numbers[1, :n]
         np.subtract(self.Y[block.at], self.shift, out=y)
         absent = np.isnan(y, out=flags[:n])
-        some = bool(absent.any())
-        if some:
+        share = np.count_nonzero(absent) / max(absent.size, 1)
+        some = share > 0
+        if share > MANY:
+            # The larger and the smaller of y and 0 are numbers where y is not: no branch to be guessed wrong.
+            np.add(np.fmax(y, 0.0, out=numbers[2, :n]), np.fmin(y, 0.0, out=y), out=y)
+        elif some:
             np.copyto(y, 0.0, where=absent)
         if self.W is not None:
             w[...] = self.W[block.at]
