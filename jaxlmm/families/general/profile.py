@@ -6,7 +6,9 @@ the chi-square quantile, which is nearly linear (``optimize.crossing``). The inn
 what they find at a limit is checked from other starts. A standard deviation whose column could be left out at less
 than the quantile has the lower limit 0, and its correlations may be anything.
 
-A coefficient b_k is held by fitting y - b_k d to the rest of X, d the part of column k that is orthogonal to it.
+A coefficient b_k is held by fitting y - b_k d to the rest of X, d the part of column k that is orthogonal to it. For
+a response with rows or weights of its own, d is that of the complete design: what it has of the rest of X there is
+fitted along.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Responses as a profile takes them: complete ones, or such as bring rows or weights of their own along."""
+"""Responses as a profile takes them: complete ones, or such as have rows or weights of their own (``incomplete``)."""
 
 from __future__ import annotations
 
