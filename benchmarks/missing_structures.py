@@ -1,11 +1,12 @@
 """Random structures whose responses each have their own missing observations, or weights.
 
-    python benchmarks/missing_structures.py [--responses 2048] [--alone 20]
+    python benchmarks/missing_structures.py [--responses 2048] [--alone 20] [--profiled 64] [--profiled-alone 3]
 
 Designs of benchmarks/structures.py. Each response misses its own random 5 % of the observations, or has weights of
 its own. Per response, ``model.fit(Y)`` of a prepared model with Satterthwaite p-values, compiled before; beside it
 complete responses, and the same incomplete ones fitted one by one, each on a design of its own rows (the first
-``--alone`` of them). Writes results/missing_structures.json.
+``--alone`` of them). Then profile intervals, in milliseconds per response: of ``--profiled`` of the incomplete
+responses, of as many complete ones, and of ``--profiled-alone`` one by one. Writes results/missing_structures.json.
 """
 
 from __future__ import annotations
@@ -18,6 +19,10 @@ from structures import designs, responses
 
 import jaxlmm
 from jaxlmm.design.random import RandomTerm
+from jaxlmm.families.base import Family
+
+# 95 % of the chi-square distribution.
+CUT = 3.841458820694124
 
 
 def one_by_one(X: np.ndarray, terms: list[RandomTerm], Y: np.ndarray) -> None:
@@ -27,10 +32,26 @@ def one_by_one(X: np.ndarray, terms: list[RandomTerm], Y: np.ndarray) -> None:
         assert np.isfinite(jaxlmm.fit(X[rows], y[rows], random=[t.take(rows) for t in terms]).pvalue).all()
 
 
+def profiles(model: jaxlmm.Model, Y: np.ndarray, own: np.ndarray, alone: int) -> dict[str, float]:
+    """Milliseconds that the profile intervals of a response take."""
+    out, (complete, incomplete) = {}, (model.fit(data) for data in (Y, own))
+    family, responses = model.family, incomplete.responses
+    for what, run, m in (
+        ("complete", complete.profile, Y.shape[1]),
+        ("each its own 5 % missing", incomplete.profile, Y.shape[1]),
+        ("missing, one by one", lambda: Family.profile_own(family, responses, np.arange(alone), CUT), alone),
+    ):
+        run()
+        out[f"profile intervals, {what}, ms per response"] = best_time(run, 2) / m * 1e3
+    return out
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--responses", type=int, default=2048)
     parser.add_argument("--alone", type=int, default=20)
+    parser.add_argument("--profiled", type=int, default=64)
+    parser.add_argument("--profiled-alone", type=int, default=3)
     args = parser.parse_args()
     rows, m = [], args.responses
     for name, (X, terms) in designs().items():
@@ -51,6 +72,7 @@ def main() -> None:
         one_by_one(X, terms, some)
         seconds = best_time(lambda X=X, terms=terms, some=some: one_by_one(X, terms, some), 2)
         row["missing, one by one, us per response"] = seconds / args.alone * 1e6
+        row |= profiles(model, Y[:, : args.profiled], own[:, : args.profiled], args.profiled_alone)
         rows.append(row)
         print(row)
     save("missing_structures", rows, responses=m)

@@ -380,14 +380,41 @@ class Family(abc.ABC):
         self, Y: np.ndarray | WeightedMatrix, where: np.ndarray, cut: float
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """As :meth:`profile`, of the columns ``where`` of Y, which miss observations or have weights of their own."""
-        m, p, values = len(where), self.design.n_fixef, values_of(Y)
-        found = tuple(np.full((m, *shape), np.nan) for shape in ((self.n_theta, 2), (2,), (p, 2)))
-        for rows, weights, columns in shared_designs(Y, where):
-            part = self._take(rows, weights)
+        found, alone = self._profile_shared(Y, where, cut, self.min_shared)
+        if alone.any():
+            for whole, part in zip(found, self.profile_own(Y, where[alone], cut), strict=True):
+                whole[alone] = part
+        return found
+
+    def profile_own(
+        self, Y: np.ndarray | WeightedMatrix, where: np.ndarray, cut: float
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """As :meth:`profile_incomplete`, of columns whose patterns, or weights, few others share."""
+        return self._profile_shared(Y, where, cut, least=1)[0]
+
+    def _profile_shared(
+        self, Y: np.ndarray | WeightedMatrix, where: np.ndarray, cut: float, least: int
+    ) -> tuple[tuple[np.ndarray, np.ndarray, np.ndarray], np.ndarray]:
+        """:meth:`profile_incomplete` of designs that at least ``least`` of the responses share, made one by one.
+
+        Also returns which responses are of other designs.
+        """
+        values, alone = values_of(Y), np.ones(len(where), dtype=bool)
+        found = self.no_limits(len(where))
+        for rows, weights, columns in shared_designs(Y, where, least):
+            part, alone[columns] = self._take(rows, weights), False
             limits = part.profile(values[np.ix_(rows, where[columns])], np.ones(len(columns), dtype=bool), cut)
             for whole, some in zip(found, limits, strict=True):
                 whole[columns] = some
-        return found  # type: ignore[return-value]
+        return found, alone
+
+    def no_limits(self, m: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Room for what :meth:`profile` returns, NaN."""
+        return (
+            np.full((m, self.n_theta, 2), np.nan),
+            np.full((m, 2), np.nan),
+            np.full((m, self.design.n_fixef, 2), np.nan),
+        )
 
     def null_distribution(self, n_sim: int, seed: int, method: str) -> np.ndarray:
         """Likelihood ratios (n_sim,) of no random effect, simulated where that is true; sorted."""

@@ -56,8 +56,9 @@ def get(entries: Entries, i: int, j: int) -> jax.Array:
 
 
 def add(parts: Iterable[jax.Array]) -> jax.Array:
-    """Sum of arrays, at least one."""
-    return functools.reduce(operator.add, parts)
+    """Sum of arrays; 0 of none."""
+    first, *others = [*parts] or [jnp.zeros(())]
+    return functools.reduce(operator.add, others, first)
 
 
 def dot(x: Sequence[jax.Array], y: Sequence[jax.Array]) -> jax.Array:

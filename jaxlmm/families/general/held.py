@@ -20,8 +20,6 @@ import jax
 import jax.numpy as jnp
 
 from jaxlmm.families.deviance import in_theta
-from jaxlmm.families.general.family import General
-from jaxlmm.families.general.moments import Stats
 from jaxlmm.families.parameters import phi_from_theta
 from jaxlmm.optimize.trust_region import Evaluation
 
@@ -35,7 +33,8 @@ class Held:
 
     Attributes
     ----------
-    stats : Stats
+    stats : pytree of arrays
+        As the family takes them.
     x2 : (c,)
         sigma2 = ``x2`` / (``g0`` + ``g``'phi); 0 where sigma2 is free.
     g0, g : (c,), (k, c)
@@ -45,7 +44,7 @@ class Held:
         The kernel's phi is M times that of theta.
     """
 
-    stats: Stats
+    stats: Any
     x2: Any
     g0: Any
     g: Any
@@ -56,9 +55,16 @@ class Held:
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class HeldDeviance:
-    """The deviance of ``Held`` responses, as ``optimize.trust_region.Problem``; ``nu`` is n."""
+    """The deviance of ``Held`` responses, as ``optimize.trust_region.Problem``.
 
-    family: General
+    Attributes
+    ----------
+    family : General or OwnKernel
+    nu : scalar or (c,)
+        n.
+    """
+
+    family: Any
     nu: Any
 
     @property
@@ -107,7 +113,7 @@ class HeldDeviance:
     def at_nodes(self, v: jax.Array, held: Held) -> jax.Array:
         """Value (K, c) where nothing is held, at theta (k, K) that all responses share."""
         s, l = self.family.node_parts(phi_from_theta(v, self.sizes), held.stats, reml=False)  # noqa: E741
-        return self.nu * jnp.log(s / self.nu) + self.nu + l[:, None]
+        return self.nu * jnp.log(s / self.nu) + self.nu + (l if l.ndim == 2 else l[:, None])
 
 
 def _pulled(gradient: jax.Array, A: jax.Array) -> jax.Array:

@@ -26,7 +26,7 @@ from jaxlmm.families.general.family import General, contrast_by_contrast
 from jaxlmm.families.general.layout import Core, Reducer
 from jaxlmm.families.general.moments import Stats
 from jaxlmm.families.general.own_curves import OwnMatrices
-from jaxlmm.families.general.own_rows import RowSums
+from jaxlmm.families.general.own_rows import OwnRows, RowSums
 from jaxlmm.families.known import KnownCurves
 from jaxlmm.families.parameters import phi_from_theta
 from jaxlmm.optimize.several import minimise_several
@@ -34,7 +34,7 @@ from jaxlmm.runtime import programs
 from jaxlmm.runtime.batches import in_batches, take, width_for
 from jaxlmm.sources.weighted import WeightedMatrix, values_of
 
-__all__ = ["OwnDesigns"]
+__all__ = ["MOST_PHI", "OwnDesigns", "OwnKernel", "OwnStats", "computed", "solved", "stats_of"]
 
 # Responses that are fitted together, at least and at most, and the memory that their designs take.
 BLOCK, BLOCK_BYTES = (16, 256), 64 * 2**20
@@ -76,6 +76,13 @@ class OwnKernel:
     second: tuple[int, ...] = field(metadata=dict(static=True))
     p: int = field(metadata=dict(static=True))
     reach: tuple[float, ...] = field(metadata=dict(static=True))
+
+    @classmethod
+    def of(cls, kernel: General) -> OwnKernel:
+        """What compiled code knows of a design."""
+        core = kernel.core
+        assert isinstance(core, Core)
+        return cls(core.sizes, core.levels, core.first, core.second, core.p, kernel.reach)
 
     @property
     def n_levels(self) -> int:
@@ -208,9 +215,7 @@ class OwnDesigns:
     @functools.cached_property
     def own(self) -> OwnKernel:
         """What compiled code knows of the design."""
-        core = self.kernel.core
-        assert isinstance(core, Core)
-        return OwnKernel(core.sizes, core.levels, core.first, core.second, core.p, self.kernel.reach)
+        return OwnKernel.of(self.kernel)
 
     def fit(
         self, Y: np.ndarray | WeightedMatrix, where: np.ndarray, reml: bool, known: KnownCurves | None
@@ -225,9 +230,7 @@ class OwnDesigns:
             good[at] = self._fit_rows(rows, at, reml, out, known)
         return out, good
 
-    def _blocks(
-        self, Y: np.ndarray | WeightedMatrix, where: np.ndarray
-    ) -> Iterator[tuple[np.ndarray, dict[str, np.ndarray]]]:
+    def _blocks(self, Y: np.ndarray | WeightedMatrix, where: np.ndarray) -> Iterator[tuple[np.ndarray, OwnRows]]:
         """Those of the columns ``where`` of Y that are good, reduced, some at a time: positions, and ``OwnRows``."""
         block = int(np.clip(BLOCK_BYTES // self.own.bytes_per_design, *BLOCK))
         for start in range(0, len(where), block):
@@ -236,7 +239,7 @@ class OwnDesigns:
             found = self.sums.reduce(values_of(some), weights)
             good = np.flatnonzero(found.good)
             if len(good):
-                yield start + good, take({f.name: getattr(found, f.name) for f in fields(found)}, good)
+                yield start + good, found.take(good)
 
     def curves(
         self, Y: np.ndarray | WeightedMatrix, where: np.ndarray, phi: np.ndarray, reml: bool
@@ -262,28 +265,16 @@ class OwnDesigns:
         phi = phi_from_theta(np.ascontiguousarray(theta.T), self.kernel.sizes)
         for at, rows in self._blocks(Y, where):
             known.append(at)
-            unit, some = rows["unit"], []
+            unit, some = rows.unit, []
             inner = self.kernel.phi_from_user(np.nan_to_num(phi[:, at])) * unit
-            for A, b, v in zip(self.kernel.whiteners, *self._compute(_conditional, inner, rows), strict=True):
-                values = np.einsum("ij,ljc->cli", A, b * rows["scale"])
+            found = computed(self.own, _conditional, inner, stats_of(rows))
+            for A, b, v in zip(self.kernel.whiteners, *found, strict=True):
+                values = np.einsum("ij,ljc->cli", A, b * rows.scale)
                 values[np.isnan(phi[:, at]).any(axis=0)] = np.nan
                 some.append((values, np.einsum("ij,ljkc,mk->clim", A, v / unit, A, optimize=True)))
             parts.append(some)
         joined = [[np.concatenate(arrays) for arrays in zip(*term, strict=True)] for term in zip(*parts, strict=True)]
         return np.concatenate(known), tuple(Modes(*term) for term in joined)
-
-    def _compute(
-        self, program: Callable[..., Any], phi: np.ndarray, rows: dict[str, np.ndarray], *args: Any, **options: Any
-    ) -> Any:
-        """``program(own, phi, stats, *args)`` of the responses ``rows`` at phi (k, c) of whitened columns."""
-        stats = _stats(rows)
-
-        def found(index: np.ndarray) -> Any:
-            with float64_scope():
-                return program(self.own, phi[:, index], take(stats, index), *args, **options)
-
-        c = phi.shape[1]
-        return in_batches(found, c, width_for(c, self.own.bytes_per_response))
 
     def _matrices(
         self, Y: np.ndarray | WeightedMatrix, where: np.ndarray, phi: np.ndarray, *, reml: bool | None
@@ -292,9 +283,10 @@ class OwnDesigns:
         or, for ``reml`` None, the second derivatives of A^-1."""
         back = np.linalg.inv(self.kernel.phi_to_user_matrix)
         for at, rows in self._blocks(Y, where):
-            unit = rows["unit"]
+            unit = rows.unit
             inner = self.kernel.phi_from_user(np.nan_to_num(phi[at]).T) * unit
-            parts = [np.moveaxis(part, -1, 0) for part in self._compute(_matrices, inner, rows, reml=reml)]
+            found = computed(self.own, _matrices, inner, stats_of(rows), reml=reml)
+            parts = [np.moveaxis(part, -1, 0) for part in found]
             if reml is None:
                 yield at, np.einsum("ts,uv,ctuij,c->csvij", back, back, parts[0], unit, optimize=True)
                 continue
@@ -305,28 +297,29 @@ class OwnDesigns:
             )  # fmt: skip
 
     def _fit_rows(
-        self, rows: dict[str, np.ndarray], at: np.ndarray, reml: bool, out: dict[str, np.ndarray],
+        self, rows: OwnRows, at: np.ndarray, reml: bool, out: dict[str, np.ndarray],
         known: KnownCurves | None,
     ) -> np.ndarray:  # fmt: skip
         """Results of the responses ``at``; which of them are right beyond doubt."""
         kernel, basis, p, c = self.kernel, self.basis, self.own.p, len(at)
-        nu = (rows["n_used"] - p if reml else rows["n_used"]).astype(np.float64)
-        optimum = minimise_several(Deviance(self.own, nu, reml), _stats(rows))
+        nu = (rows.n_used - p if reml else rows.n_used).astype(np.float64)
+        stats = stats_of(rows)
+        optimum = minimise_several(Deviance(self.own, nu, reml), stats)
         phi = phi_from_theta(optimum.theta, kernel.sizes)
-        solved = self._compute(_solved, phi, rows, basis.contrast(np.eye(p)), reml=reml)
-        pwrss, fixef, variance, first, l1, l2 = solved
-        unit = rows["unit"]
+        contrasts = basis.contrast(np.eye(p))
+        pwrss, fixef, variance, first, l1, l2 = computed(self.own, solved, phi, stats, contrasts, reml=reml)
+        unit = rows.unit
         found = Found(
             kernel.to_user(optimum.theta) / np.sqrt(unit), pwrss * unit, optimum.value,
             kernel.hessian_to_user(optimum.hessian) * unit, optimum.converged, np.any(optimum.singular, axis=0),
             basis.coef(fixef).T, (variance / unit).T,
         )  # fmt: skip
         none = np.zeros(c, dtype=bool)
-        scaling = Scaling(np.zeros(c), rows["scale"], ~none, none, none)
+        scaling = Scaling(np.zeros(c), rows.scale, ~none, none, none)
         part = empty_results(c, p, kernel.n_phi)
-        logdet = (basis.logdet if reml else 0.0) - rows["log_w"]
+        logdet = (basis.logdet if reml else 0.0) - rows.log_w
         finish(part, slice(0, c), found, scaling, intercept=None, nu=nu, logdet=logdet)
-        part["n_used"][:] = rows["n_used"]
+        part["n_used"][:] = rows.n_used
         for name, value in part.items():
             out[name][at] = value
         if known is not None:
@@ -338,8 +331,22 @@ class OwnDesigns:
         return np.asarray(np.abs(phi).max(axis=0) < MOST_PHI)
 
 
-def _stats(rows: dict[str, np.ndarray]) -> OwnStats:
-    return OwnStats(*(rows[f.name] for f in fields(OwnStats)))  # type: ignore[arg-type]
+def stats_of(rows: OwnRows) -> OwnStats:
+    """What compiled code takes of reduced responses."""
+    return OwnStats(*(getattr(rows, f.name) for f in fields(OwnStats)))
+
+
+def computed(
+    own: OwnKernel, program: Callable[..., Any], phi: np.ndarray, stats: OwnStats, *args: Any, **options: Any
+) -> Any:
+    """``program(own, phi, stats, *args)`` of c responses at phi (k, c) of whitened columns."""
+
+    def found(index: np.ndarray) -> Any:
+        with float64_scope():
+            return program(own, phi[:, index], take(stats, index), *args, **options)
+
+    c = phi.shape[1]
+    return in_batches(found, c, width_for(c, own.bytes_per_response))
 
 
 def _in_user_phi(back: np.ndarray, l1: np.ndarray, l2: np.ndarray, unit: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -359,5 +366,6 @@ def _conditional(own: OwnKernel, phi: jax.Array, stats: OwnStats) -> tuple[Any, 
 
 
 @functools.partial(programs.jit, batch=1, keep=True, static_argnames="reml")
-def _solved(own: OwnKernel, phi: jax.Array, stats: OwnStats, L: jax.Array, *, reml: bool) -> tuple[jax.Array, ...]:
+def solved(own: OwnKernel, phi: jax.Array, stats: OwnStats, L: jax.Array, *, reml: bool) -> tuple[jax.Array, ...]:
+    """See ``OwnKernel.solutions``."""
     return own.solutions(phi, stats, L, reml=reml)

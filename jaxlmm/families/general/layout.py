@@ -188,7 +188,7 @@ def make_core(
     again = Q1.T @ within
     within -= Q1 @ again
     singular, Vt = _svd(within)
-    rank = int(np.sum(singular > RANK_TOL * max(np.linalg.norm(D, axis=0).max(), 1e-300)))
+    rank = int(np.sum(singular > RANK_TOL * max(np.linalg.norm(D, axis=0).max(initial=0.0), 1e-300)))
     kept, null = Vt[:rank].T, Vt[rank:].T
     W = (kept * singular[:rank] ** 2) @ kept.T
     W_root = kept / singular[:rank]

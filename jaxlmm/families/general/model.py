@@ -18,6 +18,7 @@ from jaxlmm.families.general.family import AnyStats, General, make_general
 from jaxlmm.families.general.incomplete import OwnDesigns
 from jaxlmm.families.general.layout import Reducer
 from jaxlmm.families.general.profile import profile_limits
+from jaxlmm.families.general.profiled import CompleteDesign, OwnDesign
 from jaxlmm.families.general.reduce import (
     coordinates,
     stats_of_coordinates,
@@ -30,6 +31,7 @@ from jaxlmm.optimize.several import minimise_several
 from jaxlmm.runtime import programs
 from jaxlmm.runtime.batches import FULL, on_gpu, padded, take, width_for
 from jaxlmm.runtime.device import DeviceMatrix
+from jaxlmm.runtime.progress import advance
 from jaxlmm.sources.weighted import WeightedMatrix
 
 __all__ = ["RandomTerms"]
@@ -217,7 +219,28 @@ class RandomTerms(Family):
 
     def profile(self, Y: np.ndarray, good: np.ndarray, cut: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """See :class:`jaxlmm.families.base.Family`."""
-        return profile_limits(self.kernel, self.basis, self.design.random, Y, good, cut)
+        found = self.no_limits(len(good))
+        limits, _ = profile_limits(
+            CompleteDesign(self.kernel), self.basis, self.design.random, Y, np.flatnonzero(good), cut
+        )
+        for whole, part in zip(found, limits, strict=True):
+            whole[good] = part
+        return found
+
+    def profile_own(
+        self, Y: np.ndarray | WeightedMatrix, where: np.ndarray, cut: float
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """See :class:`jaxlmm.families.base.Family`; what does not end is searched for on a design of its own."""
+        if self.own is None:
+            return super().profile_own(Y, where, cut)
+        own = OwnDesign(self.own.kernel, self.own.sums)
+        found, failed = profile_limits(own, self.basis, self.design.random, Y, where, cut)
+        left = np.flatnonzero(failed)
+        if len(left):
+            advance(-len(left))
+            for whole, part in zip(found, super().profile_own(Y, where[left], cut), strict=True):
+                whole[left] = part
+        return found
 
     def modes(
         self,

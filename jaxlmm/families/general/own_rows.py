@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
 import scipy.linalg
@@ -24,6 +24,7 @@ import scipy.sparse
 
 from jaxlmm.design.random import RandomTerm
 from jaxlmm.families.general.layout import Core, Reducer, packed_pairs
+from jaxlmm.runtime.batches import take
 from jaxlmm.runtime.threads import by_chunks
 
 __all__ = ["OwnRows", "RowSums"]
@@ -75,6 +76,10 @@ class OwnRows:
     n_used: np.ndarray
     log_w: np.ndarray
     good: np.ndarray
+
+    def take(self, index: np.ndarray) -> OwnRows:
+        """Some of the responses."""
+        return OwnRows(*take([getattr(self, f.name) for f in fields(self)], index))
 
 
 @dataclass(frozen=True, eq=False)
@@ -201,7 +206,7 @@ class RowSums:
         X2 = DD[q2:, q2:]
         fine = clear & _clear(X2, np.maximum(np.einsum("iic->ic", X2), 1e-300))
         squares = np.einsum("iic->ic", DD)
-        fine &= np.all(squares[q2:] > FAINT * squares.max(axis=0), axis=0)
+        fine &= np.all(squares[q2:] > FAINT * squares.max(axis=0, initial=0.0), axis=0)
         before = np.maximum(_squares(self.kept, DD), 1e-300)
         W = _turned(self.kept.T, DD - np.einsum("wic,wjc->ijc", C, C, optimize=True))
         fine &= _clear(W, before)
@@ -272,7 +277,7 @@ class RowSums:
         for place, A in zip(self.second, self.back[1:], strict=True):
             at = np.arange(place.start, place.stop).reshape(-1, len(A))
             own = DD[at[:, :, None], at[:, None]].sum(axis=0)
-            parts.append((own, np.swapaxes(DD[place, q2:].reshape(-1, len(A), p, c), 0, 1)))
+            parts.append((own, np.swapaxes(DD[place, q2:].reshape(*at.shape, p, c), 0, 1)))
         out = np.ones(c, dtype=bool)
         inverse = np.moveaxis(np.linalg.inv(np.moveaxis(DD[q2:, q2:], 2, 0)), 0, 2)
         for (squares, products), A in zip(parts, self.back, strict=True):

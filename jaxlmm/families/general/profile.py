@@ -6,7 +6,9 @@ the chi-square quantile, which is nearly linear (``optimize.crossing``). The inn
 what they find at a limit is checked from other starts. A standard deviation whose column could be left out at less
 than the quantile has the lower limit 0, and its correlations may be anything.
 
-A coefficient b_k is held by fitting y - b_k d to the rest of X, d the part of column k that is orthogonal to it.
+A coefficient b_k is held by fitting y - b_k d to the rest of X, d the part of column k that is orthogonal to it. For
+a response with rows or weights of its own, d is that of the complete design: what it has of the rest of X there is
+fitted along.
 """
 
 from __future__ import annotations
@@ -22,20 +24,20 @@ import scipy.linalg
 from jaxlmm.design.columns import Basis
 from jaxlmm.design.random import RandomTerm
 from jaxlmm.families.base import covariances
-from jaxlmm.families.general.family import General, block_matrix, make_general
+from jaxlmm.families.general.family import General, block_matrix
 from jaxlmm.families.general.held import Held, HeldDeviance
 from jaxlmm.families.general.layout import whitener
+from jaxlmm.families.general.profiled import Profiled, Responses, less, some
 from jaxlmm.families.parameters import lower_triangle
 from jaxlmm.optimize.covariances import semidefinite_factor
 from jaxlmm.optimize.crossing import Bracket, crossings, expand
 from jaxlmm.optimize.several import descend, minimise_several
+from jaxlmm.optimize.trust_region import problem_of
 from jaxlmm.runtime.batches import take
 from jaxlmm.runtime.progress import advance
 
 __all__ = ["profile_limits"]
 
-# Searches that run at once.
-SEARCHES = 4096
 # Diagonals of T closer to 0 than this start at START_DIAGONAL: at 0 the derivative says nothing.
 NEAR_ZERO = 0.02
 START_DIAGONAL = 0.1
@@ -78,21 +80,20 @@ class Quantity:
 
 
 def profile_limits(
-    kernel: General, basis: Basis, terms: Sequence[RandomTerm], Y: np.ndarray, good: np.ndarray, cut: float
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """See ``families.base.Family.profile``."""
-    m, p = Y.shape[1], kernel.core.p
-    quantities = _quantities(kernel, terms)
-    out = np.full((m, len(quantities) + p, 2), np.nan)
-    others = [_without(kernel, basis, terms, j) for j in range(p)]
-    where = np.flatnonzero(good)
-    size = max(SEARCHES // (2 * len(quantities)), 1)
-    for begin in range(0, len(where), size):
-        at = where[begin : begin + size]
-        out[at] = _block(kernel, basis, quantities, others, np.asarray(Y[:, at], dtype=np.float64), cut)
-        advance(len(at))
+    design: Profiled, basis: Basis, terms: Sequence[RandomTerm], Y: Responses, where: np.ndarray, cut: float
+) -> tuple[tuple[np.ndarray, np.ndarray, np.ndarray], np.ndarray]:
+    """Limits of the columns ``where`` of Y, as ``families.base.Family.profile`` has them; whose searches failed."""
+    m, p = len(where), design.kernel.core.p
+    quantities = _quantities(design.kernel, terms)
     K = len(quantities) - 1
-    return out[:, :K], out[:, K], out[:, K + 1 :]
+    out, failed = np.full((m, K + 1 + p, 2), np.nan), np.zeros(m, dtype=bool)
+    others = [_without(design, basis, terms, j) for j in range(p)]
+    size = max(design.searches // (2 * len(quantities)), 1)
+    for begin in range(0, m, size):
+        at = slice(begin, min(begin + size, m))
+        out[at], failed[at] = _block(design, basis, quantities, others, some(Y, where[at]), cut)
+        advance(at.stop - begin)
+    return (out[:, :K], out[:, K], out[:, K + 1 :]), failed
 
 
 def _quantities(kernel: General, terms: Sequence[RandomTerm]) -> list[Quantity]:
@@ -116,15 +117,15 @@ def _congruence(A: np.ndarray, E: np.ndarray) -> np.ndarray:
     return A @ (E + E.T - np.diag(np.diag(E))) @ A.T
 
 
-def _without(kernel: General, basis: Basis, terms: Sequence[RandomTerm], j: int) -> tuple[General, np.ndarray]:
+def _without(design: Profiled, basis: Basis, terms: Sequence[RandomTerm], j: int) -> tuple[Profiled, np.ndarray]:
     """The model without column j of X, and the direction d of its coefficient."""
-    assert kernel.reducer is not None
-    Q, root_w = kernel.reducer.Q, kernel.reducer.root_w
-    contrast = basis.contrast(np.eye(kernel.core.p)[[j]])[0]
+    reducer = design.kernel.reducer
+    assert reducer is not None
+    contrast = basis.contrast(np.eye(reducer.Q.shape[1])[[j]])[0]
     full = np.linalg.qr(contrast[:, None], mode="complete").Q
-    direction = Q @ (contrast / np.sum(contrast**2))
-    rest = make_general(np.ascontiguousarray(Q @ full[:, 1:]), root_w, terms)
-    return rest, direction if root_w is None else direction / root_w
+    direction = reducer.Q @ (contrast / np.sum(contrast**2))
+    rest = design.without(np.ascontiguousarray(reducer.Q @ full[:, 1:]), terms)
+    return rest, direction if reducer.root_w is None else direction / reducer.root_w
 
 
 # One block ------------------------------------------------------------------------------------------
@@ -141,54 +142,61 @@ class _Best:
 
 
 def _block(
-    kernel: General,
+    design: Profiled,
     basis: Basis,
     quantities: Sequence[Quantity],
-    others: Sequence[tuple[General, np.ndarray]],
-    Y: np.ndarray,
+    others: Sequence[tuple[Profiled, np.ndarray]],
+    Y: Responses,
     cut: float,
-) -> np.ndarray:
-    """Limits (c, parameters, 2) of the responses Y (n_obs, c)."""
-    (n, c), p = Y.shape, len(others)
-    stats, scaling = kernel.reduce(Y)
-    problem, scale = HeldDeviance(kernel, float(n)), scaling.scale
-    optimum = minimise_several(problem, _nothing_held(kernel, stats))
-    pwrss, fixef = kernel.estimates(optimum.theta, stats)
-    usable = optimum.converged & scaling.finite & ~scaling.constant & ~scaling.exact
+) -> tuple[np.ndarray, np.ndarray]:
+    """Limits (c, parameters, 2) of the responses Y (n_obs, c); which of these miss one that there is, (c,)."""
+    c, p = Y.shape[1], len(others)
+    reduced = design.reduce(Y)
+    problem, scale, n = HeldDeviance(reduced.family, reduced.nu), reduced.scale, reduced.nu
+    optimum = minimise_several(problem, _nothing_held(reduced.stats, design.kernel.n_phi))
+    pwrss, fixef, variance, known = design.solutions(optimum.theta, reduced, basis.contrast(np.eye(p)))
+    usable = optimum.converged & reduced.usable & known
     best = _Best(optimum.theta, optimum.value, np.sqrt(pwrss / n), usable)
-    limits = _random_limits(problem, quantities, stats, best, cut)
+    limits, defined = _random_limits(problem, design.kernel, quantities, reduced.stats, best, cut)
     for q, one in enumerate(quantities):
-        limits[q] *= 1.0 if len(one.columns) == 2 else scale
-    se = np.sqrt(kernel.variances(optimum.theta, basis.contrast(np.eye(p)))) * best.sigma * scale
+        limits[q] *= (reduced.root_unit * scale, scale, 1.0)[len(one.columns)]
+    se = np.sqrt(variance) * best.sigma * scale
     coef = basis.coef(fixef * scale)
     minimum = best.value + 2 * n * np.log(scale)
     fixed = []
     for j, (rest, direction) in enumerate(others):
-        curve = _CoefficientCurve(HeldDeviance(rest, float(n)), Y, direction, coef[j], se[j], best.theta)
+        curve = _CoefficientCurve(rest, Y, direction, coef[j], se[j], best.theta)
         searches = _searches(np.zeros(c), np.sqrt(cut), best.usable, minimum, cut)
         fixed.append(coef[j] + _limits(curve, searches, cut).reshape(2, c) * se[j])
-    return np.moveaxis(np.concatenate([limits, np.reshape(fixed, (p, 2, c))]), 2, 0)
+    failed = np.any(np.isnan(limits) & defined[:, None], axis=(0, 1)) | np.isnan(fixed).any(axis=(0, 1))
+    return np.moveaxis(np.concatenate([limits, np.reshape(fixed, (p, 2, c))]), 2, 0), failed
 
 
-def _nothing_held(kernel: General, stats: Any) -> Held:
-    c, k = stats.rest.shape[-1], kernel.n_phi
+def _nothing_held(stats: Any, k: int) -> Held:
+    c = stats.rest.shape[-1]
     eye = np.repeat(np.eye(k)[:, :, None], c, axis=2)
     return Held(stats, np.zeros(c), np.ones(c), np.zeros((k, c)), eye, eye)
 
 
 def _random_limits(
-    problem: HeldDeviance, quantities: Sequence[Quantity], stats: Any, best: _Best, cut: float
-) -> np.ndarray:
-    """Limits (quantities, 2, c), sigma last, of scaled data."""
+    problem: HeldDeviance,
+    kernel: General,
+    quantities: Sequence[Quantity],
+    stats: Any,
+    best: _Best,
+    cut: float,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Limits (quantities, 2, c), sigma last, of scaled data; which quantities are defined, (quantities, c)."""
     c = len(best.value)
     starts, searches, known, ceilings = [], [], [], []
+    there = np.ones((len(quantities), c), dtype=bool)
     left_out: dict[tuple[int, int], np.ndarray] = {}
     for one in quantities:
-        theta = _reordered(one, problem.family, best.theta)
+        theta = _reordered(one, kernel, best.theta)
         if len(one.columns) == 1:
             left_out[one.term, one.columns[0]] = _left_out(problem, one, stats, theta) - best.value
-    for one in quantities:
-        theta = _reordered(one, problem.family, best.theta)
+    for q, one in enumerate(quantities):
+        theta = _reordered(one, kernel, best.theta)
         T = one.factor @ np.moveaxis(_triangle(one, theta), 2, 0) if one.columns else np.zeros((c, 0, 0))
         fixed = np.full((2, c), np.nan)
         if not one.columns:
@@ -202,7 +210,7 @@ def _random_limits(
             found.end(0, np.zeros(c), np.sqrt(np.maximum(rise, 0)) - np.sqrt(cut))
         else:
             sds = np.abs(T[:, 0, 0]), np.hypot(T[:, 1, 0], T[:, 1, 1])
-            defined = (sds[0] > ZERO_SD * one.factor[0, 0]) & (sds[1] > ZERO_SD * one.factor[1, 1])
+            there[q] = defined = (sds[0] > ZERO_SD * one.factor[0, 0]) & (sds[1] > ZERO_SD * one.factor[1, 1])
             anything = np.minimum(*(left_out[one.term, i] for i in one.columns)) < cut
             fixed[:, anything] = np.array([-1.0, 1.0])[:, None]
             fixed[:, ~defined] = np.nan
@@ -229,7 +237,7 @@ def _random_limits(
         limits[q] = (np.exp, np.abs, np.sin)[len(one.columns)](limits[q])
     limits = np.where(np.isnan(known), limits, known)
     limits[:, :, ~best.usable] = np.nan
-    return np.asarray(limits)
+    return np.asarray(limits), there
 
 
 def _triangle(one: Quantity, theta: np.ndarray) -> np.ndarray:
@@ -255,7 +263,7 @@ def _reordered(one: Quantity, kernel: General, theta: np.ndarray) -> np.ndarray:
 
 def _left_out(problem: HeldDeviance, one: Quantity, stats: Any, theta: np.ndarray) -> np.ndarray:
     """The least deviance (c,) without the column of a standard deviation."""
-    held = _nothing_held(problem.family, stats)
+    held = _nothing_held(stats, len(theta))
     held = dataclasses.replace(held, M=np.repeat(one.to_kernel[:, :, None], theta.shape[1], axis=2))
     free = np.ones(theta.shape)
     free[one.start : one.start + one.size] = 0.0
@@ -315,7 +323,7 @@ class _Curve:
         eye = np.repeat(np.eye(k)[:, :, None], N, axis=2)
         held = Held(take(self.stats, self.response[rows]), np.zeros(N), np.ones(N), np.zeros((k, N)), eye, eye.copy())
         start, free = _off_zero(self.theta[:, rows], _diagonal(self.problem.sizes)), np.ones((k, N))
-        sigma = self.sigma[rows]
+        sigma, problem = self.sigma[rows], problem_of(self.problem, self.response[rows])
         for q, one in enumerate(self.quantities):
             at = np.flatnonzero(self.which[rows] == q)
             if not len(at):
@@ -337,7 +345,7 @@ class _Curve:
                 held.B[first + 1, first, at] = -A[1, 0] / A[1, 1]
                 held.B[first + 1, w, at], held.B[w, w, at] = np.sin(x[at]), np.cos(x[at])
                 free[first + 1, at] = start[first + 1, at] = 0.0
-        theta, value, converged = descend(self.problem, held, start, free)
+        theta, value, converged = descend(problem, held, start, free)
         crossed = np.flatnonzero(self._crossed(rows, theta))
         if len(crossed):
             # Over a standard deviation of 0 to the other sign: once more, from so near 0 that only the slope counts.
@@ -345,7 +353,7 @@ class _Curve:
             for q, one in enumerate(self.quantities):
                 if len(one.columns) == 2:
                     start[one.start + one.size, self.which[rows[crossed]] == q] *= NEARER_ZERO
-            again = descend(self.problem, take(held, crossed), start, free[:, crossed])
+            again = descend(problem_of(problem, crossed), take(held, crossed), start, free[:, crossed])
             theta[:, crossed], value[crossed], converged[crossed] = again
         crossed = self._crossed(rows, theta)
         value = np.where(crossed, np.inf, value)
@@ -371,8 +379,8 @@ class _Curve:
 class _CoefficientCurve:
     """One coefficient, in units of its standard errors from its estimate; both sides of c responses."""
 
-    problem: HeldDeviance
-    Y: np.ndarray
+    rest: Profiled
+    Y: Responses
     direction: np.ndarray
     coef: np.ndarray
     se: np.ndarray
@@ -384,12 +392,13 @@ class _CoefficientCurve:
     def lowest(self, rows: np.ndarray, x: np.ndarray) -> np.ndarray:
         response = rows % len(self.coef)
         b = self.coef[response] + x * self.se[response]
-        stats, scaling = self.problem.family.reduce(self.Y[:, response] - self.direction[:, None] * b)
-        start = _off_zero(self.theta[:, rows], _diagonal(self.problem.sizes))
-        theta, value, converged = descend(self.problem, _nothing_held(self.problem.family, stats), start)
-        converged = converged & ~scaling.constant & ~scaling.exact
+        reduced = self.rest.reduce(less(self.Y[:, response], self.direction[:, None] * b))
+        problem = HeldDeviance(reduced.family, reduced.nu)
+        start = _off_zero(self.theta[:, rows], _diagonal(problem.sizes))
+        theta, value, converged = descend(problem, _nothing_held(reduced.stats, len(start)), start)
+        converged = converged & reduced.usable
         self.theta[:, rows[converged]] = theta[:, converged]
-        return np.where(converged, value + 2 * self.problem.nu * np.log(scaling.scale), np.nan)
+        return np.where(converged, value + 2 * reduced.nu * np.log(reduced.scale), np.nan)
 
 
 # Searches -------------------------------------------------------------------------------------------
