@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import scipy.linalg
 import threadpoolctl
 
 # Tests in other processes, and this one's workers, compile the same things: once is enough. Compiling is most of what
@@ -21,6 +22,8 @@ CACHE = tempfile.TemporaryDirectory(prefix="jaxlmm-tests-")
 if "PYTEST_XDIST_WORKER" not in os.environ:
     os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", CACHE.name)
     os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.1"
+    # Idle threads of OpenBLAS spin for tens of milliseconds, on cores that the other workers need.
+    os.environ.setdefault("OPENBLAS_THREAD_TIMEOUT", "4")
     # Programs that are not optimised compile in a third of the time, and in one piece faster where every core has a
     # worker; what whoever runs the tests gives stays.
     for option in ("--xla_backend_optimization_level=0", "--xla_cpu_parallel_codegen_split_count=1"):
@@ -112,7 +115,7 @@ def dense_deviance(lam: float, X: np.ndarray, y: np.ndarray, codes: np.ndarray, 
     n, p = X.shape
     V = np.eye(n) + lam * (codes[:, None] == codes[None, :])
     L = np.linalg.cholesky(V)
-    A, b = np.linalg.solve(L, X), np.linalg.solve(L, y)
+    A, b = (scipy.linalg.solve_triangular(L, part, lower=True) for part in (X, y))
     residual = b - A @ np.linalg.lstsq(A, b, rcond=None)[0]
     nu = n - p if method == "REML" else n
     value = nu * (1 + np.log(2 * np.pi * residual @ residual / nu)) + 2 * np.sum(np.log(np.diag(L)))

@@ -13,7 +13,7 @@ ALLOWED = {
     "se": 1e-6,
     "log-likelihood below the best of a scan": 1e-6,
 }
-DESIGNS = 33
+DESIGNS = 24
 
 
 @pytest.mark.parametrize("kind", KINDS)

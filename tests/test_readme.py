@@ -9,6 +9,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
+
+from jaxlmm.cli.cli import main
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -60,5 +63,5 @@ def test_bad_arguments_of_the_command_line(tmp_path: Path) -> None:
         (["demo", "--plot", str(tmp_path / "none" / "a.png")], "does not exist"),
         (["demo", "--responses", "1"], "is not in the range x>=4"),
     ):
-        run = subprocess.run([sys.executable, "-m", "jaxlmm", *arguments], capture_output=True, text=True)
-        assert run.returncode == 2 and message in " ".join(run.stderr.split()), run.stderr
+        run = CliRunner().invoke(main, arguments)
+        assert run.exit_code == 2 and message in " ".join(run.stderr.split()), run.stderr

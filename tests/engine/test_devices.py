@@ -97,7 +97,7 @@ def check_sharded() -> None:
     X, Y = simulate(rng, codes, 4, m=9000, ratio=0.05)
     Y = np.concatenate([with_troubles(rng, Y, X, codes), two_valleys(rng, X, codes)], axis=1)
     m = Y.shape[1]
-    for last, method in ((129, "REML"), (m, "REML"), (m, "ML")):
+    for last, method in ((129, "ML"), (m, "REML")):
         spread = jaxlmm.fit(X, Y[:, -last:], codes, method=method)
         with jax.default_device(jax.local_devices()[1]):
             one = jaxlmm.fit(X, Y[:, -last:], codes, method=method)

@@ -104,7 +104,8 @@ def deviance(
         L = np.linalg.cholesky(V)
     except np.linalg.LinAlgError:  # far away from the data
         return 1e10
-    A, z = np.linalg.solve(L, X), np.linalg.solve(L, y)
+    both = np.linalg.solve(L, np.column_stack([X, y]))
+    A, z = both[:, :-1], both[:, -1]
     b = np.linalg.lstsq(A, z, rcond=None)[0] if X.shape[1] else np.zeros(0)
     return float(np.sum((z - A @ b) ** 2) + 2 * np.sum(np.log(np.diag(L))))
 

@@ -137,7 +137,7 @@ def test_blocks_and_padding(monkeypatch: pytest.MonkeyPatch) -> None:
     same(whole.select([2047, 2048, 4499]), jaxlmm.fit(X, Y[:, [2047, 2048, 4499]], codes), rtol=1e-12)
 
 
-@pytest.mark.parametrize("sizes", [[1, 5, 5], [1, 1, 1, 1, 2], [200, 2, 2, 1], [2] * 30, [3] * 200])
+@pytest.mark.parametrize("sizes", [[1, 5, 5], [1, 1, 1, 1, 2], [200, 2, 2, 1], [2] * 30, [3] * 110])
 def test_group_sizes(sizes: list[int]) -> None:
     rng = np.random.default_rng(len(sizes))
     codes = np.repeat(np.arange(len(sizes)), sizes)

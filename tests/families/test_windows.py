@@ -39,9 +39,13 @@ def setting(name: str, other_way: bool = False):
 CASES = [("nested", False), ("crossed", False), ("crossed", True)]
 
 
+at_nodes = jax.jit(lambda problem, nodes, stats: problem.at_nodes(nodes, stats))
+evaluate = jax.jit(lambda problem, theta, stats: problem.evaluate(theta, stats))
+
+
 def found(f, *args):
     with float64_scope():
-        return jax.tree.map(np.asarray, jax.jit(f)(*args))
+        return jax.tree.map(np.asarray, f(*args))
 
 
 @pytest.mark.parametrize("reml", [True, False])
@@ -52,18 +56,16 @@ def test_the_deviance_in_its_windows(name: str, other_way: bool, reml: bool) -> 
     few = jax.tree.map(lambda v: np.asarray(v)[..., largest < 100][..., :60], stats)
     problem, read = Deviance(family, nu, reml), family.windows(nu, reml, M)
     nodes, value, neighbours = read.starts(few)
-    at_nodes = found(lambda p, v: p.at_nodes(nodes, v), problem, few)
-    np.testing.assert_allclose(value, at_nodes, rtol=1e-11, atol=1e-8)
+    np.testing.assert_allclose(value, found(at_nodes, problem, nodes, few), rtol=1e-11, atol=1e-8)
     assert neighbours.shape == (nodes.shape[1], 8)
 
     near = np.sqrt(nodes[:, value.argmin(axis=0)] ** 2 * np.random.default_rng(1).uniform(0.5, 2.0, size=(2, 60)))
     near[:, 0] = 0.0
     windowed, own = read.around(near, few)
-    exact = found(lambda p, v: p.evaluate(near, v), problem, few)
-    inside = found(lambda p, v: p.evaluate(near, v), windowed, own)
+    exact, inside = found(evaluate, problem, near, few), found(evaluate, windowed, near, own)
     for name_, atol in (("value", 1e-8), ("gradient", 1e-7 * nu), ("slope", 1e-7 * nu), ("hessian", 1e-6 * nu)):
         np.testing.assert_allclose(getattr(inside, name_), getattr(exact, name_), rtol=1e-6, atol=atol)
-    outside = found(lambda p, v: p.evaluate(near * 30 + 20, v), windowed, own)
+    outside = found(evaluate, windowed, near * 30 + 20, own)
     assert np.isinf(outside.value).all()
 
 

@@ -30,7 +30,8 @@ def deviance(X: np.ndarray, y: np.ndarray, codes: np.ndarray, sd: float, sigma: 
     """-2 log-likelihood at given standard deviations, at coefficients ``b`` or their best."""
     V = sigma**2 * np.eye(len(y)) + sd**2 * (codes[:, None] == codes)
     L = np.linalg.cholesky(V)
-    A, z = np.linalg.solve(L, X), np.linalg.solve(L, y)
+    both = np.linalg.solve(L, np.column_stack([X, y]))
+    A, z = both[:, :-1], both[:, -1]
     b = np.linalg.lstsq(A, z, rcond=None)[0] if b is None else b
     return float(np.sum((z - A @ b) ** 2) + 2 * np.sum(np.log(np.diag(L))))
 

@@ -130,7 +130,8 @@ def gradient_in_40_digits(case, y, theta):
     with mpmath.workdps(40):
         Q, y = mpmath.matrix(case.Q.tolist()), mpmath.matrix(y.tolist())
         inverse = mpmath.inverse(mpmath.matrix(np.eye(len(case.Q)).tolist()) + dot(phi, case.G))
-        P = inverse - inverse * Q * mpmath.inverse(Q.T * inverse * Q) * Q.T * inverse
+        pulled = inverse * Q
+        P = inverse - pulled * mpmath.inverse(Q.T * pulled) * pulled.T
         left, s = P * y, (y.T * P * y)[0]
         nu = len(case.Q) - case.Q.shape[1]
         slope = [

@@ -10,7 +10,6 @@ import threading
 from collections.abc import Callable
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from conftest import blas
@@ -143,13 +142,19 @@ def test_a_matrix_that_is_not_positive_definite_leaves_no_number(q: int, bad: st
 
 def eliminated(M: np.ndarray, v: np.ndarray) -> tuple[tuple[jax.Array, jax.Array], ...]:
     """M^-1 and log|M| by sweeps; log|M|, and M^-1 v from the corner v' M^-1 v, by elimination; in a float64 scope."""
+    inverse, log_product, logdet, solved = _eliminated(M, v)
+    return (inverse, log_product), (logdet, solved)
+
+
+@jax.jit
+def _eliminated(M: jax.Array, v: jax.Array) -> tuple[jax.Array, ...]:
     rows, columns = np.tril_indices(len(M) + 1)
 
     def corner(v: jax.Array) -> tuple[jax.Array, jax.Array]:
-        whole = jnp.block([[jnp.asarray(M), v[:, None]], [v[None], jnp.zeros((1, 1))]])
+        whole = jnp.block([[M, v[:, None]], [v[None], jnp.zeros((1, 1))]])
         s, logdet, _ = quick.at_nodes(whole[rows, columns][:, None, None], jnp.zeros((*M.shape, 1)), jnp.zeros(1))
         return -0.5 * s[0, 0], logdet[0, 0]
 
-    solved, logdet = jax.grad(corner, has_aux=True)(jnp.asarray(v))
-    inverse, pivots = sweeps.inverse(jnp.asarray(M))
-    return (inverse, sweeps.log_product(pivots)), (logdet, solved)
+    solved, logdet = jax.grad(corner, has_aux=True)(v)
+    inverse, pivots = sweeps.inverse(M)
+    return inverse, sweeps.log_product(pivots), logdet, solved

@@ -48,48 +48,48 @@ ELSEWHERE = """
 import sys
 import numpy as np, pandas as pd, jaxlmm
 from jaxlmm.results.tables import tidy
-fit = jaxlmm.load(sys.argv[1])
-new = pd.read_pickle(sys.argv[2])
-means = fit.emmeans("a", by=sys.argv[4] or None)
-found = {"rows": fit.source.rows(new), "predict": fit.predict(new), "means": means.estimate, "se": means.se,
-         "p": means.pairs().pvalue, "F": fit.anova().statistic, "Fp": fit.anova().pvalue}
-np.savez(sys.argv[3], **found)
-tidy(fit).to_pickle(sys.argv[3] + ".tidy")
+for k, by in enumerate(sys.argv[2:]):
+    fit = jaxlmm.load(f"{sys.argv[1]}/fit{k}.npz")
+    new = pd.read_pickle(f"{sys.argv[1]}/new.pkl")
+    means = fit.emmeans("a", by=by or None)
+    found = {"rows": fit.source.rows(new), "predict": fit.predict(new), "means": means.estimate, "se": means.se,
+             "p": means.pairs().pvalue, "F": fit.anova().statistic, "Fp": fit.anova().pvalue}
+    np.savez(f"{sys.argv[1]}/found{k}.npz", **found)
+    tidy(fit).to_pickle(f"{sys.argv[1]}/found{k}.tidy")
 """
+FORMULAS = [
+    ("cbind(y, z) ~ a * bs(x, df=4) + (1 | site)", ""),
+    ("cbind(y, z) ~ C(a, contr.sum) * b + scale(x) + I(x**2) + (1 | site)", "b"),
+    ("cbind(y, z) ~ np.exp(x) + a:k + poly(`my x`, 2) + (1 | site:b)", ""),
+]
 
 
-@pytest.mark.parametrize(
-    ("formula", "by"),
-    [
-        ("cbind(y, z) ~ a * bs(x, df=4) + (1 | site)", ""),
-        ("cbind(y, z) ~ C(a, contr.sum) * b + scale(x) + I(x**2) + (1 | site)", "b"),
-        ("cbind(y, z) ~ np.exp(x) + a:k + poly(`my x`, 2) + (1 | site:b)", ""),
-    ],
-)
-def test_another_process_finds_the_same(formula: str, by: str, tmp_path: Path) -> None:
+def test_another_process_finds_the_same(tmp_path: Path) -> None:
+    from jaxlmm.results.tables import tidy
+
     order = pd.CategoricalDtype(["v", "u", "w"], ordered=True)
     frame = frame_of(b=pd.Categorical(np.tile(["u", "v"], N // 2), dtype=order), k=np.arange(N) % 7)
     frame["my x"] = frame["x"] + 3
-    fit = jaxlmm.lmm(formula, frame)
+    fits = [jaxlmm.lmm(formula, frame) for formula, _ in FORMULAS]
     new = frame[["x", "a", "b", "k", "my x"]].iloc[3:20]
-    save(fit, tmp_path / "fit.npz")
+    for k, fit in enumerate(fits):
+        save(fit, tmp_path / f"fit{k}.npz")
     new.to_pickle(tmp_path / "new.pkl")
-    arguments = [str(tmp_path / "fit.npz"), str(tmp_path / "new.pkl"), str(tmp_path / "found.npz"), by]
+    arguments = [str(tmp_path), *(by for _, by in FORMULAS)]
     subprocess.run([sys.executable, "-W", "error", "-c", ELSEWHERE, *arguments], check=True)
-    means = fit.emmeans("a", by=by or None)
-    from jaxlmm.results.tables import tidy
-
-    expected = {
-        "rows": fit.source.rows(new), "predict": fit.predict(new), "means": means.estimate, "se": means.se,
-        "p": means.pairs().pvalue, "F": fit.anova().statistic, "Fp": fit.anova().pvalue,
-    }  # fmt: skip
-    with np.load(tmp_path / "found.npz") as found:
-        assert_same_bits(found["rows"], expected["rows"])
-        for name, value in expected.items():
-            # numpy sums in an order that depends on where the memory of an array begins
-            np.testing.assert_allclose(found[name], value, rtol=1e-13)
-        assert sorted(found) == sorted(expected)
-    pd.testing.assert_frame_equal(pd.read_pickle(tmp_path / "found.npz.tidy"), tidy(fit), rtol=1e-13)
+    for k, (fit, (formula, by)) in enumerate(zip(fits, FORMULAS, strict=True)):
+        means = fit.emmeans("a", by=by or None)
+        expected = {
+            "rows": fit.source.rows(new), "predict": fit.predict(new), "means": means.estimate, "se": means.se,
+            "p": means.pairs().pvalue, "F": fit.anova().statistic, "Fp": fit.anova().pvalue,
+        }  # fmt: skip
+        with np.load(tmp_path / f"found{k}.npz") as found:
+            assert_same_bits(found["rows"], expected["rows"])
+            for name, value in expected.items():
+                # numpy sums in an order that depends on where the memory of an array begins
+                np.testing.assert_allclose(found[name], value, rtol=1e-13, err_msg=f"{name} of {formula}")
+            assert sorted(found) == sorted(expected)
+        pd.testing.assert_frame_equal(pd.read_pickle(tmp_path / f"found{k}.tidy"), tidy(fit), rtol=1e-13)
 
 
 def test_what_is_stored_is_the_columns_of_the_fixed_part(tmp_path: Path) -> None:
