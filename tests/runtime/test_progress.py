@@ -132,6 +132,7 @@ START = """
 import io, json, os, signal, sys, threading, numpy as np, jax, threadpoolctl, jaxlmm
 from pathlib import Path
 from jaxlmm.runtime import progress
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
 add = progress.Progress.add
 folder = Path(sys.argv[1])
 N, M = {N}, {M}
