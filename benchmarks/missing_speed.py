@@ -4,8 +4,9 @@
 
 n = 1000, p = 4, 40 unequal groups. Each response with its own random 5 % missing; 20 patterns shared by 500 responses
 each; weights that all share, and weights of each response's own. Times of later calls, from numpy arrays to the
-p-values, over the complete data's in the same run, in which they are to be compared, and those of weights of their own
-over those of shared weights; then profile intervals of incomplete responses. Writes results/missing_speed.json.
+p-values, over the complete data's in the same run, in which they are to be compared; those of weights of each
+response's own also over those of shared weights. Then profile intervals of incomplete responses. Writes
+results/missing_speed.json.
 """
 
 from __future__ import annotations
