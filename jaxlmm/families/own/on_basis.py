@@ -18,16 +18,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxlmm.families.own.quick import LOSS
 from jaxlmm.families.own.sweeps import diagonal, inverse, unpacked
 from jaxlmm.runtime import programs
 
-__all__ = ["LOSS", "Again", "OnBasis", "Sums", "on_basis"]
+__all__ = ["Again", "OnBasis", "Sums", "on_basis"]
 
 # The shared basis serves a response if every pivot of its cross-products is at least this part of a column's
 # square: three digits are lost at most, and the tolerances of a design's checks are far away.
 MIN_PIVOT = 1e-3
-# Sums of squares that differ by no more than this factor lose no digits that matter in their difference.
-LOSS = 32
 
 
 @jax.tree_util.register_dataclass
