@@ -7,24 +7,21 @@ over groups and responses.
 from __future__ import annotations
 
 import functools
-import operator
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxlmm.families.entries import Entries, add, get
 from jaxlmm.families.general.dense import inverse_factor
 from jaxlmm.families.general.layout import Core, packed_pairs
 from jaxlmm.families.parameters import lower_triangle
 
 __all__ = [
-    "Entries", "add", "blocks", "changed", "dot", "exchanged", "first_columns", "first_parameters", "get", "groups",
-    "once", "onto_columns", "orderings", "pairings", "product", "sandwich", "sums", "symmetric_product", "times",
-    "total",
+    "blocks", "changed", "exchanged", "first_columns", "first_parameters", "groups", "onto_columns", "orderings",
+    "pairings", "product", "sandwich", "sums", "times", "total",
 ]  # fmt: skip
-
-Entries = dict[tuple[int, int], jax.Array]
 
 
 def first_columns(core: Core) -> list[int]:
@@ -48,32 +45,6 @@ def first_parameters(core: Core) -> list[tuple[int, int, int]]:
 def orderings(i: int, j: int) -> list[tuple[int, int]]:
     """The elements of a symmetric matrix that the parameter (i, j) stands for."""
     return [(i, j)] if i == j else [(i, j), (j, i)]
-
-
-def get(entries: Entries, i: int, j: int) -> jax.Array:
-    """Element (i, j) of symmetric matrices."""
-    return entries[(i, j) if (i, j) in entries else (j, i)]
-
-
-def add(parts: Iterable[jax.Array]) -> jax.Array:
-    """Sum of arrays; 0 of none."""
-    first, *others = [*parts] or [jnp.zeros(())]
-    return functools.reduce(operator.add, others, first)
-
-
-def dot(x: Sequence[jax.Array], y: Sequence[jax.Array]) -> jax.Array:
-    """Sum of products of arrays."""
-    return add(a * b for a, b in zip(x, y, strict=True))
-
-
-def symmetric_product(A: Entries, B: Entries, p: int) -> list[list[jax.Array]]:
-    """A B of symmetric matrices (p, p)."""
-    return [[add(get(A, i, n) * get(B, n, j) for n in range(p)) for j in range(p)] for i in range(p)]
-
-
-def once(values: Sequence[jax.Array]) -> list[jax.Array]:
-    """``values``, which the compiler is not to work out again in each loop that uses them."""
-    return list(jax.lax.optimization_barrier(tuple(values)))
 
 
 def total(values: jax.Array) -> jax.Array:

@@ -15,9 +15,9 @@ import scipy.linalg
 from jaxlmm._types import float64_scope
 from jaxlmm.design.random import RandomTerm
 from jaxlmm.families.base import Covariance, Moments, Scaling
+from jaxlmm.families.entries import add
 from jaxlmm.families.general import few_strata, one_factor, strata_moments
 from jaxlmm.families.general import moments as kernel
-from jaxlmm.families.general.eliminated import add
 from jaxlmm.families.general.layout import Core, Reducer, make_core, whitener
 from jaxlmm.families.general.moments import Stats
 from jaxlmm.families.general.reduce import reduce_responses, reduce_to_strata

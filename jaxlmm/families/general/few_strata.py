@@ -20,7 +20,8 @@ import jax
 import jax.numpy as jnp
 
 from jaxlmm.families.base import Moments
-from jaxlmm.families.general.eliminated import Entries, add, dot, get, once, sums, symmetric_product
+from jaxlmm.families.entries import Entries, add, dot, get, once, symmetric_product
+from jaxlmm.families.general.eliminated import sums
 from jaxlmm.families.general.layout import packed_pairs
 from jaxlmm.families.general.strata import StrataCore
 from jaxlmm.families.general.strata_moments import StrataStats

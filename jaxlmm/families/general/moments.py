@@ -23,16 +23,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxlmm.families.base import Covariance, Moments
+from jaxlmm.families.entries import Entries, add, get
 from jaxlmm.families.general.dense import diagonals, inverse_factor, padded
 from jaxlmm.families.general.eliminated import (
-    Entries,
-    add,
     blocks,
     changed,
     exchanged,
     first_columns,
     first_parameters,
-    get,
     groups,
     onto_columns,
     orderings,

@@ -23,17 +23,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxlmm.families.base import Moments
-from jaxlmm.families.general.eliminated import (
-    Entries,
-    add,
-    dot,
-    first_parameters,
-    get,
-    groups,
-    once,
-    orderings,
-    symmetric_product,
-)
+from jaxlmm.families.entries import Entries, add, dot, get, once, symmetric_product
+from jaxlmm.families.general.eliminated import first_parameters, groups, orderings
 from jaxlmm.families.general.eliminated import sums as sums_of
 from jaxlmm.families.general.layout import Core, packed_pairs
 from jaxlmm.families.general.moments import Stats

@@ -37,7 +37,7 @@ import numpy as np
 from jaxlmm.engine.blocks import settled
 from jaxlmm.families.intercept.objective import Moments
 from jaxlmm.families.own import quick
-from jaxlmm.families.own.sweeps import UNROLLED, inverse, log_product, unpacked
+from jaxlmm.families.own.sweeps import UNROLLED, apply, inverse, log_product, unpacked
 from jaxlmm.optimize.certificate import Candidate, Nodes
 from jaxlmm.optimize.search import first_minimum, hessian_in_theta, is_minimum, settle_all
 from jaxlmm.optimize.solver import bracketed_minima
@@ -139,11 +139,6 @@ def _product(A: jax.Array, B: jax.Array) -> jax.Array:
     return sum((A[:, j, None] * B[None, j] for j in range(1, len(B))), A[:, 0, None] * B[None, 0])
 
 
-def _apply(A: jax.Array, x: jax.Array) -> jax.Array:
-    """A x of small matrices (i, j, c) and vectors (j, c)."""
-    return sum((A[:, j] * x[j] for j in range(1, len(x))), A[:, 0] * x[0])
-
-
 def _trace(A: jax.Array) -> jax.Array:
     return sum(A[j, j] for j in range(len(A)))  # type: ignore[return-value]
 
@@ -198,10 +193,10 @@ class _Responses:
         w = one.N * r
         (M, M1, M2), v = self._derivatives(r, w)
         C, pivots = inverse(M + self.W)
-        delta = _apply(C, v)
+        delta = apply(C, v)
         # Once more from what that left: by then an error is far below the residuals' own roundings.
         f = self._left(delta)
-        delta = delta + _apply(C, self._onto(r * f) - _apply(self.W, delta))
+        delta = delta + apply(C, self._onto(r * f) - apply(self.W, delta))
         s, s1, s2, f = self._squares(r, w, C, delta)
         A, A2 = _product(C, M1), _product(C, M2)
         C1 = -_product(A, C)
@@ -242,8 +237,8 @@ class _Responses:
         f = self._left(delta)
         rf = r * f * f
         h = self._onto(w * r * f)
-        s = self.data.rest + jnp.sum(delta * _apply(self.W, delta), axis=0) + jnp.sum(rf, axis=1)
-        s2 = 2 * jnp.sum(w * w * rf, axis=1) - 2 * jnp.sum(h * _apply(C, h), axis=0)
+        s = self.data.rest + jnp.sum(delta * apply(self.W, delta), axis=0) + jnp.sum(rf, axis=1)
+        s2 = 2 * jnp.sum(w * w * rf, axis=1) - 2 * jnp.sum(h * apply(C, h), axis=0)
         return s, -jnp.sum(w * rf, axis=1), s2, f
 
     def slope(self, t: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -263,7 +258,7 @@ class _Responses:
         if self.exact:
             (M, M1, M2), v = self._derivatives(r, w)
             C, _ = inverse(M + self.W)
-            s, s1, s2, _ = self._squares(r, w, C, _apply(C, v))
+            s, s1, s2, _ = self._squares(r, w, C, apply(C, v))
             A = _product(C, M1)
             l1, l2 = _trace(A), jnp.sum(C * M2, axis=(0, 1)) - jnp.sum(A * jnp.swapaxes(A, 0, 1), axis=(0, 1))
         else:
@@ -274,7 +269,7 @@ class _Responses:
         """The pwrss and the log-determinant (K, c) at K values of lam; whether the search is to be ``exact`` (c,)."""
         if self.exact:
             s, logdet = jax.lax.map(self._at_node, lams)
-            return s, logdet, jnp.isnan(s[0]) & False
+            return s, logdet, jnp.zeros_like(s[0], dtype=bool)
         r = 1 / (1 + self.data.N[:, :, None] * lams)
         sums = jnp.transpose(jnp.einsum("cqg,cgk->cqk", self.products, r), (1, 2, 0))
         s, log_x, whole = quick.at_nodes(sums, self.W, self.data.rest)
@@ -287,9 +282,9 @@ class _Responses:
         r = 1 / (1 + lam * one.N)
         sums = jnp.einsum("cqg,cg->qc", self.products, r)
         C, pivots = inverse(self._unpacked(sums) + self.W)
-        delta = _apply(C, sums[-1 - self.p : -1])
+        delta = apply(C, sums[-1 - self.p : -1])
         f = self._left(delta)
-        s = one.rest + jnp.sum(delta * _apply(self.W, delta), axis=0) + jnp.sum(r * f * f, axis=1)
+        s = one.rest + jnp.sum(delta * apply(self.W, delta), axis=0) + jnp.sum(r * f * f, axis=1)
         return s, jnp.where(one.reml, log_product(pivots), 0.0) - _sum_of_logs(r[:, :, None])[:, 0]
 
 

@@ -18,8 +18,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxlmm.families.entries import once
 from jaxlmm.families.own.quick import LOSS
-from jaxlmm.families.own.sweeps import diagonal, inverse, unpacked
+from jaxlmm.families.own.sweeps import apply, diagonal, inverse, unpacked
 from jaxlmm.runtime import programs
 
 __all__ = ["Again", "OnBasis", "Sums", "on_basis"]
@@ -99,7 +100,8 @@ def on_basis(sums: Sums, again: Again | None) -> OnBasis:
     pw, (G, p), unit = len(sums.columns), sums.q_mean.shape, sums.unit
     q_mean, N, squares = sums.q_mean.T[:, :, None], sums.N / unit, sums.squares / unit
     safe = jnp.where(sums.N > 0, sums.N, 1.0)
-    x_mean, y_mean = _kept((sums.columns / safe, sums.by_group / safe))
+    # Once: XLA would make them again for each sum that they are in.
+    x_mean, y_mean = once((sums.columns / safe, sums.by_group / safe))
     before = unpacked(sums.pairs / unit, pw)
     W = before - _products(sums.columns / unit, x_mean)
     inverse_W, least = _inverse(W)
@@ -107,28 +109,28 @@ def on_basis(sums: Sums, again: Again | None) -> OnBasis:
     eye = np.eye(pw)[:, :, None]
     W, inverse_W = jnp.where(good, W, eye), jnp.where(good, inverse_W, eye)
 
-    first = _apply(inverse_W, (sums.onto - jnp.sum(sums.columns * y_mean, axis=1)) / unit)
-    explained = jnp.sum(N * y_mean**2, axis=0) + jnp.sum(first * _apply(W, first), axis=0)
+    first = apply(inverse_W, (sums.onto - jnp.sum(sums.columns * y_mean, axis=1)) / unit)
+    explained = jnp.sum(N * y_mean**2, axis=0) + jnp.sum(first * apply(W, first), axis=0)
     level = y_mean - jnp.sum(x_mean * first[:, None], axis=0)
     rest, within, own = squares - explained, first, x_mean + q_mean[:pw]
     e = level - jnp.sum(q_mean[:pw] * first[:, None], axis=0)
     if again is not None:
-        once = again.by_group / safe
-        left = (again.onto - jnp.sum(sums.columns * once, axis=1)) / unit
-        twice = jnp.where(again.where, _apply(inverse_W, left), 0.0)
-        less = again.squares / unit - jnp.sum(N * once**2, axis=0) - jnp.sum(left * twice, axis=0)
+        left_mean = again.by_group / safe
+        left = (again.onto - jnp.sum(sums.columns * left_mean, axis=1)) / unit
+        twice = jnp.where(again.where, apply(inverse_W, left), 0.0)
+        less = again.squares / unit - jnp.sum(N * left_mean**2, axis=0) - jnp.sum(left * twice, axis=0)
         rest, within = jnp.where(again.where, less, rest), first + twice
-        e = e + once - jnp.sum(own * twice[:, None], axis=0)
+        e = e + left_mean - jnp.sum(own * twice[:, None], axis=0)
 
     root = jnp.sqrt(N)
     means = jnp.broadcast_to(q_mean[pw:], (p - pw, G, len(unit)))
-    b, e = _kept((root * jnp.concatenate([own, means]), root * e))
+    b, e = once((root * jnp.concatenate([own, means]), root * e))
     absent = (np.eye(p) * (np.arange(p) >= sums.p))[:, :, None]
     gram = _products(b, b) + absent
     good &= _inverse(gram + _padded(W, p))[1] > MIN_PIVOT
     good &= jnp.all(diagonal(gram)[pw:] > MIN_PIVOT, axis=0)
     onto = jnp.sum(b[pw:] * e, axis=1)
-    between = jnp.where(good, _apply(_inverse(gram[pw:, pw:])[0], onto), onto)
+    between = jnp.where(good, apply(_inverse(gram[pw:, pw:])[0], onto), onto)
     e = e - jnp.sum(b[pw:] * between[:, None], axis=0)
     close = ~((squares - explained) * LOSS > squares)
     return OnBasis(
@@ -159,13 +161,3 @@ def _inverse(M: jax.Array) -> tuple[jax.Array, jax.Array]:
     scale = scale * scale[:, None]
     found, pivots = inverse(M * scale)
     return found * scale, jnp.min(pivots, axis=0, initial=jnp.inf)
-
-
-def _kept(arrays: Any) -> Any:
-    """Arrays that are made once: XLA would make them again for each sum that they are in."""
-    return jax.lax.optimization_barrier(arrays)
-
-
-def _apply(A: jax.Array, x: jax.Array) -> jax.Array:
-    """A x of small matrices (i, j, c) and vectors (j, c)."""
-    return jnp.sum(A * x, axis=1)

@@ -14,15 +14,11 @@ residuals instead, as do all results.
 
 from __future__ import annotations
 
-import functools
-import operator
-from typing import Any
-
 import jax
 import jax.numpy as jnp
-import numpy as np
 
-from jaxlmm.families.own.sweeps import Triangle, entry, log_product, plus, positive, sweep, triangle
+from jaxlmm.families.entries import Entries, add, dot, get, symmetric_product
+from jaxlmm.families.own.sweeps import log_product, plus, positive, sweep, triangle
 
 __all__ = ["LOSS", "at_nodes", "derivatives"]
 
@@ -68,28 +64,18 @@ def derivatives(A: jax.Array, W: jax.Array, rest: jax.Array) -> tuple[jax.Array,
     swept = plus(triangle(A[:, 0], p + 1), W)
     for k in range(p):
         swept = sweep(swept, k)
-    C = [[-entry(swept, i, j) for j in range(p)] for i in range(p)]
+    C = {(i, j): -value for (i, j), value in swept.items() if i < p}
     d = [*(-swept[p, i] for i in range(p)), jnp.ones_like(rest)]
     first, second = _times(A1, d), _times(A2, d)
     h = first[:p]
-    by_h = [_dot(C[i], h) for i in range(p)]
-    s1 = -_dot(d, first)
-    s2 = 2 * _dot(d, second) - 2 * _dot(h, by_h)
-    B = [[_dot(C[i], [entry(A1, k, j) for k in range(p)]) for j in range(p)] for i in range(p)]
-    l1 = -_sum([B[i][i] for i in range(p)])
-    l2 = _sum([2 * _dot(C[i], [entry(A2, i, j) for j in range(p)]) for i in range(p)])
-    l2 = l2 - _sum([_dot(B[i], [B[j][i] for j in range(p)]) for i in range(p)])
+    s1, s2 = -dot(d, first), 2 * dot(d, second) - 2 * dot(h, _times(C, h))
+    B = symmetric_product(C, A1, p)
+    l1 = -add(B[i][i] for i in range(p))
+    l2 = 2 * add(get(C, i, j) * get(A2, i, j) for i in range(p) for j in range(p))
+    l2 = l2 - add(B[i][j] * B[j][i] for i in range(p) for j in range(p))
     zero = jnp.zeros_like(rest)
     return rest + swept[p, p], s1, s2, l1 + zero, l2 + zero
 
 
-def _times(A: Triangle, d: list[jax.Array]) -> list[jax.Array]:
-    return [_dot([entry(A, i, j) for j in range(len(d))], d) for i in range(len(d))]
-
-
-def _dot(a: list[jax.Array], b: list[jax.Array]) -> Any:
-    return _sum([x * y for x, y in zip(a, b, strict=True)])
-
-
-def _sum(values: list[jax.Array]) -> Any:
-    return functools.reduce(operator.add, values) if values else np.zeros(())
+def _times(A: Entries, d: list[jax.Array]) -> list[jax.Array]:
+    return [dot([get(A, i, j) for j in range(len(d))], d) for i in range(len(d))]

@@ -9,22 +9,20 @@ from __future__ import annotations
 import functools
 import operator
 from collections.abc import Sequence
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxlmm.families.entries import Entries, add, get
+
 __all__ = [
-    "UNROLLED", "Triangle", "diagonal", "entry", "inverse", "log_product", "plus", "positive", "sweep", "triangle",
-    "unpacked",
+    "UNROLLED", "apply", "diagonal", "inverse", "log_product", "plus", "positive", "sweep", "triangle", "unpacked",
 ]  # fmt: skip
 
 UNROLLED = 8
 # So many pivots, each above 1e-77, are multiplied before a logarithm is taken of them.
 FACTORS = 3
-
-Triangle = dict[tuple[int, int], Any]
 
 
 def positive(pivot: jax.Array) -> jax.Array:
@@ -32,23 +30,17 @@ def positive(pivot: jax.Array) -> jax.Array:
     return jnp.where(pivot > 0, pivot, jnp.nan)
 
 
-def triangle(S: jax.Array, n: int) -> Triangle:
+def triangle(S: jax.Array, n: int) -> Entries:
     """The entries of lower triangles (n (n + 1) / 2, ...), row by row."""
     return {(int(i), int(j)): S[k] for k, (i, j) in enumerate(zip(*np.tril_indices(n), strict=True))}
 
 
-def entry(A: Triangle, i: int, j: int) -> jax.Array:
-    """That of row i and column j."""
-    found: jax.Array = A[max(i, j), min(i, j)]
-    return found
-
-
-def plus(A: Triangle, W: jax.Array) -> Triangle:
+def plus(A: Entries, W: jax.Array) -> Entries:
     """A and, in its first rows and columns, W (p, p, ...)."""
     return {(i, j): value + W[i, j] if i < len(W) else value for (i, j), value in A.items()}
 
 
-def sweep(A: Triangle, k: int) -> Triangle:
+def sweep(A: Entries, k: int) -> Entries:
     """A swept on row k: of all rows that are swept, the inverse of their block stands there, times -1."""
     inverse = 1 / positive(A[k, k])
     out = {}
@@ -58,7 +50,7 @@ def sweep(A: Triangle, k: int) -> Triangle:
         elif k in (i, j):
             out[i, j] = A[i, j] * inverse
         else:
-            out[i, j] = A[i, j] - entry(A, i, k) * entry(A, j, k) * inverse
+            out[i, j] = A[i, j] - get(A, i, k) * get(A, j, k) * inverse
     return out
 
 
@@ -78,7 +70,7 @@ def _written_out(M: jax.Array) -> tuple[jax.Array, jax.Array]:
     for k in range(p):
         pivots.append(positive(A[k, k]))
         A = sweep(A, k)
-    rows = [jnp.stack([-entry(A, i, j) for j in range(p)]) for i in range(p)]
+    rows = [jnp.stack([-get(A, i, j) for j in range(p)]) for i in range(p)]
     return jnp.stack(rows), jnp.stack(pivots)
 
 
@@ -108,14 +100,17 @@ def unpacked(S: jax.Array, p: int) -> jax.Array:
     return jnp.stack([S[k] for k in index.ravel()]).reshape(p, p, *S.shape[1:])
 
 
+def apply(A: jax.Array, x: jax.Array) -> jax.Array:
+    """A x of matrices (i, j, c) and vectors (j, c)."""
+    return add(A[:, j] * x[j] for j in range(len(x))) if len(x) else jnp.sum(A * x, axis=1)
+
+
 def diagonal(M: jax.Array) -> jax.Array:
     """The diagonals (p, ...) of M (p, p, ...)."""
     return jnp.stack([M[j, j] for j in range(len(M))]) if len(M) else jnp.reshape(M, (0, *M.shape[2:]))
 
 
-def log_product(pivots: Sequence[jax.Array] | jax.Array) -> Any:
+def log_product(pivots: Sequence[jax.Array] | jax.Array) -> jax.Array:
     """Sum of logarithms, of few of them; 0 of none."""
     parts = [list(pivots[start : start + FACTORS]) for start in range(0, len(pivots), FACTORS)]
-    if not parts:
-        return np.zeros(())
-    return functools.reduce(operator.add, [jnp.log(functools.reduce(operator.mul, part)) for part in parts])
+    return add(jnp.log(functools.reduce(operator.mul, part)) for part in parts)
