@@ -214,7 +214,7 @@ def test_single_precision_is_that_of_the_numbers_given() -> None:
 def check_like_alone(A: np.ndarray, random: list[tuple[np.ndarray, np.ndarray]], Y: np.ndarray) -> np.ndarray:
     """Which responses are fitted from sums; none of those is a design that is refused alone."""
     own = jaxlmm.prepare(A, random=[jaxlmm.random_term(*term) for term in random]).family.own
-    good = own.sums.reduce(Y, None).good
+    good = own.sums.reduce(Y).good
     for i in np.flatnonzero(good):
         rows = ~np.isnan(Y[:, i])
         jaxlmm.prepare(A[rows], random=[jaxlmm.random_term(codes[rows], Z[rows]) for codes, Z in random])

@@ -32,7 +32,7 @@ from jaxlmm.families.parameters import phi_from_theta
 from jaxlmm.optimize.several import minimise_several
 from jaxlmm.runtime import programs
 from jaxlmm.runtime.batches import in_batches, take, width_for
-from jaxlmm.sources.weighted import WeightedMatrix, values_of
+from jaxlmm.sources.weighted import WeightedMatrix
 
 __all__ = ["MOST_PHI", "OwnDesigns", "OwnKernel", "OwnStats", "computed", "solved", "stats_of"]
 
@@ -234,9 +234,7 @@ class OwnDesigns:
         """Those of the columns ``where`` of Y that are good, reduced, some at a time: positions, and ``OwnRows``."""
         block = int(np.clip(BLOCK_BYTES // self.own.bytes_per_design, *BLOCK))
         for start in range(0, len(where), block):
-            some = Y[:, where[start : start + block]]
-            weights = some.counting() if isinstance(some, WeightedMatrix) else None
-            found = self.sums.reduce(values_of(some), weights)
+            found = self.sums.reduce(Y[:, where[start : start + block]])
             good = np.flatnonzero(found.good)
             if len(good):
                 yield start + good, found.take(good)

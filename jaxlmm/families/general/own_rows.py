@@ -26,6 +26,7 @@ from jaxlmm.design.random import RandomTerm
 from jaxlmm.families.general.layout import Core, Reducer, packed_pairs
 from jaxlmm.runtime.batches import take
 from jaxlmm.runtime.threads import by_chunks
+from jaxlmm.sources.weighted import WeightedMatrix, values_of
 
 __all__ = ["OwnRows", "RowSums"]
 
@@ -165,8 +166,9 @@ class RowSums:
             (_inverse(whiteners, core.first), *(_inverse(whiteners, [t]) for t in core.second)), _nested(terms),
         )  # fmt: skip
 
-    def reduce(self, Y: np.ndarray, W: np.ndarray | None) -> OwnRows:
-        """Responses Y (n_obs, c), NaN where they are missing, with weights W of their own if given."""
+    def reduce(self, responses: np.ndarray | WeightedMatrix) -> OwnRows:
+        """Responses (n_obs, c), NaN where they are missing, with weights of their own or not."""
+        Y, W = values_of(responses), responses.counting() if isinstance(responses, WeightedMatrix) else None
         c, p, r, G, d = Y.shape[1], self.Q.shape[1], self.r, self.G, self.d
         out = OwnRows(
             np.zeros((r, r, G, c)), np.zeros((r * G, d, c)), np.zeros((d, d, c)), np.ones(c), np.zeros((r * G, c)),

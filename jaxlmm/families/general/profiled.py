@@ -127,8 +127,7 @@ class OwnDesign:
 
     def reduce(self, Y: Responses) -> Reduced:
         """See :class:`Profiled`."""
-        weights = Y.counting() if isinstance(Y, WeightedMatrix) else None
-        rows = self.sums.reduce(values_of(Y), weights)
+        rows = self.sums.reduce(Y)
         nu = rows.n_used.astype(np.float64)
         return Reduced(self._own, stats_of(rows), nu, rows.scale, np.sqrt(rows.unit), rows.good)
 
