@@ -37,7 +37,7 @@ from jaxlmm.design.design import Design
 from jaxlmm.engine.finish import Scaling, empty_results
 from jaxlmm.families.known import KnownCurves
 from jaxlmm.families.parameters import lower_triangle, phi_from_theta
-from jaxlmm.families.patterns import count_missing, missing_mask, shared_designs
+from jaxlmm.families.patterns import misses_some, missing_mask, shared_designs
 from jaxlmm.runtime.threads import by_chunks
 from jaxlmm.sources.weighted import WeightedMatrix, values_of
 
@@ -197,19 +197,17 @@ class Family(abc.ABC):
         if isinstance(Y, WeightedMatrix):
             known = KnownCurves.empty(*sizes) if keep else None
             return self.fit_incomplete(Y, np.arange(sizes[0]), method, known), known
-        absent = missing_mask(Y, np.arange(sizes[0])) if _is_mostly_incomplete(Y) else None
-        out, known = self.fit(Y, method) if absent is None else self._fit_complete(Y, absent, method), None
+        out, known = self._fit_complete(Y, method) if _is_mostly_incomplete(Y) else self.fit(Y, method), None
         where = np.flatnonzero(out["status"] == Status.NONFINITE)
-        absent = absent if len(where) == sizes[0] else None
         if len(where) and Y.dtype.kind == "f":
             known = KnownCurves.empty(*sizes) if keep else None
-            fill(out, known, where, lambda some: self.fit_incomplete(Y, where, method, some, absent))
+            fill(out, known, where, lambda some: self.fit_incomplete(Y, where, method, some))
         return out, known
 
-    def _fit_complete(self, Y: np.ndarray, absent: np.ndarray, method: str) -> dict[str, np.ndarray]:
-        """:meth:`fit` of the columns of Y that miss nothing, for where most do; ``absent`` is the mask of all."""
+    def _fit_complete(self, Y: np.ndarray, method: str) -> dict[str, np.ndarray]:
+        """:meth:`fit` of the columns of Y that miss nothing, for where most do."""
         out = failed_results(Y.shape[1], self.design.n_fixef, self.n_theta, Status.NONFINITE)
-        complete = np.flatnonzero(count_missing(absent) == 0)
+        complete = np.flatnonzero(~misses_some(Y, np.arange(Y.shape[1])))
         for start in range(0, len(complete), COLUMNS_AT_ONCE):
             at = complete[start : start + COLUMNS_AT_ONCE]
             for name, value in self.fit(Y[:, at], method).items():
@@ -222,15 +220,13 @@ class Family(abc.ABC):
         where: np.ndarray,
         method: str,
         known: KnownCurves | None = None,
-        absent: np.ndarray | None = None,
     ) -> dict[str, np.ndarray]:
         """Fit the columns ``where`` of Y (n_obs, any), each to the rows where it is not NaN, with its weights.
 
         Without weights, a column without NaN is not fitted: it has the status of what is not finite. What a
-        family has computed for tests anyway goes to ``known``, which has room for these columns. ``absent`` is their
-        ``missing_mask``, if that is known.
+        family has computed for tests anyway goes to ``known``, which has room for these columns.
         """
-        out, alone = self.fit_shared(Y, where, method, known, self.min_shared, absent)
+        out, alone = self.fit_shared(Y, where, method, known, self.min_shared)
         if alone.any():
             fill(out, known, alone, lambda some: self.fit_own(Y, where[alone], method, some))
         _name_nonfinite(out, values_of(Y), where)
@@ -243,23 +239,20 @@ class Family(abc.ABC):
         method: str,
         known: KnownCurves | None,
         least: int,
-        absent: np.ndarray | None = None,
     ) -> tuple[dict[str, np.ndarray], np.ndarray]:
         """As :meth:`fit_incomplete`, of designs that at least ``least`` of the responses share, made one by one.
 
-        Also returns which responses are of other designs.
+        Also returns which responses are of other designs, or have no observation.
         """
         out = failed_results(len(where), self.design.n_fixef, self.n_theta, Status.TOO_FEW)
-        absent = missing_mask(Y, where) if absent is None else absent
-        n_absent = count_missing(absent)
-        out["n_used"][:] = self.design.n_obs - n_absent
         alone, values = np.ones(len(where), dtype=bool), values_of(Y)
-        if not isinstance(Y, WeightedMatrix) and not n_absent.all():
+        if not isinstance(Y, WeightedMatrix):
             # Where nothing is missing, something is infinite.
-            alone[n_absent == 0] = False
-            out["status"][n_absent == 0] = Status.NONFINITE
+            alone = misses_some(Y, where)
+            out["status"][~alone], out["n_used"][~alone] = Status.NONFINITE, self.design.n_obs
 
         def fit(rows: np.ndarray, weights: np.ndarray | None, columns: np.ndarray) -> None:
+            out["n_used"][columns] = np.count_nonzero(rows)
             try:
                 shared = self._take(rows, weights)
             except ValueError:
@@ -271,7 +264,7 @@ class Family(abc.ABC):
                 if known is not None:
                     shared.know(known, at, out["theta"][at], method)
 
-        found = (one for one in shared_designs(Y, where, least, absent) if one[0].any() and alone[one[2][0]])
+        found = (one for one in shared_designs(Y, where, least) if one[0].any() and alone[one[2][0]])
         at_once = 1  # the first compiles what the others, side by side, need too
         while designs := list(itertools.islice(found, at_once)):
             at_once = DESIGNS_AT_ONCE
@@ -470,7 +463,7 @@ def _is_mostly_incomplete(Y: Any) -> bool:
     """Whether most of a few columns of Y, spread over all, miss observations."""
     if not isinstance(Y, np.ndarray) or Y.dtype.kind != "f" or Y.shape[1] < 8 * PROBED_COLUMNS:
         return False
-    some = count_missing(np.isnan(Y[:, :: Y.shape[1] // PROBED_COLUMNS])) > 0
+    some = np.isnan(Y[:, :: Y.shape[1] // PROBED_COLUMNS]).any(axis=0)
     return 2 * int(np.count_nonzero(some)) > len(some)
 
 

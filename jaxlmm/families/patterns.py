@@ -10,13 +10,13 @@ import numpy as np
 from jaxlmm.runtime.threads import by_chunks
 from jaxlmm.sources.weighted import WeightedMatrix, values_of
 
-__all__ = ["MIN_SHARED", "columns_at", "count_missing", "missing_mask", "patterns", "shared_designs"]
+__all__ = ["MIN_SHARED", "columns_at", "misses_some", "missing_mask", "patterns", "shared_designs"]
 
 # Patterns with at least so many responses are worth a design of their own.
 MIN_SHARED = 256
 # Responses whose weights are compared at a time.
 COMPARED = 1024
-# Weights that are compared before all of them are, and rows of a mask.
+# Weights that are compared before all of them are, and rows in which missing observations are looked for first.
 PROBES, PROBED_ROWS = 4, 128
 HASHED_ROWS = 32
 
@@ -28,9 +28,10 @@ def columns_at(where: np.ndarray) -> Any:
     return where
 
 
-def missing_mask(Y: Any, where: np.ndarray) -> np.ndarray:
-    """Where the columns ``where`` of Y are NaN, (n_obs, c); the columns are not copied together."""
-    Y = values_of(Y)
+def missing_mask(Y: Any, where: np.ndarray, step: int = 1) -> np.ndarray:
+    """Where the columns ``where`` of Y are NaN, (n_obs, c), or every ``step``-th row of it; the columns are not copied
+    together."""
+    Y = values_of(Y)[::step]
     mask = np.empty((len(Y), len(where)), dtype=bool)
 
     def look(cols: slice) -> None:
@@ -40,17 +41,19 @@ def missing_mask(Y: Any, where: np.ndarray) -> np.ndarray:
     return mask
 
 
-def count_missing(mask: np.ndarray) -> np.ndarray:
-    """How many observations each column of a mask (n_obs, c) misses."""
-    out = np.zeros(mask.shape[1], dtype=np.intp)
-
-    def count(cols: slice) -> None:
-        for start in range(0, len(mask), 255):  # as many as fit into the sum's type
-            some = mask[start : start + 255, cols].view(np.uint8)
-            out[cols] += np.add.reduce(some, axis=0, dtype=np.uint8)
-
-    by_chunks(len(out), COMPARED, count)
+def misses_some(Y: Any, where: np.ndarray) -> np.ndarray:
+    """Which of the columns ``where`` of Y are NaN anywhere, (c,): all rows are looked at where a few do not tell."""
+    out: np.ndarray = missing_mask(Y, where, _step(Y)).any(axis=0)
+    left = np.flatnonzero(~out)
+    for start in range(0, len(left), COMPARED):
+        some = left[start : start + COMPARED]
+        out[some] = missing_mask(Y, where[some]).any(axis=0)
     return out
+
+
+def _step(Y: Any) -> int:
+    """About PROBED_ROWS of the rows of Y are so many apart."""
+    return max(len(Y) // PROBED_ROWS, 1)
 
 
 def patterns(missing: np.ndarray, least: int = 1) -> Iterator[tuple[np.ndarray, np.ndarray]]:
@@ -58,7 +61,7 @@ def patterns(missing: np.ndarray, least: int = 1) -> Iterator[tuple[np.ndarray, 
 
     Only patterns that ``least`` columns or more have.
     """
-    for columns in _candidate_patterns(missing, least):
+    for columns in _alike(_hashes(missing), least):
         some = missing[:, columns]
         # Where hashes are the same but columns are not, they are compared whole.
         same = bool((some == some[:, :1]).all())
@@ -66,30 +69,18 @@ def patterns(missing: np.ndarray, least: int = 1) -> Iterator[tuple[np.ndarray, 
             yield ~some[:, part[0]], columns[part]
 
 
-def _candidate_patterns(missing: np.ndarray, least: int) -> Iterator[np.ndarray]:
-    """Columns of a mask (n_obs, c) whose hashes are the same."""
-    left = np.arange(missing.shape[1])
-    if least > 1 and len(missing) > PROBED_ROWS:
-        # Columns that share their pattern with few others differ from most in a few rows already.
-        probed = missing[np.linspace(0, len(missing) - 1, PROBED_ROWS).astype(np.intp)]
-        left = np.sort(np.concatenate([left[:0], *_alike(_hashes(probed, left), least)]))
-    for columns in _alike(_hashes(missing, left), least):
-        yield left[columns]
-
-
-def _hashes(mask: np.ndarray, where: np.ndarray) -> np.ndarray:
-    """A number for each of the columns ``where`` of a mask (n_obs, c): sums of whole numbers, exact in any order."""
+def _hashes(mask: np.ndarray) -> np.ndarray:
+    """A number for each column of a mask (n_obs, c): sums of whole numbers, exact in any order."""
     n = len(mask)
     factors = np.random.default_rng(0).integers(1, 2**52 // max(n, 1), n).astype(np.float64)
-    out = np.zeros(len(where))
+    out = np.zeros(mask.shape[1])
 
     def add(some: slice) -> None:
-        columns = columns_at(where[some])
         for start in range(0, n, HASHED_ROWS):  # as many as stay in a cache as numbers
             rows = slice(start, start + HASHED_ROWS)
-            out[some] += factors[rows] @ mask[rows, columns].astype(np.float64)
+            out[some] += factors[rows] @ mask[rows, some].astype(np.float64)
 
-    by_chunks(len(where), COMPARED, add)
+    by_chunks(len(out), COMPARED, add)
     return out
 
 
@@ -102,23 +93,32 @@ def _alike(keys: np.ndarray, least: int) -> Iterator[np.ndarray]:
 
 
 def shared_designs(
-    Y: Any, where: np.ndarray, least: int = 1, absent: np.ndarray | None = None
+    Y: Any, where: np.ndarray, least: int = 1
 ) -> Iterator[tuple[np.ndarray, np.ndarray | None, np.ndarray]]:
     """Which of the columns ``where`` of Y are of one design: (rows that are there, their weights, columns).
 
     The weights (rows,) are None where Y has none of its own. Only designs that ``least`` columns or more share.
-    ``absent`` is their :func:`missing_mask`, if that is known.
     """
     if not isinstance(Y, WeightedMatrix):
-        if len(where) >= least:
-            for rows, columns in patterns(missing_mask(Y, where) if absent is None else absent, least):
-                yield rows, None, columns
+        some = _with_others(Y, where, least)
+        if len(some):
+            for rows, columns in patterns(missing_mask(Y, where[some]), least):
+                yield rows, None, some[columns]
         return
     for some in _candidates(Y, where, least):
         weights = np.ascontiguousarray(Y[:, columns_at(where[some])].counting().T)
         for columns in _equal_rows(weights, least):
             w = weights[columns[0]]
             yield w > 0, w[w > 0], some[columns]
+
+
+def _with_others(Y: np.ndarray, where: np.ndarray, least: int) -> np.ndarray:
+    """Which of the columns ``where`` of Y may share their pattern with so many: in a few rows they do."""
+    all_of_them = np.arange(len(where))
+    if least == 1 or len(where) < least or _step(Y) == 1:
+        return all_of_them[: 0 if len(where) < least else None]
+    alike = _alike(_hashes(missing_mask(Y, where, _step(Y))), least)
+    return np.sort(np.concatenate([all_of_them[:0], *alike]))
 
 
 def _candidates(Y: WeightedMatrix, where: np.ndarray, least: int) -> Iterator[np.ndarray]:

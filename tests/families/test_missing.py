@@ -11,7 +11,7 @@ from conftest import blup_sd, blups, dense_deviance, simulate, unbalanced
 import jaxlmm
 from jaxlmm.families import patterns as patterns_module
 from jaxlmm.families.intercept.family import Intercept
-from jaxlmm.families.patterns import count_missing, patterns
+from jaxlmm.families.patterns import misses_some, patterns, shared_designs
 
 FIELDS = ("coef", "se", "lam", "sigma2", "loglik", "hessian", "df", "pvalue", "vcov", "aic", "bic", "icc")
 
@@ -109,7 +109,7 @@ def test_patterns_whose_hashes_are_the_same_are_told_apart(monkeypatch: pytest.M
     for rows, columns in patterns(mask):
         assert (mask[:, columns] == ~rows[:, None]).all()
     assert sorted(k for _, columns in expected[0] for k in columns) == list(range(40))
-    monkeypatch.setattr("jaxlmm.families.patterns._hashes", lambda mask, where: np.zeros(len(where)))
+    monkeypatch.setattr("jaxlmm.families.patterns._hashes", lambda mask: np.zeros(mask.shape[1]))
     assert [found(least) for least in (1, 2, 3)] == expected
 
 
@@ -117,16 +117,17 @@ def test_patterns_that_many_share_are_found_by_a_few_rows_first(monkeypatch: pyt
     mask = np.random.default_rng(1).random((60, 90)) < 0.3
     mask[:, 50:56], mask[:, 60:63], mask[:, 70:90:5] = mask[:, [3]], mask[:, [4]], mask[:, [5]]
     mask[1, 50] ^= True  # differs in a row that is not among the few
+    Y, where = np.where(np.insert(mask, 7, False, axis=1), np.nan, 1.0), np.delete(np.arange(91), 7)
 
     def found() -> list[list[int]]:
-        return sorted(columns.tolist() for _, columns in patterns(mask, 4))
+        return sorted(columns.tolist() for _, _, columns in shared_designs(Y, where, 4))
 
     whole = found()
     assert whole == [[3, 51, 52, 53, 54, 55], [4, 60, 61, 62], [5, 70, 75, 80, 85]]
     hashed = []
     hashes = patterns_module._hashes
     monkeypatch.setattr(patterns_module, "PROBED_ROWS", 12)
-    monkeypatch.setattr(patterns_module, "_hashes", lambda *a: (hashed.append((len(a[0]), len(a[1]))), hashes(*a))[1])
+    monkeypatch.setattr(patterns_module, "_hashes", lambda mask: (hashed.append(mask.shape), hashes(mask))[1])
     assert found() == whole
     assert hashed[0] == (12, 90) and hashed[1][0] == 60 and 16 <= hashed[1][1] < 30
 
@@ -223,9 +224,12 @@ def test_missing_can_be_refused() -> None:
         jaxlmm.fit(X, Y, codes, missing="omit")
 
 
-def test_missing_observations_are_counted() -> None:
-    mask = np.random.default_rng(0).random((700, 5)) < [0.0, 0.1, 0.5, 0.9, 1.0]
-    np.testing.assert_array_equal(count_missing(mask), mask.sum(axis=0))
+def test_one_missing_observation_is_seen_in_whichever_row() -> None:
+    Y = np.zeros((700, 703))
+    Y[np.arange(700), np.arange(700)] = np.nan
+    Y[5, 702] = np.inf
+    where = np.delete(np.arange(703), 4)
+    np.testing.assert_array_equal(misses_some(Y, where), where < 700)
 
 
 def test_patterns_partition_the_columns() -> None:

@@ -22,7 +22,7 @@ def cross_products(p: int, c: int = 6, n_groups: int = 8, *, reml: bool = True) 
     rng = np.random.default_rng(p)
     N = rng.integers(1, 12, size=(c, n_groups)).astype(float)
     N[np.arange(c), rng.integers(0, n_groups, size=c)] = 0.0
-    b = rng.normal(size=(c, n_groups, p)) * np.sqrt(N)[:, :, None]
+    b = rng.normal(size=(c, p, n_groups)) * np.sqrt(N)[:, None]
     within = rng.normal(size=(c, p, 30))
     within[:, -1:] = 0.0
     W = within @ np.swapaxes(within, 1, 2)
@@ -64,8 +64,8 @@ def test_where_squares_would_cancel_the_search_goes_by_residuals(monkeypatch: py
     """A covariate whose effects within and between groups differ, and nearly nothing else: with one such response
     all of its block."""
     data = cross_products(2)
-    data.b[0, :, 0] *= 1e4
-    data.e[0] = data.b[0] @ np.array([1e4, 0.0]) + 1e-3 * data.e[0]
+    data.b[0, 0] *= 1e4
+    data.e[0] = np.array([1e4, 0.0]) @ data.b[0] + 1e-3 * data.e[0]
     data.rest[0] = 1e-6
     asked = []
     first_block = crosslik._first_block

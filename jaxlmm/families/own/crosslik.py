@@ -58,7 +58,7 @@ class CrossProducts:
     ----------
     N : (c, G)
         (Weighted) number of observations of each group, 0 for a group without any.
-    b : (c, G, p)
+    b : (c, p, G)
     e : (c, G)
     W : (c, p, p)
     rows : (c, p, p)
@@ -159,9 +159,9 @@ class _Responses:
 
     @classmethod
     def of(cls, data: CrossProducts, *, exact: bool = True) -> _Responses:
-        columns = [*jnp.moveaxis(data.b, 2, 0), data.e]
-        pairs = [columns[i] * columns[j] for i, j in zip(*np.tril_indices(len(columns)), strict=True)]
-        return cls(data, jnp.stack(pairs, axis=1), jnp.moveaxis(data.W, 0, 2), exact or len(columns) - 1 > UNROLLED)
+        a = jnp.concatenate([data.b, data.e[:, None]], axis=1)
+        products = jnp.concatenate([a[:, i, None] * a[:, : i + 1] for i in range(a.shape[1])], axis=1)
+        return cls(data, products, jnp.moveaxis(data.W, 0, 2), exact or len(data.W[0]) > UNROLLED)
 
     @property
     def p(self) -> int:
@@ -226,11 +226,11 @@ class _Responses:
 
     def _left(self, delta: jax.Array) -> jax.Array:
         """e - b delta (c, G)."""
-        return self.data.e - jnp.einsum("cgp,pc->cg", self.data.b, delta)
+        return self.data.e - jnp.einsum("cpg,pc->cg", self.data.b, delta)
 
     def _onto(self, x: jax.Array) -> jax.Array:
         """sum_g b_g x_g (p, c)."""
-        return jnp.einsum("cgp,cg->pc", self.data.b, x)
+        return jnp.einsum("cpg,cg->pc", self.data.b, x)
 
     def _squares(self, r: jax.Array, w: jax.Array, C: jax.Array, delta: jax.Array) -> tuple[jax.Array, ...]:
         """The pwrss, its derivatives (c,), and f."""
@@ -271,10 +271,10 @@ class _Responses:
             s, logdet = jax.lax.map(self._at_node, lams)
             return s, logdet, jnp.zeros_like(s[0], dtype=bool)
         r = 1 / (1 + self.data.N[:, :, None] * lams)
-        sums = jnp.transpose(jnp.einsum("cqg,cgk->cqk", self.products, r), (1, 2, 0))
-        s, log_x, whole = quick.at_nodes(sums, self.W, self.data.rest)
-        lossy = jnp.any(~(whole <= quick.LOSS * s), axis=0)
-        return s, jnp.where(self.data.reml, log_x, 0.0) - _sum_of_logs(r).T, lossy
+        sums = jnp.einsum("cqg,cgk->cqk", self.products, r)
+        s, log_x, whole = quick.at_nodes(jnp.moveaxis(sums, 1, 0), self.W[..., None], self.data.rest[:, None])
+        lossy = jnp.any(~(whole <= quick.LOSS * s), axis=1)
+        return s.T, (jnp.where(self.data.reml, log_x, 0.0) - _sum_of_logs(r)).T, lossy
 
     def _at_node(self, lam: jax.Array) -> tuple[jax.Array, jax.Array]:
         """The pwrss and the log-determinant (c,) at one lam."""

@@ -5,7 +5,8 @@ of their products and of y. Within groups y is fitted by these columns, which le
 what is left by the others, which leaves e. Where ``rest`` is much smaller than the squares of y, the sums of the
 residuals themselves (``Again``) are fitted once more.
 
-Responses are the last axis, as ``sums`` has them; what ``crosslik`` takes has them first.
+Responses are the last axis of what goes in, as ``sums`` has them, and the first of what comes out, as ``crosslik``
+takes it.
 """
 
 from __future__ import annotations
@@ -22,12 +23,15 @@ from jaxlmm.families.entries import once
 from jaxlmm.families.own.quick import LOSS
 from jaxlmm.families.own.sweeps import apply, diagonal, inverse, unpacked
 from jaxlmm.runtime import programs
+from jaxlmm.runtime.batches import on_gpu
 
 __all__ = ["Again", "OnBasis", "Sums", "on_basis"]
 
 # The shared basis serves a response if every pivot of its cross-products is at least this part of a column's
 # square: three digits are lost at most, and the tolerances of a design's checks are far away.
 MIN_PIVOT = 1e-3
+# So many responses are computed together on a CPU: what they need stays in its cache. Blocks are multiples of it.
+AT_ONCE = 64
 
 
 @jax.tree_util.register_dataclass
@@ -65,7 +69,7 @@ class Again:
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class OnBasis:
-    """Of c responses: N, e (c, G), b (c, G, p), W (c, p, p) and ``rest`` (c,) of ``crosslik``; W is 1 on its diagonal
+    """Of c responses: N, e (c, G), b (c, p, G), W (c, p, p) and ``rest`` (c,) of ``crosslik``; W is 1 on its diagonal
     where a column is none of the design's.
 
     Attributes
@@ -75,8 +79,8 @@ class OnBasis:
     good : bool, (c,)
         Whether the basis is good enough.
     close : bool, (c,)
-        Whether the residuals' own sums are needed: those of y less ``level`` (G, c) and the columns times ``first``
-        (pw, c).
+        Whether the residuals' own sums are needed: those of y less ``level`` (c, G) and the columns times ``first``
+        (c, pw).
     explained : (c,)
         The sum of squares of what is fitted beside ``rest``, within a digit.
     """
@@ -94,9 +98,32 @@ class OnBasis:
     first: jax.Array
 
 
-@functools.partial(programs.jit, alone=False, keep=True, responses=lambda sums, again: len(sums.unit))
 def on_basis(sums: Sums, again: Again | None) -> OnBasis:
     """See the module's docstring."""
+    found: OnBasis = _on_basis(sums, again, at_once=len(sums.unit) if on_gpu() else AT_ONCE)
+    return found
+
+
+@functools.partial(
+    programs.jit, alone=False, keep=True, responses=lambda sums, *_, **__: len(sums.unit), static_argnames="at_once"
+)
+def _on_basis(sums: Sums, again: Again | None, *, at_once: int) -> OnBasis:
+    c = len(sums.unit)
+    if at_once >= c:
+        return _part(sums, again)
+
+    def part(start: jax.Array) -> OnBasis:
+        def some(a: jax.Array) -> jax.Array:
+            return a if a is sums.q_mean or a is sums.p else jax.lax.dynamic_slice_in_dim(a, start, at_once, axis=-1)
+
+        return _part(*jax.tree.map(some, (sums, again)))
+
+    found: OnBasis = jax.lax.map(part, np.arange(0, c, at_once))
+    return jax.tree.map(lambda a: a.reshape(c, *a.shape[2:]), found)
+
+
+def _part(sums: Sums, again: Again | None) -> OnBasis:
+    """Of responses that are computed together."""
     pw, (G, p), unit = len(sums.columns), sums.q_mean.shape, sums.unit
     q_mean, N, squares = sums.q_mean.T[:, :, None], sums.N / unit, sums.squares / unit
     safe = jnp.where(sums.N > 0, sums.N, 1.0)
@@ -134,9 +161,9 @@ def on_basis(sums: Sums, again: Again | None) -> OnBasis:
     e = e - jnp.sum(b[pw:] * between[:, None], axis=0)
     close = ~((squares - explained) * LOSS > squares)
     return OnBasis(
-        N.T, jnp.transpose(b, (2, 1, 0)), e.T, jnp.moveaxis(_padded(W, p) + absent, 2, 0),
+        N.T, jnp.transpose(b, (2, 0, 1)), e.T, jnp.moveaxis(_padded(W, p) + absent, 2, 0),
         jnp.maximum(rest, 0.0), jnp.concatenate([within, between]).T, good, close,
-        explained, level, first,
+        explained, level.T, first.T,
     )  # fmt: skip
 
 

@@ -94,17 +94,17 @@ class _Point:
 
     @classmethod
     def at(cls, lam: jax.Array, one: CrossProducts, outer: jax.Array) -> _Point:
-        p = one.b.shape[-1]
+        p = len(one.b)
         r = 1 / (1 + lam * one.N)
         w = one.N * r
         C = inverse((r @ outer).reshape(p, p) + one.W)[0]
-        delta = C @ ((r * one.e) @ one.b)
+        delta = C @ (one.b @ (r * one.e))
         # Once more from what that left, as in ``crosslik``.
-        f = one.e - one.b @ delta
-        delta = delta + C @ ((r * f) @ one.b - one.W @ delta)
-        f = one.e - one.b @ delta
+        f = one.e - delta @ one.b
+        delta = delta + C @ (one.b @ (r * f) - one.W @ delta)
+        f = one.e - delta @ one.b
         wrf = w * r * f
-        h = wrf @ one.b
+        h = one.b @ wrf
         return cls(r, w, f, delta, C, wrf, h, C @ h)
 
     def pwrss(self, one: CrossProducts) -> jax.Array:
@@ -117,9 +117,9 @@ class _Point:
 
     def contrast(self, a: jax.Array, one: CrossProducts) -> tuple[Three, Three]:
         w, z = self.w, self.C @ a
-        q = one.b @ z
+        q = z @ one.b
         wrq = w * self.r * q
-        m = wrq @ one.b
+        m = one.b @ wrq
         beta = a @ self.delta, -jnp.sum(self.wrf * q), 2 * (jnp.sum(w * self.wrf * q) - m @ self.y)
         return beta, (a @ z, jnp.sum(wrq * q), 2 * (m @ self.C @ m - jnp.sum(w * wrq * q)))
 
@@ -146,7 +146,7 @@ def _limits(
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Limits of group sd and sigma (c, 2), and of the part of the user's coefficients that delta is, (p, c, 2)."""
     nu = data.nu
-    outer = jnp.einsum("cgi,cgj->cgij", data.b, data.b).reshape(*data.N.shape, data.b.shape[2] ** 2)
+    outer = jnp.einsum("cig,cjg->cgij", data.b, data.b).reshape(*data.N.shape, data.b.shape[1] ** 2)
     lams = jnp.expm1(points) / data.d_max
     s_grid, logdets, deltas, Cs = jax.vmap(_on_grid, in_axes=(None, AXES, 0))(lams, data, outer)
     responses = _Response(

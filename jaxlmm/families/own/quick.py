@@ -27,14 +27,14 @@ LOSS = 32
 
 
 def at_nodes(A: jax.Array, W: jax.Array, rest: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """The pwrss, log|M| and the sums of squares before anything is fitted, all (K, c).
+    """The pwrss, log|M| and the sums of squares before anything is fitted, all (c, K).
 
     Parameters
     ----------
-    A : ((p + 1) (p + 2) / 2, K, c)
+    A : ((p + 1) (p + 2) / 2, c, K)
         Lower triangles of A_0 at K variance ratios, row by row; e is last.
-    W : (p, p, c)
-    rest : (c,)
+    W : (p, p, c, 1)
+    rest : (c, 1)
     """
     p = len(W)
     left = plus(triangle(A, p + 1), W)

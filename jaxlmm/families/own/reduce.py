@@ -306,7 +306,7 @@ def _shared_basis(design: OwnDesign, panel: Panel, unit: np.ndarray) -> tuple[Ow
     found = jax.tree.map(np.asarray, on_basis(sums, None))
     close = np.flatnonzero(found.close[:c])
     if len(close):
-        parts = panel.leave(close, found.level[:n_groups, close], found.first[:, close])
+        parts = panel.leave(close, found.level[close, :n_groups].T, found.first[close].T)
         again: list[Any] = [np.zeros((G, width)), np.zeros((pw, width)), np.zeros(width), np.zeros(width, dtype=bool)]
         again[0][:n_groups, close], again[1][:, close], again[2][close] = parts
         again[3][close] = True
@@ -391,7 +391,7 @@ def _own_basis(
     at = np.ix_(cols, present)
     p = own.n_fixef
     stats.N[at], stats.e[at] = projection.sizes, e.T
-    stats.b[np.ix_(cols, present, np.arange(p))] = basis.between
+    stats.b[np.ix_(cols, np.arange(p), present)] = basis.between.T
     varies = np.arange(stats.W.shape[1])
     stats.W[cols] = np.diag((varies < pw) | (varies >= p)).astype(np.float64)
     stats.rest[cols], stats.start[cols], stats.base[cols] = rest, start.T, base.T
