@@ -29,8 +29,10 @@ def columns_at(where: np.ndarray) -> Any:
 
 
 def missing_mask(Y: Any, where: np.ndarray, step: int = 1) -> np.ndarray:
-    """Where the columns ``where`` of Y are NaN, (n_obs, c), or every ``step``-th row of it; the columns are not copied
-    together."""
+    """Where the columns ``where`` of Y are NaN, (n_obs, c), or in each ``step``-th row of it.
+
+    The columns are not copied together.
+    """
     Y = values_of(Y)[::step]
     mask = np.empty((len(Y), len(where)), dtype=bool)
 

@@ -36,8 +36,9 @@ import numpy as np
 
 from jaxlmm.engine.blocks import settled
 from jaxlmm.families.intercept.objective import Moments
+from jaxlmm.families.logs import log_product, sum_of_logs
 from jaxlmm.families.own import quick
-from jaxlmm.families.own.sweeps import UNROLLED, apply, inverse, log_product, unpacked
+from jaxlmm.families.own.sweeps import UNROLLED, apply, inverse, unpacked
 from jaxlmm.optimize.certificate import Candidate, Nodes
 from jaxlmm.optimize.search import first_minimum, hessian_in_theta, is_minimum, settle_all
 from jaxlmm.optimize.solver import bracketed_minima
@@ -128,8 +129,6 @@ class _Point:
     C2: jax.Array
 
 
-# So many of the 1 + lam N_g, each below 1e74, are multiplied before a logarithm is taken of them.
-FACTORS = 4
 EACH = ("N", "b", "e", "W", "rows", "rest", "nu")  # of each response
 AXES = CrossProducts(0, 0, 0, 0, 0, 0, 0, None, None)  # type: ignore[arg-type]
 
@@ -202,7 +201,7 @@ class _Responses:
         C1 = -_product(A, C)
         return _Point(
             s, s1, s2,
-            logdet=jnp.sum(jnp.log1p(lam[:, None] * one.N), axis=1) + reml * log_product(pivots),
+            logdet=reml * log_product(pivots) - sum_of_logs(r),
             l1=jnp.sum(w, axis=1) + reml * _trace(A),
             l2=-jnp.sum(w * w, axis=1) + reml * (_trace(A2) - jnp.sum(A * jnp.swapaxes(A, 0, 1), axis=(0, 1))),
             delta=delta, f=f, C=C, C1=C1, C2=-_product(A2, C) - 2 * _product(A, C1),
@@ -211,14 +210,13 @@ class _Responses:
     def _derivatives(self, r: jax.Array, w: jax.Array) -> tuple[tuple[jax.Array, ...], jax.Array]:
         """sum_g r_g b_g b_g' and its derivatives in lam (p, p, c), and sum_g r_g b_g e_g (p, c)."""
         sums = self._sums(r, w)
-        M, k = self._unpacked(sums), -1 - self.p
-        return (M[:, :, 0], -M[:, :, 1], 2 * M[:, :, 2]), sums[k:-1, 0]
+        M, M1, M2 = (self._unpacked(one) for one in sums)
+        return (M, -M1, 2 * M2), sums[0][-1 - self.p : -1]
 
-    def _sums(self, r: jax.Array, w: jax.Array) -> jax.Array:
-        """sum_g r_g w_g^k a_g a_g' (q, 3, c), k = 0, 1 and 2."""
+    def _sums(self, r: jax.Array, w: jax.Array) -> tuple[jax.Array, ...]:
+        """sum_g r_g w_g^k a_g a_g' (q, c), k = 0, 1 and 2."""
         wr = w * r
-        found = jnp.einsum("cqg,ckg->cqk", self.products, jnp.stack([r, wr, w * wr], axis=1))
-        return jnp.transpose(found, (1, 2, 0))
+        return tuple(jnp.einsum("cqg,cg->qc", self.products, x) for x in (r, wr, w * wr))
 
     def _unpacked(self, sums: jax.Array) -> jax.Array:
         """The rows and columns of b (p, p, ...) of lower triangles (q, ...)."""
@@ -273,8 +271,8 @@ class _Responses:
         r = 1 / (1 + self.data.N[:, :, None] * lams)
         sums = jnp.einsum("cqg,cgk->cqk", self.products, r)
         s, log_x, whole = quick.at_nodes(jnp.moveaxis(sums, 1, 0), self.W[..., None], self.data.rest[:, None])
-        lossy = jnp.any(~(whole <= quick.LOSS * s), axis=1)
-        return s.T, (jnp.where(self.data.reml, log_x, 0.0) - _sum_of_logs(r)).T, lossy
+        logdet = jnp.where(self.data.reml, log_x, 0.0) - sum_of_logs(r)
+        return s.T, logdet.T, jnp.any(~(whole <= quick.LOSS * s), axis=1)
 
     def _at_node(self, lam: jax.Array) -> tuple[jax.Array, jax.Array]:
         """The pwrss and the log-determinant (c,) at one lam."""
@@ -285,19 +283,7 @@ class _Responses:
         delta = apply(C, sums[-1 - self.p : -1])
         f = self._left(delta)
         s = one.rest + jnp.sum(delta * apply(self.W, delta), axis=0) + jnp.sum(r * f * f, axis=1)
-        return s, jnp.where(one.reml, log_product(pivots), 0.0) - _sum_of_logs(r[:, :, None])[:, 0]
-
-
-def _sum_of_logs(r: jax.Array) -> jax.Array:
-    """Sum over the second axis of log(r), for r in (1e-74, 1]: of few logarithms."""
-    rest = -r.shape[1] % FACTORS
-    if rest:
-        r = jnp.pad(r, ((0, 0), (0, rest), (0, 0)), constant_values=1.0)
-    parts = jnp.split(r, FACTORS, axis=1)
-    product = parts[0]
-    for part in parts[1:]:
-        product = product * part
-    return jnp.sum(jnp.log(product), axis=1)
+        return s, jnp.where(one.reml, log_product(pivots), 0.0) - sum_of_logs(r)
 
 
 def _slope(t: jax.Array, responses: _Responses) -> tuple[jax.Array, jax.Array]:

@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxlmm.families.entries import once
+from jaxlmm.families.entries import dot, once
 from jaxlmm.families.own.quick import LOSS
 from jaxlmm.families.own.sweeps import apply, diagonal, inverse, unpacked
 from jaxlmm.runtime import programs
@@ -138,16 +138,16 @@ def _part(sums: Sums, again: Again | None) -> OnBasis:
 
     first = apply(inverse_W, (sums.onto - jnp.sum(sums.columns * y_mean, axis=1)) / unit)
     explained = jnp.sum(N * y_mean**2, axis=0) + jnp.sum(first * apply(W, first), axis=0)
-    level = y_mean - jnp.sum(x_mean * first[:, None], axis=0)
+    level = y_mean - dot(x_mean, first)
     rest, within, own = squares - explained, first, x_mean + q_mean[:pw]
-    e = level - jnp.sum(q_mean[:pw] * first[:, None], axis=0)
+    e = level - dot(q_mean[:pw], first)
     if again is not None:
         left_mean = again.by_group / safe
         left = (again.onto - jnp.sum(sums.columns * left_mean, axis=1)) / unit
         twice = jnp.where(again.where, apply(inverse_W, left), 0.0)
         less = again.squares / unit - jnp.sum(N * left_mean**2, axis=0) - jnp.sum(left * twice, axis=0)
         rest, within = jnp.where(again.where, less, rest), first + twice
-        e = e + left_mean - jnp.sum(own * twice[:, None], axis=0)
+        e = e + left_mean - dot(own, twice)
 
     root = jnp.sqrt(N)
     means = jnp.broadcast_to(q_mean[pw:], (p - pw, G, len(unit)))
@@ -158,7 +158,7 @@ def _part(sums: Sums, again: Again | None) -> OnBasis:
     good &= jnp.all(diagonal(gram)[pw:] > MIN_PIVOT, axis=0)
     onto = jnp.sum(b[pw:] * e, axis=1)
     between = jnp.where(good, apply(_inverse(gram[pw:, pw:])[0], onto), onto)
-    e = e - jnp.sum(b[pw:] * between[:, None], axis=0)
+    e = e - dot(b[pw:], between)
     close = ~((squares - explained) * LOSS > squares)
     return OnBasis(
         N.T, jnp.transpose(b, (2, 0, 1)), e.T, jnp.moveaxis(_padded(W, p) + absent, 2, 0),

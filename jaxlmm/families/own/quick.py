@@ -14,11 +14,14 @@ residuals instead, as do all results.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import jax
 import jax.numpy as jnp
 
 from jaxlmm.families.entries import Entries, add, dot, get, symmetric_product
-from jaxlmm.families.own.sweeps import log_product, plus, positive, sweep, triangle
+from jaxlmm.families.logs import log_product
+from jaxlmm.families.own.sweeps import plus, positive, sweep, triangle
 
 __all__ = ["LOSS", "at_nodes", "derivatives"]
 
@@ -49,19 +52,19 @@ def at_nodes(A: jax.Array, W: jax.Array, rest: jax.Array) -> tuple[jax.Array, ja
     return rest + left[p, p], jnp.zeros_like(whole) + log_product(pivots), whole
 
 
-def derivatives(A: jax.Array, W: jax.Array, rest: jax.Array) -> tuple[jax.Array, ...]:
+def derivatives(A: Sequence[jax.Array], W: jax.Array, rest: jax.Array) -> tuple[jax.Array, ...]:
     """The pwrss and its derivatives in lam, and those of log|M|, all (c,).
 
     Parameters
     ----------
-    A : ((p + 1) (p + 2) / 2, 3, c)
+    A : three of ((p + 1) (p + 2) / 2, c)
         Lower triangles of A_0, A_1 and A_2.
     W : (p, p, c)
     rest : (c,)
     """
     p = len(W)
-    A1, A2 = (triangle(A[:, k], p + 1) for k in (1, 2))
-    swept = plus(triangle(A[:, 0], p + 1), W)
+    A0, A1, A2 = (triangle(one, p + 1) for one in A)
+    swept = plus(A0, W)
     for k in range(p):
         swept = sweep(swept, k)
     C = {(i, j): -value for (i, j), value in swept.items() if i < p}

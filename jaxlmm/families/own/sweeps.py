@@ -6,10 +6,6 @@ lower triangle alone, which is fastest; for larger ones compiling would take too
 
 from __future__ import annotations
 
-import functools
-import operator
-from collections.abc import Sequence
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -17,12 +13,10 @@ import numpy as np
 from jaxlmm.families.entries import Entries, add, get
 
 __all__ = [
-    "UNROLLED", "apply", "diagonal", "inverse", "log_product", "plus", "positive", "sweep", "triangle", "unpacked",
+    "UNROLLED", "apply", "diagonal", "inverse", "plus", "positive", "sweep", "triangle", "unpacked",
 ]  # fmt: skip
 
 UNROLLED = 8
-# So many pivots, each above 1e-77, are multiplied before a logarithm is taken of them.
-FACTORS = 3
 
 
 def positive(pivot: jax.Array) -> jax.Array:
@@ -108,9 +102,3 @@ def apply(A: jax.Array, x: jax.Array) -> jax.Array:
 def diagonal(M: jax.Array) -> jax.Array:
     """The diagonals (p, ...) of M (p, p, ...)."""
     return jnp.stack([M[j, j] for j in range(len(M))]) if len(M) else jnp.reshape(M, (0, *M.shape[2:]))
-
-
-def log_product(pivots: Sequence[jax.Array] | jax.Array) -> jax.Array:
-    """Sum of logarithms, of few of them; 0 of none."""
-    parts = [list(pivots[start : start + FACTORS]) for start in range(0, len(pivots), FACTORS)]
-    return add(jnp.log(functools.reduce(operator.mul, part)) for part in parts)
