@@ -7,12 +7,13 @@ from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 __all__ = [
-    "AXIS", "BLOCK_WIDTHS", "GPU_BYTES", "GPU_WIDTHS", "SETTLED_WIDTHS", "block_width", "mesh", "placement",
-    "settled",
+    "AXIS", "BLOCK_WIDTHS", "GPU_BYTES", "GPU_WIDTHS", "SETTLED_WIDTHS", "block_width", "in_parts", "mesh",
+    "placement", "settled",
 ]  # fmt: skip
 
 # Blocks are padded up to one of these, so that a last or a small block compiles nothing new.
@@ -31,6 +32,29 @@ Tree = TypeVar("Tree")
 def block_width(m: int, widths: Sequence[int] = BLOCK_WIDTHS) -> int:
     """Width of the blocks in which m responses are computed: the least of ``widths`` that holds them, or the last."""
     return next((w for w in widths if m <= w), widths[-1])
+
+
+def in_parts(compute: Callable[[jax.Array], Tree], n: jax.Array, width: int, at_once: int, axis: int) -> Tree:
+    """``compute(start)`` of ``at_once`` responses after the other until the first n of ``width`` are through.
+
+    What they need at a time stays in a CPU's cache. The results have the responses along ``axis``, and are 0 after
+    the first n. ``width`` is a multiple of ``at_once``.
+    """
+    part = jax.jit(compute)  # traced once
+
+    def widened(one: jax.ShapeDtypeStruct) -> jax.Array:
+        shape = list(one.shape)
+        shape[axis] = width
+        return jnp.zeros(shape, one.dtype)
+
+    def add(k: jax.Array, out: Tree) -> Tree:
+        def put(whole: jax.Array, some: jax.Array) -> jax.Array:
+            return jax.lax.dynamic_update_slice_in_dim(whole, some, k * at_once, axis % whole.ndim)
+
+        return jax.tree.map(put, out, part(k * at_once))
+
+    empty = jax.tree.map(widened, jax.eval_shape(part, jax.ShapeDtypeStruct((), np.int32)))
+    return jax.lax.fori_loop(0, (n + at_once - 1) // at_once, add, empty)
 
 
 @functools.cache

@@ -11,6 +11,7 @@ import pytest
 
 import jaxlmm
 from jaxlmm._types import float64_scope
+from jaxlmm.engine.blocks import SETTLED_WIDTHS
 from jaxlmm.families.own import crosslik, quick, sweeps
 from jaxlmm.families.own.crosslik import CrossProducts
 
@@ -61,8 +62,7 @@ def test_more_columns_than_are_written_out_go_by_residuals() -> None:
 
 
 def test_where_squares_would_cancel_the_search_goes_by_residuals(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A covariate whose effects within and between groups differ, and nearly nothing else: with one such response
-    all of its block."""
+    """A covariate whose effects within and between groups differ, and nearly nothing else: that response alone."""
     data = cross_products(2)
     data.b[0, 0] *= 1e4
     data.e[0] = np.array([1e4, 0.0]) @ data.b[0] + 1e-3 * data.e[0]
@@ -71,28 +71,33 @@ def test_where_squares_would_cancel_the_search_goes_by_residuals(monkeypatch: py
     first_block = crosslik._first_block
 
     def watch(*args: Any, exact: bool, **options: Any) -> Any:
-        asked.append(exact)
+        asked.append((exact, len(args[0].nu)))
         return first_block(*args, exact=exact, **options)
 
     monkeypatch.setattr(crosslik, "_first_block", watch)
     with float64_scope():
         found, _ = crosslik.first_cross(data, GRID)
-        assert asked == [False, True]
-        direct, _, lossy = first_block(data, GRID, at_once=None, exact=True)
+        assert asked == [(False, 6), (True, SETTLED_WIDTHS[0])]
+        six = np.asarray(6)
+        direct, _, lossy = first_block(data, GRID, six, at_once=None, exact=True)
         assert not np.any(lossy)
+        quickly, _, lossy = first_block(data, GRID, six, at_once=None, exact=False)
+        np.testing.assert_array_equal(lossy, [True] + 5 * [False])
         for field in dataclasses.fields(direct):
-            np.testing.assert_array_equal(getattr(found, field.name), getattr(direct, field.name))
+            one, exact, fast = (getattr(fit, field.name) for fit in (found, direct, quickly))
+            np.testing.assert_allclose(one[..., 0], exact[..., 0], rtol=1e-9, atol=1e-300, err_msg=field.name)
+            np.testing.assert_array_equal(one[..., 1:], fast[..., 1:])
         asked.clear()
         others = CrossProducts(*(getattr(data, name)[1:] for name in crosslik.EACH), data.reml, data.d_max)
         crosslik.first_cross(others, GRID)
-        assert asked == [False]
+        assert asked == [(False, 5)]
 
 
 def test_the_whole_over_what_is_left_tells_what_is_lost() -> None:
     """Sums of squares before and after a fit of one column, by hand."""
     A = np.array([4.0, 6.0, 10.0])[:, None, None]  # b'b, e'b, e'e
     with float64_scope():
-        s, logdet, whole = quick.at_nodes(A, np.full((1, 1, 1), 2.0), np.array([1.0]))
+        s, logdet, whole = quick.at_nodes(A, np.full((1, 1, 1, 1), 2.0), np.array([[1.0]]))
     np.testing.assert_allclose([s[0, 0], logdet[0, 0], whole[0, 0]], [1 + 10 - 36 / 6, np.log(6), 11], rtol=1e-15)
 
 

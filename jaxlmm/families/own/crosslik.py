@@ -34,7 +34,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxlmm.engine.blocks import settled
+from jaxlmm.engine.blocks import in_parts, settled
 from jaxlmm.families.intercept.objective import Moments
 from jaxlmm.families.logs import log_product, sum_of_logs
 from jaxlmm.families.own import quick
@@ -201,7 +201,7 @@ class _Responses:
         C1 = -_product(A, C)
         return _Point(
             s, s1, s2,
-            logdet=reml * log_product(pivots) - sum_of_logs(r),
+            logdet=reml * log_product([*pivots]) - sum_of_logs(r),
             l1=jnp.sum(w, axis=1) + reml * _trace(A),
             l2=-jnp.sum(w * w, axis=1) + reml * (_trace(A2) - jnp.sum(A * jnp.swapaxes(A, 0, 1), axis=(0, 1))),
             delta=delta, f=f, C=C, C1=C1, C2=-_product(A2, C) - 2 * _product(A, C1),
@@ -283,7 +283,7 @@ class _Responses:
         delta = apply(C, sums[-1 - self.p : -1])
         f = self._left(delta)
         s = one.rest + jnp.sum(delta * apply(self.W, delta), axis=0) + jnp.sum(r * f * f, axis=1)
-        return s, jnp.where(one.reml, log_product(pivots), 0.0) - sum_of_logs(r)
+        return s, jnp.where(one.reml, log_product([*pivots]), 0.0) - sum_of_logs(r)
 
 
 def _slope(t: jax.Array, responses: _Responses) -> tuple[jax.Array, jax.Array]:
@@ -302,15 +302,24 @@ def _nodes(problem: _Responses, grid: jax.Array) -> tuple[Nodes, jax.Array, jax.
     return Nodes(grid, s, logdet, low, high, (data.nu * s1 / s0 + l1) / data.d_max), s0, lossy
 
 
-def first_cross(data: CrossProducts, grid: np.ndarray, *, at_once: int | None = None) -> tuple[CrossFit, jax.Array]:
+def first_cross(
+    data: CrossProducts, grid: np.ndarray, n: int | None = None, *, at_once: int | None = None
+) -> tuple[CrossFit, jax.Array]:
     """The minimum beside each response's lowest grid point; where (c,) it is undecided that it is the lowest.
 
-    ``at_once`` of the responses are computed together, by default all.
+    Of the first n responses, or more. ``at_once`` of them are computed together, by default all.
     """
-    found, undecided, lossy = _first_block(data, grid, at_once=at_once, exact=False)
-    if np.asarray(lossy).any():
-        found, undecided, _ = _first_block(data, grid, at_once=at_once, exact=True)
-    return found, undecided
+
+    def again(index: np.ndarray) -> tuple[CrossFit, jax.Array]:
+        some = replace(data, **take(data, index))
+        found: tuple[CrossFit, jax.Array] = _first_block(some, grid, np.asarray(0), at_once=None, exact=True)[:2]
+        return found
+
+    c = len(data.nu)
+    found, undecided, lossy = _first_block(
+        data, grid, np.asarray(c if n is None else n), at_once=at_once, exact=False
+    )
+    return settled((found, undecided), np.asarray(lossy), again, axis=-1)
 
 
 @functools.partial(
@@ -318,19 +327,18 @@ def first_cross(data: CrossProducts, grid: np.ndarray, *, at_once: int | None = 
     static_argnames=("at_once", "exact"),
 )  # fmt: skip
 def _first_block(
-    data: CrossProducts, grid: jax.Array, *, at_once: int | None, exact: bool
+    data: CrossProducts, grid: jax.Array, n: jax.Array, *, at_once: int | None, exact: bool
 ) -> tuple[CrossFit, jax.Array, jax.Array]:
     """As :func:`first_cross`; where (c,) the search is to be ``exact``, too."""
-    c = len(data.nu)
-    if at_once is None or at_once >= c:
+    width = len(data.nu)
+    if at_once is None or at_once >= width:
         return _first(data, grid, exact)
-    each = {name: getattr(data, name) for name in EACH}
-    parts = jax.tree.map(lambda a: a.reshape(c // at_once, at_once, *a.shape[1:]), each)
-    found = jax.lax.map(lambda part: _first(replace(data, **part), grid, exact), parts)
-    joined: tuple[CrossFit, jax.Array, jax.Array] = jax.tree.map(
-        lambda a: jnp.moveaxis(a, 0, -2).reshape(*a.shape[1:-1], c), found
-    )
-    return joined
+
+    def part(start: jax.Array) -> tuple[CrossFit, jax.Array, jax.Array]:
+        some = {name: jax.lax.dynamic_slice_in_dim(getattr(data, name), start, at_once) for name in EACH}
+        return _first(replace(data, **some), grid, exact)
+
+    return in_parts(part, n, width, at_once, axis=-1)
 
 
 def _first(data: CrossProducts, grid: jax.Array, exact: bool) -> tuple[CrossFit, jax.Array, jax.Array]:

@@ -30,7 +30,7 @@ from jaxlmm.families.own.crosslik import (
     settle_cross_block,
     take,
 )  # fmt: skip
-from jaxlmm.families.own.reduce import WIDTHS, OwnDesign, OwnStats, padded_shape, reduce_own, widened
+from jaxlmm.families.own.reduce import OwnDesign, OwnStats, padded_shape, reduce_own, widened
 from jaxlmm.optimize.search import make_grid
 from jaxlmm.runtime.batches import on_gpu
 from jaxlmm.runtime.progress import advance
@@ -48,12 +48,13 @@ __all__ = [
     "to_jax",
 ]  # fmt: skip
 
+# Blocks are padded up to one of these, of which those that are not there are not fitted, or, of what is not computed
+# in parts, up to ``WIDE``. Between many short steps threads would wait for each other.
+WIDTHS = (8, 64, 512, 2048)
+WIDE = 512
 # Statistics of a block take so much at most.
 BLOCK_BYTES = 64 * 2**20
-# So many blocks are reduced together, if there are enough for all threads: between many short steps these would wait
-# for each other.
-REDUCED = 4
-# Of which so many go through the likelihood together on a CPU: what they need stays in its cache.
+# So many responses go through the likelihood together on a CPU: what they need stays in its cache.
 AT_ONCE = 128
 # The lightest group of a response with weights of its own that the grid is made for, where the heaviest weighs as
 # much as the largest group of the complete design.
@@ -82,11 +83,10 @@ def fit_incomplete(
     results = _Results(design, reml, grid(design, weighted=weighted), out, known)
     at_once = None if on_gpu() else AT_ONCE
 
-    def fit(_: slice, __: OwnStats, data: CrossProducts) -> tuple[CrossFit, jax.Array]:
-        found: tuple[CrossFit, jax.Array] = first_cross(data, few, at_once=at_once)
-        return found
+    def fit(cols: slice, _: OwnStats, data: CrossProducts) -> tuple[CrossFit, jax.Array]:
+        return first_cross(data, few, cols.stop - cols.start, at_once=at_once)
 
-    for cols, stats, data, found in own_blocks(design, Y, where, reml, fit):
+    for cols, stats, data, found in own_blocks(design, Y, where, reml, fit, own_width(design, m, WIDTHS[-1])):
         results.store(cols, stats, data, found)
     results.settle()
     return out
@@ -236,25 +236,25 @@ def _padded_lam(data: CrossProducts, lam: np.ndarray) -> np.ndarray:
 
 
 def own_blocks(
-    design: OwnDesign, Y: Matrix, where: np.ndarray, reml: bool, compute: Compute
+    design: OwnDesign, Y: Matrix, where: np.ndarray, reml: bool, compute: Compute, width: int | None = None
 ) -> Iterator[tuple[slice, OwnStats, CrossProducts, Any]]:
     """Blocks of the columns ``where`` of Y: which, reduced, as JAX needs them, padded, and what is computed of these,
-    in numpy. Each thread reduces and computes blocks of its own."""
-    m, width = len(where), own_width(design, len(where))
-    together = width * int(np.clip(m // (2 * N_THREADS * width), 1, REDUCED))
-    parts = [slice(k, min(k + together, m)) for k in range(0, m, together)]
+    in numpy. Each thread reduces and computes blocks of its own.
+
+    All blocks but the last are full, unless their ``width`` is given; ``own_width`` is that by default.
+    """
+    m, full = len(where), width is None
+    width = own_width(design, m) if width is None else width
+    ends = range(width, m, width) if full else _ends(m, width)
+    parts = [slice(*pair) for pair in itertools.pairwise([0, *ends, m])]
     device: Any = jax.config.jax_default_device  # type: ignore[attr-defined]
 
-    def work(cols: slice) -> list[tuple[slice, OwnStats, CrossProducts, Any]]:
-        out, start = [], cols.start
+    def work(cols: slice) -> tuple[slice, OwnStats, CrossProducts, Any]:
         # JAX knows its device, and its precision, in the thread that was told alone.
         with jax.default_device(device), float64_scope():
-            for stats in reduce_own(design, Y, where[cols], width):
-                some = slice(start, start + len(stats.rest))
-                data = to_jax(design, stats, width, reml)
-                out.append((some, stats, data, jax.tree.map(np.asarray, compute(some, stats, data))))
-                start = some.stop
-        return out
+            stats = reduce_own(design, Y, where[cols])
+            data = to_jax(design, stats, width, reml)
+            return cols, stats, data, jax.tree.map(np.asarray, compute(cols, stats, data))
 
     with single_threaded_blas(), concurrent.futures.ThreadPoolExecutor(N_THREADS) as pool:
         ahead = (pool.submit(work, cols) for cols in parts)
@@ -262,14 +262,24 @@ def own_blocks(
         while jobs:
             found = jobs.popleft().result()
             jobs.extend(itertools.islice(ahead, 1))
-            yield from found
+            yield found
 
 
-def own_width(design: OwnDesign, m: int) -> int:
-    """Width of the blocks in which m responses are computed."""
+def _ends(m: int, width: int) -> list[int]:
+    """Where blocks of up to ``width`` of m responses end, but for the last: first full ones, as many for each thread,
+    then what is left in equal parts."""
+    full = m - m % (N_THREADS * width)
+    step = min(-(-(m - full) // (N_THREADS * AT_ONCE)) * AT_ONCE, width)
+    return [*range(width, full, width), *range(full, m, step or 1)][full == 0 :]
+
+
+def own_width(design: OwnDesign, m: int, most: int = WIDE) -> int:
+    """Width of the blocks, up to ``most``, in which m responses are computed."""
     shape = padded_shape(design.n_groups, design.n_fixef)
-    room = BLOCK_BYTES // (24 * (shape[0] + 1) * (shape[1] + 2))
-    return next(w for w in WIDTHS if w >= m or w == WIDTHS[-1] or 8 * w > room)
+    room = max(BLOCK_BYTES // (24 * (shape[0] + 1) * (shape[1] + 2)), WIDTHS[0])
+    fitting = [w for w in WIDTHS if w <= min(room, most)]
+    # Few responses have a width of their own; otherwise there is one to compile.
+    return next((w for w in fitting if m <= w <= AT_ONCE), fitting[-1])
 
 
 def to_jax(design: OwnDesign, stats: OwnStats, width: int, reml: bool) -> CrossProducts:

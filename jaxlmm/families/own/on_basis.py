@@ -19,7 +19,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxlmm.families.entries import dot, once
+from jaxlmm.engine.blocks import in_parts
+from jaxlmm.families.entries import once
 from jaxlmm.families.own.quick import LOSS
 from jaxlmm.families.own.sweeps import apply, diagonal, inverse, unpacked
 from jaxlmm.runtime import programs
@@ -98,18 +99,18 @@ class OnBasis:
     first: jax.Array
 
 
-def on_basis(sums: Sums, again: Again | None) -> OnBasis:
-    """See the module's docstring."""
-    found: OnBasis = _on_basis(sums, again, at_once=len(sums.unit) if on_gpu() else AT_ONCE)
+def on_basis(sums: Sums, again: Again | None, n: int) -> OnBasis:
+    """See the module's docstring; of the first n responses, or more."""
+    found: OnBasis = _on_basis(sums, again, np.asarray(n), at_once=len(sums.unit) if on_gpu() else AT_ONCE)
     return found
 
 
 @functools.partial(
     programs.jit, alone=False, keep=True, responses=lambda sums, *_, **__: len(sums.unit), static_argnames="at_once"
 )
-def _on_basis(sums: Sums, again: Again | None, *, at_once: int) -> OnBasis:
-    c = len(sums.unit)
-    if at_once >= c:
+def _on_basis(sums: Sums, again: Again | None, n: jax.Array, *, at_once: int) -> OnBasis:
+    width = len(sums.unit)
+    if at_once >= width:
         return _part(sums, again)
 
     def part(start: jax.Array) -> OnBasis:
@@ -118,8 +119,7 @@ def _on_basis(sums: Sums, again: Again | None, *, at_once: int) -> OnBasis:
 
         return _part(*jax.tree.map(some, (sums, again)))
 
-    found: OnBasis = jax.lax.map(part, np.arange(0, c, at_once))
-    return jax.tree.map(lambda a: a.reshape(c, *a.shape[2:]), found)
+    return in_parts(part, n, width, at_once, axis=0)
 
 
 def _part(sums: Sums, again: Again | None) -> OnBasis:
@@ -138,16 +138,16 @@ def _part(sums: Sums, again: Again | None) -> OnBasis:
 
     first = apply(inverse_W, (sums.onto - jnp.sum(sums.columns * y_mean, axis=1)) / unit)
     explained = jnp.sum(N * y_mean**2, axis=0) + jnp.sum(first * apply(W, first), axis=0)
-    level = y_mean - dot(x_mean, first)
+    level = y_mean - jnp.sum(x_mean * first[:, None], axis=0)
     rest, within, own = squares - explained, first, x_mean + q_mean[:pw]
-    e = level - dot(q_mean[:pw], first)
+    e = level - jnp.sum(q_mean[:pw] * first[:, None], axis=0)
     if again is not None:
         left_mean = again.by_group / safe
         left = (again.onto - jnp.sum(sums.columns * left_mean, axis=1)) / unit
         twice = jnp.where(again.where, apply(inverse_W, left), 0.0)
         less = again.squares / unit - jnp.sum(N * left_mean**2, axis=0) - jnp.sum(left * twice, axis=0)
         rest, within = jnp.where(again.where, less, rest), first + twice
-        e = e + left_mean - dot(own, twice)
+        e = e + left_mean - jnp.sum(own * twice[:, None], axis=0)
 
     root = jnp.sqrt(N)
     means = jnp.broadcast_to(q_mean[pw:], (p - pw, G, len(unit)))
@@ -158,7 +158,7 @@ def _part(sums: Sums, again: Again | None) -> OnBasis:
     good &= jnp.all(diagonal(gram)[pw:] > MIN_PIVOT, axis=0)
     onto = jnp.sum(b[pw:] * e, axis=1)
     between = jnp.where(good, apply(_inverse(gram[pw:, pw:])[0], onto), onto)
-    e = e - dot(b[pw:], between)
+    e = e - jnp.sum(b[pw:] * between[:, None], axis=0)
     close = ~((squares - explained) * LOSS > squares)
     return OnBasis(
         N.T, jnp.transpose(b, (2, 0, 1)), e.T, jnp.moveaxis(_padded(W, p) + absent, 2, 0),

@@ -15,7 +15,6 @@ and a basis of its own (``Design.take``), and so the checks of a design.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -33,12 +32,11 @@ from jaxlmm.families.own.sums import GroupSums, Panel
 from jaxlmm.families.patterns import columns_at, patterns
 from jaxlmm.sources.weighted import WeightedMatrix, values_of
 
-__all__ = ["WIDTHS", "OwnDesign", "OwnStats", "padded_shape", "reduce_own", "widened"]
+__all__ = ["OwnDesign", "OwnStats", "padded_shape", "reduce_own", "widened"]
 
-# Blocks are padded up to one of these.
-WIDTHS = (8, 64, 512)
-# Responses are read in panels of at most about this many bytes.
+# Responses are read in panels of at most about this many bytes, whose sums are padded up to one of these widths.
 PANEL_BYTES = 16 * 2**20
+WIDTHS = (8, 64, 2048)
 # The complete design is clear of the tolerances of its checks, which are 1e-7 or less, where it stays above this.
 MIN_NORM = 1e-4
 # Responses, and weights, whose largest value lies beyond this or below its inverse are scaled.
@@ -157,26 +155,17 @@ class OwnStats:
         return OwnStats(*(getattr(self, f.name)[where] for f in fields(self)))
 
 
-def reduce_own(
-    design: OwnDesign, Y: np.ndarray | WeightedMatrix, where: np.ndarray, width: int
-) -> Iterator[OwnStats]:
-    """Reduce the columns ``where`` of Y (n_obs, any) on the rows where they are not NaN, ``width`` after ``width``.
+def reduce_own(design: OwnDesign, Y: np.ndarray | WeightedMatrix, where: np.ndarray) -> OwnStats:
+    """Reduce the columns ``where`` of Y (n_obs, any) on the rows where they are not NaN.
 
     Weights of the responses' own stand for the design's. In a scope of float64.
     """
-    panel = int(np.clip(PANEL_BYTES // (8 * design.design.n_obs), 4, 2048))
-    panel -= panel % width if panel > width else 0
-    for start in range(0, len(where), max(panel, width)):
-        some = where[start : start + max(panel, width)]
-        parts = [
-            stats
-            for first in range(0, len(some), panel)
-            for stats in _reduce_panel(design, Y[:, columns_at(some[first : first + panel])], min(width, panel))
-        ]
-        yield from parts if panel >= width else [OwnStats.join(parts)]
+    panel = int(np.clip(PANEL_BYTES // (8 * design.design.n_obs), 4, WIDTHS[-1]))
+    some = (columns_at(where[start : start + panel]) for start in range(0, len(where), panel))
+    return OwnStats.join([_reduce_panel(design, Y[:, columns]) for columns in some])
 
 
-def _reduce_panel(design: OwnDesign, responses: np.ndarray | WeightedMatrix, width: int) -> Iterator[OwnStats]:
+def _reduce_panel(design: OwnDesign, responses: np.ndarray | WeightedMatrix) -> OwnStats:
     """As :func:`reduce_own`, of all columns (n_obs, c)."""
     Y, W = values_of(responses), responses.weights if isinstance(responses, WeightedMatrix) else None
     one = np.ones(Y.shape[1])
@@ -188,12 +177,10 @@ def _reduce_panel(design: OwnDesign, responses: np.ndarray | WeightedMatrix, wid
             scaled = _Scaled.of(Y, W, unit)
             panel = _read(design, scaled)
             unit = _unit_of(design, panel)
-    for start in range(0, Y.shape[1], width):
-        some = slice(start, start + width)
-        yield _reduce_part(design, scaled.take(some), panel.take(some), unit[some])
+    return _reduce_sums(design, scaled, panel, unit)
 
 
-def _reduce_part(design: OwnDesign, scaled: _Scaled, panel: Panel, unit: np.ndarray) -> OwnStats:
+def _reduce_sums(design: OwnDesign, scaled: _Scaled, panel: Panel, unit: np.ndarray) -> OwnStats:
     """Statistics of responses (c,) that are read; their weights are to be divided by ``unit`` (c,)."""
     kind, p = scaled.Y.dtype, design.n_fixef
     rounding = max(0.5 * np.finfo(kind).eps if kind.kind == "f" else 0.0, NOISE)
@@ -249,11 +236,6 @@ class _Scaled:
         unit = np.where(_is_extreme(unit), unit, 1.0)
         return cls(y, W / unit, scale, unit, finite)
 
-    def take(self, part: slice) -> _Scaled:
-        """Some of the responses."""
-        W = None if self.W is None else self.W[:, part]
-        return _Scaled(self.Y[:, part], W, self.scale[part], self.unit[part], self.finite[part])
-
     def columns(self, where: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
         """Some of the responses, and their weights."""
         y = np.asarray(self.Y[:, where], dtype=np.float64)
@@ -303,14 +285,14 @@ def _shared_basis(design: OwnDesign, panel: Panel, unit: np.ndarray) -> tuple[Ow
         widened(design.q_mean, (G, p)), np.asarray(design.n_fixef),
     ]  # fmt: skip
     sums = Sums(*arrays)
-    found = jax.tree.map(np.asarray, on_basis(sums, None))
+    found = jax.tree.map(np.asarray, on_basis(sums, None, c))
     close = np.flatnonzero(found.close[:c])
     if len(close):
         parts = panel.leave(close, found.level[close, :n_groups].T, found.first[close].T)
         again: list[Any] = [np.zeros((G, width)), np.zeros((pw, width)), np.zeros(width), np.zeros(width, dtype=bool)]
         again[0][:n_groups, close], again[1][:, close], again[2][close] = parts
         again[3][close] = True
-        found = jax.tree.map(np.asarray, on_basis(sums, Again(*again)))
+        found = jax.tree.map(np.asarray, on_basis(sums, Again(*again), c))
     constant = projection.columns.constant if projection.columns.constant is not None else np.zeros(design.n_fixef)
 
     def each(a: np.ndarray) -> np.ndarray:

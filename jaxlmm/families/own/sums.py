@@ -7,7 +7,7 @@ and the sums of a few groups as one product of small matrices. Groups of few row
 from __future__ import annotations
 
 import functools
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -245,11 +245,6 @@ class Panel:
     largest: np.ndarray
     log_w: np.ndarray
     weight: np.ndarray
-
-    def take(self, part: slice) -> Panel:
-        """Some of the responses."""
-        numbers = (getattr(self, f.name)[..., part] for f in fields(self)[2:])
-        return Panel(self.sums, self.source.take(part), *numbers)
 
     @property
     def own(self) -> bool:
