@@ -33,7 +33,7 @@ def missing_mask(Y: Any, where: np.ndarray, step: int = 1) -> np.ndarray:
 
     The columns are not copied together.
     """
-    Y = values_of(Y)[::step]
+    Y = values_of(Y) if step == 1 else values_of(Y)[::step]
     mask = np.empty((len(Y), len(where)), dtype=bool)
 
     def look(cols: slice) -> None:
@@ -45,17 +45,18 @@ def missing_mask(Y: Any, where: np.ndarray, step: int = 1) -> np.ndarray:
 
 def misses_some(Y: Any, where: np.ndarray) -> np.ndarray:
     """Which of the columns ``where`` of Y are NaN anywhere, (c,): all rows are looked at where a few do not tell."""
-    out: np.ndarray = missing_mask(Y, where, _step(Y)).any(axis=0)
-    left = np.flatnonzero(~out)
+    step = _step(Y)
+    out = np.any(missing_mask(Y, where, step), axis=0)
+    left = np.flatnonzero(~out)[: None if step > 1 else 0]
     for start in range(0, len(left), COMPARED):
         some = left[start : start + COMPARED]
         out[some] = missing_mask(Y, where[some]).any(axis=0)
-    return out
+    return np.asarray(out)
 
 
 def _step(Y: Any) -> int:
-    """About PROBED_ROWS of the rows of Y are so many apart."""
-    return max(len(Y) // PROBED_ROWS, 1)
+    """About PROBED_ROWS of the rows of Y are so many apart; 1 where some rows are no faster to read than all."""
+    return max(len(Y) // PROBED_ROWS, 1) if isinstance(values_of(Y), np.ndarray) else 1
 
 
 def patterns(missing: np.ndarray, least: int = 1) -> Iterator[tuple[np.ndarray, np.ndarray]]:

@@ -296,7 +296,7 @@ def _shared_basis(design: OwnDesign, panel: Panel, unit: np.ndarray) -> tuple[Ow
     constant = projection.columns.constant if projection.columns.constant is not None else np.zeros(design.n_fixef)
 
     def each(a: np.ndarray) -> np.ndarray:
-        return np.broadcast_to(a, (c, *a.shape)).copy()
+        return np.broadcast_to(a, (c, *a.shape))
 
     stats = OwnStats(
         found.N[:c], found.b[:c], found.e[:c], found.W[:c], found.rest[:c],

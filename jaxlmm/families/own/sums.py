@@ -21,7 +21,7 @@ FIRST_ROWS = 16
 # With fewer rows a group than this, on average, a product would mostly multiply zeros.
 LEAST_DENSE = 8
 # Missing values of such a share of all are no longer replaced one by one.
-MANY = 0.08
+MANY = 0.04
 # Weights within [1 / WIDE, WIDE] of which FACTORS are multiplied before a logarithm is taken.
 WIDE, FACTORS = 1e35, 8
 
