@@ -40,12 +40,14 @@ def in_parts(compute: Callable[[jax.Array], Tree], n: jax.Array, width: int, at_
     What they need at a time stays in a CPU's cache. The results have the responses along ``axis``, and are 0 after
     the first n. ``width`` is a multiple of ``at_once``.
     """
-    part = jax.jit(compute)  # traced once
+    part = jax.jit(compute)  # traced once, if all starts are of one type
+    n = jax.lax.convert_element_type(n, np.int32)
 
     def widened(one: jax.ShapeDtypeStruct) -> jax.Array:
         shape = list(one.shape)
         shape[axis] = width
-        return jnp.zeros(shape, one.dtype)
+        # Of n, and so part of the program: zeros of their own JAX would compile a program for.
+        return jnp.broadcast_to(jax.lax.convert_element_type(0 * n, one.dtype), shape)
 
     def add(k: jax.Array, out: Tree) -> Tree:
         def put(whole: jax.Array, some: jax.Array) -> jax.Array:

@@ -14,6 +14,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxlmm.families.entries import add
+
 __all__ = ["log_product", "sum_of_logs"]
 
 MANTISSA, ONE, BIAS, BITS = 2**52 - 1, 1023 << 52, 1023, 52
@@ -35,11 +37,8 @@ def sum_of_logs(x: jax.Array) -> jax.Array:
     for _ in range(2):
         x = _halved(x)
     mantissa, exponent = _split(x)
-    total = jnp.zeros(())
-    for start in range(0, x.shape[1], MOST):
-        some = slice(start, start + MOST)
-        total = total + _log(_product(mantissa[:, some]), jnp.sum(exponent[:, some], axis=1))
-    return total
+    parts = [slice(start, start + MOST) for start in range(0, x.shape[1], MOST)]
+    return add(_log(_product(mantissa[:, some]), jnp.sum(exponent[:, some], axis=1)) for some in parts)
 
 
 def _split(x: jax.Array) -> tuple[jax.Array, jax.Array]:

@@ -149,7 +149,7 @@ def lowest_node(nodes: Nodes, nu: jax.Array) -> _Bracket:
     # A point that is not a number is no minimum, but for the first: without that there is none.
     at = jnp.argmin(jnp.concatenate([value[:1], jnp.where(jnp.isnan(value[1:]), jnp.inf, value[1:])]), axis=0)
     three = jnp.maximum(at - 1, 0), at, jnp.minimum(at + 1, len(t) - 1)
-    values = (jnp.take_along_axis(value, one[None], axis=0)[0] for one in three)
+    values = (value[one, np.arange(value.shape[1])] for one in three)
     return _Bracket(*(t[one] for one in three), *values, first, last)
 
 
