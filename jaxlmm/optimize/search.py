@@ -10,7 +10,10 @@ t = 0 (variance 0) is a minimum like any other: kept exactly 0 where the derivat
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 from dataclasses import dataclass
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -139,18 +142,30 @@ def settle_all(problem: Problem, nodes: Nodes, t: jax.Array) -> tuple[Candidate,
 
 
 def lowest_node(nodes: Nodes, nu: jax.Array) -> _Bracket:
-    """Bracket of the lowest grid point."""
-    t, s, value = jnp.asarray(nodes.t), nodes.s, nu * jnp.log(nodes.s) + nodes.logdet
-    (value,) = jax.lax.optimization_barrier((value,))  # XLA would take the logarithms again wherever it is used
-    fall, rise = thresholds(nodes, nu)
-    opened = (s[1:] < fall * s[:-1]) & (s[:-1] < rise * s[1:])
-    first = jnp.min(jnp.where(opened, t[:-1, None], jnp.inf), axis=0)
-    last = jnp.max(jnp.where(opened, t[1:, None], -jnp.inf), axis=0)
-    # A point that is not a number is no minimum, but for the first: without that there is none.
-    at = jnp.argmin(jnp.concatenate([value[:1], jnp.where(jnp.isnan(value[1:]), jnp.inf, value[1:])]), axis=0)
-    three = jnp.maximum(at - 1, 0), at, jnp.minimum(at + 1, len(t) - 1)
-    values = (value[one, np.arange(value.shape[1])] for one in three)
-    return _Bracket(*(t[one] for one in three), *values, first, last)
+    """Bracket of the lowest grid point; one walk over the grid."""
+    t, s, value = nodes.t, nodes.s, nu * jnp.log(nodes.s) + nodes.logdet
+    # Numpy's: for one of its own JAX would compile a program.
+    zero: Any = np.zeros(value.shape[1:], value.dtype)
+
+    def visit(state, at):  # type: ignore[no-untyped-def]
+        best, last = state
+        low, here, high, value, value_high, left, right, fall, rise = at
+        opened = (right < fall * left) & (left < rise * right)
+        first = jnp.minimum(best.first, jnp.where(opened, low, np.inf))
+        end = jnp.where(opened, here, best.last)
+        new = _Bracket(zero + low, zero + here, zero + high, last, value, value_high, first, end)
+        best = dataclasses.replace(best, first=first, last=end)
+        return (jax.tree.map(functools.partial(jnp.where, value < best.value), new, best), value), None
+
+    nowhere = (zero + np.inf, zero - np.inf)
+    start = _Bracket(zero + t[0], zero + t[0], zero + t[1], value[0], value[0], value[1], *nowhere)
+    steps = (t[:-1], t[1:], _then_last(t[2:]), value[1:], _then_last(value[2:]), s[:-1], s[1:])
+    return jax.lax.scan(visit, (start, value[0]), (*steps, *thresholds(nodes, nu)))[0][0]
+
+
+def _then_last(values: jax.Array) -> jax.Array:
+    """The last one twice."""
+    return jnp.concatenate([values, values[-1:]])
 
 
 def newton_start(at: _Bracket, slope_zero: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
