@@ -463,7 +463,7 @@ def _is_mostly_incomplete(Y: Any) -> bool:
     """Whether most of a few columns of Y, spread over all, miss observations."""
     if not isinstance(Y, np.ndarray) or Y.dtype.kind != "f" or Y.shape[1] < 8 * PROBED_COLUMNS:
         return False
-    some = np.isnan(Y[:, :: Y.shape[1] // PROBED_COLUMNS]).any(axis=0)
+    some = np.asarray(np.isnan(Y[:, :: Y.shape[1] // PROBED_COLUMNS]).any(axis=0))
     return 2 * int(np.count_nonzero(some)) > len(some)
 
 

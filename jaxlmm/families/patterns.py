@@ -46,12 +46,13 @@ def missing_mask(Y: Any, where: np.ndarray, step: int = 1) -> np.ndarray:
 def misses_some(Y: Any, where: np.ndarray) -> np.ndarray:
     """Which of the columns ``where`` of Y are NaN anywhere, (c,): all rows are looked at where a few do not tell."""
     step = _step(Y)
-    out = np.any(missing_mask(Y, where, step), axis=0)
-    left = np.flatnonzero(~out)[: None if step > 1 else 0]
-    for start in range(0, len(left), COMPARED):
-        some = left[start : start + COMPARED]
-        out[some] = missing_mask(Y, where[some]).any(axis=0)
-    return np.asarray(out)
+    out = np.asarray(missing_mask(Y, where, step).any(axis=0))
+    if step > 1:
+        left = np.flatnonzero(~out)
+        for start in range(0, len(left), COMPARED):
+            some = left[start : start + COMPARED]
+            out[some] = missing_mask(Y, where[some]).any(axis=0)
+    return out
 
 
 def _step(Y: Any) -> int:
@@ -117,11 +118,13 @@ def shared_designs(
 
 def _with_others(Y: np.ndarray, where: np.ndarray, least: int) -> np.ndarray:
     """Which of the columns ``where`` of Y may share their pattern with so many: in a few rows they do."""
-    all_of_them = np.arange(len(where))
-    if least == 1 or len(where) < least or _step(Y) == 1:
-        return all_of_them[: 0 if len(where) < least else None]
-    alike = _alike(_hashes(missing_mask(Y, where, _step(Y))), least)
-    return np.sort(np.concatenate([all_of_them[:0], *alike]))
+    if len(where) < least:
+        return np.zeros(0, dtype=np.intp)
+    step = _step(Y)
+    if least == 1 or step == 1:
+        return np.arange(len(where))
+    alike = _alike(_hashes(missing_mask(Y, where, step)), least)
+    return np.sort(np.concatenate([np.zeros(0, dtype=np.intp), *alike]))
 
 
 def _candidates(Y: WeightedMatrix, where: np.ndarray, least: int) -> Iterator[np.ndarray]:

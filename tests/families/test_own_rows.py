@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 import jaxlmm
 from jaxlmm import Status
-from jaxlmm.families.own import reduce
+from jaxlmm.families.own import incomplete, on_basis, reduce
 
 COLUMNS = ("plain", "outlier", "group", "nearly group", "far", "only here", "varies only here", "one group")
 
@@ -242,3 +242,29 @@ def test_designs_share_compiled_code() -> None:
             shapes.add(reduce.padded_shape(G, p))
     assert len(shapes) <= 20
     assert all(g >= 5 and p >= 1 for g, p in shapes)
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+def test_blocks_of_any_width(weighted: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Blocks that are full, spread over threads, or cut short give each response what it has alone."""
+    rng = np.random.default_rng(8)
+    codes, m = np.repeat(np.arange(6), 8), 75
+    X = np.column_stack([np.ones(48), rng.normal(size=(48, 2))])
+    Y = rng.normal(size=(48, m)) + rng.normal(size=(6, m))[codes]
+    Y[rng.random(Y.shape) < 0.1] = np.nan
+    Y[:, 5], Y[3, 20] = np.nan, np.inf
+    Y[:, 33] = 1e6 * X[:, 1] + 1e-3 * Y[:, 33]
+    weights = rng.uniform(0.2, 3.0, Y.shape) if weighted else None
+    expected = jaxlmm.fit(X, Y, codes, weights=weights)
+    assert np.flatnonzero(~expected.converged).tolist() == [5, 20]
+    monkeypatch.setattr(incomplete, "WIDTHS", (8, 16, 32))
+    monkeypatch.setattr(incomplete, "AT_ONCE", 8)
+    monkeypatch.setattr(on_basis, "AT_ONCE", 8)
+    monkeypatch.setattr(reduce, "WIDTHS", (8, 16))
+    for threads, k in ((1, m), (2, m), (2, 31), (3, 32), (3, 33), (1, 9)):
+        monkeypatch.setattr(incomplete, "N_THREADS", threads)
+        some = slice(m - k, m)
+        found = jaxlmm.fit(X, Y[:, some], codes, weights=None if weights is None else weights[:, some])
+        for name in ("coef", "se_gls", "theta", "sigma2", "loglik", "status", "n_used"):
+            a, b = getattr(found, name), getattr(expected, name)[some]
+            np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-12, err_msg=f"{name}, {threads} threads, {k}")

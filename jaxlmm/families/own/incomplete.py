@@ -48,8 +48,8 @@ __all__ = [
     "to_jax",
 ]  # fmt: skip
 
-# Blocks are padded up to one of these, of which those that are not there are not fitted, or, of what is not computed
-# in parts, up to ``WIDE``. Between many short steps threads would wait for each other.
+# Blocks are padded up to one of these; those of which all is computed, what pads them too, have at most ``WIDE``
+# responses. Threads would wait for each other between many short steps.
 WIDTHS = (8, 64, 512, 2048)
 WIDE = 512
 # Statistics of a block take so much at most.
@@ -86,7 +86,7 @@ def fit_incomplete(
     def fit(cols: slice, _: OwnStats, data: CrossProducts) -> tuple[CrossFit, jax.Array]:
         return first_cross(data, few, cols.stop - cols.start, at_once=at_once)
 
-    for cols, stats, data, found in own_blocks(design, Y, where, reml, fit, own_width(design, m, WIDTHS[-1])):
+    for cols, stats, data, found in own_blocks(design, Y, where, reml, fit, in_parts=True):
         results.store(cols, stats, data, found)
     results.settle()
     return out
@@ -236,16 +236,17 @@ def _padded_lam(data: CrossProducts, lam: np.ndarray) -> np.ndarray:
 
 
 def own_blocks(
-    design: OwnDesign, Y: Matrix, where: np.ndarray, reml: bool, compute: Compute, width: int | None = None
+    design: OwnDesign, Y: Matrix, where: np.ndarray, reml: bool, compute: Compute, *, in_parts: bool = False
 ) -> Iterator[tuple[slice, OwnStats, CrossProducts, Any]]:
     """Blocks of the columns ``where`` of Y: which, reduced, as JAX needs them, padded, and what is computed of these,
     in numpy. Each thread reduces and computes blocks of its own.
 
-    All blocks but the last are full, unless their ``width`` is given; ``own_width`` is that by default.
+    All blocks but the last are full. If they are computed ``in_parts``, only as far as there are responses, they are
+    wider, and spread evenly over the threads.
     """
-    m, full = len(where), width is None
-    width = own_width(design, m) if width is None else width
-    ends = range(width, m, width) if full else _ends(m, width)
+    m = len(where)
+    width = own_width(design, m, WIDTHS[-1] if in_parts else WIDE)
+    ends = _ends(m, width) if in_parts else range(width, m, width)
     parts = [slice(*pair) for pair in itertools.pairwise([0, *ends, m])]
     device: Any = jax.config.jax_default_device  # type: ignore[attr-defined]
 
