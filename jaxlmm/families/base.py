@@ -37,7 +37,7 @@ from jaxlmm.design.design import Design
 from jaxlmm.engine.finish import Scaling, empty_results
 from jaxlmm.families.known import KnownCurves
 from jaxlmm.families.parameters import lower_triangle, phi_from_theta
-from jaxlmm.families.patterns import misses_some, missing_mask, shared_designs
+from jaxlmm.families.patterns import cells, misses_some, missing_mask, shared_designs
 from jaxlmm.runtime.threads import by_chunks
 from jaxlmm.sources.weighted import WeightedMatrix, values_of
 
@@ -259,7 +259,7 @@ class Family(abc.ABC):
                 return
             for start in range(0, len(columns), COLUMNS_AT_ONCE):
                 at = columns[start : start + COLUMNS_AT_ONCE]
-                for name, value in shared.fit(values[np.ix_(rows, where[at])], method).items():
+                for name, value in shared.fit(cells(values, rows, where[at]), method).items():
                     out[name][at] = value
                 if known is not None:
                     shared.know(known, at, out["theta"][at], method)
@@ -396,7 +396,7 @@ class Family(abc.ABC):
         found = self.no_limits(len(where))
         for rows, weights, columns in shared_designs(Y, where, least):
             part, alone[columns] = self._take(rows, weights), False
-            limits = part.profile(values[np.ix_(rows, where[columns])], np.ones(len(columns), dtype=bool), cut)
+            limits = part.profile(cells(values, rows, where[columns]), np.ones(len(columns), dtype=bool), cut)
             for whole, some in zip(found, limits, strict=True):
                 whole[columns] = some
         return found, alone
@@ -434,7 +434,7 @@ class Family(abc.ABC):
         out = self.complete_modes(values, coef, theta)
         for rows, weights, columns in shared_designs(Y, incomplete) if len(incomplete) else ():
             at = incomplete[columns]
-            part = self._take(rows, weights).complete_modes(values[np.ix_(rows, at)], coef[at], theta[at])
+            part = self._take(rows, weights).complete_modes(cells(values, rows, at), coef[at], theta[at])
             Phi = covariances(theta[at], self.sizes)
             for whole, some, term, own in zip(out, part, self.design.random, Phi, strict=True):
                 there = np.unique(term.codes[rows])

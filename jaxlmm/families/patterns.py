@@ -10,10 +10,10 @@ import numpy as np
 from jaxlmm.runtime.threads import by_chunks
 from jaxlmm.sources.weighted import WeightedMatrix, values_of
 
-__all__ = ["MIN_SHARED", "columns_at", "misses_some", "missing_mask", "patterns", "shared_designs"]
+__all__ = ["MIN_SHARED", "cells", "columns_at", "misses_some", "missing_mask", "patterns", "shared_designs"]
 
 # Patterns with at least so many responses are worth a design of their own.
-MIN_SHARED = 256
+MIN_SHARED = 1024
 # Responses whose weights are compared at a time.
 COMPARED = 1024
 # Weights that are compared before all of them are, and rows in which missing observations are looked for first.
@@ -26,6 +26,12 @@ def columns_at(where: np.ndarray) -> Any:
     if len(where) and where[-1] - where[0] == len(where) - 1 and bool(np.all(np.diff(where) == 1)):
         return slice(int(where[0]), int(where[-1]) + 1)
     return where
+
+
+def cells(Y: Any, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
+    """Some rows (a mask) of some columns of Y: first the columns, then the rows, which is far faster than both at
+    once."""
+    return np.asarray(Y[:, columns_at(columns)][rows])
 
 
 def missing_mask(Y: Any, where: np.ndarray, step: int = 1) -> np.ndarray:
