@@ -43,8 +43,8 @@ T_MAX = 170.0
 T_FINE = 60.0
 # Beyond it, so many points, each step twice the one before.
 N_FAR = 6
-# Of a grid of half as many points: those of the part with small steps, and those beyond.
-FEW_FINE, FEW_FAR = 13, 3
+# Of a grid of fewer points: those of the part with small steps, and those beyond.
+FEW_FINE, FEW_FAR = 9, 3
 # What counts as converged: derivative in log lam, relative to nu.
 TOL_CONVERGED = 1e-9
 
@@ -98,7 +98,7 @@ def is_minimum(t: jax.Array, gradient: jax.Array, curvature: jax.Array, nu: jax.
 
 
 def make_grid(d: np.ndarray, *, few: bool = False) -> np.ndarray:
-    """Points of t for a design with eigenvalues ``d``; ``few``: half as many, which leave more responses undecided.
+    """Points of t for a design with eigenvalues ``d``; ``few``: fewer, which leave more responses undecided.
 
     The deviance in t is a sum of functions that change over a unit of t, at t = log(d_max / d_j),
     so steps of a part of a unit up to the last of these see nearly every local minimum (the others are
