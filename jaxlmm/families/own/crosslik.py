@@ -19,9 +19,10 @@ where M goes with 1 / lam. With f_g = e_g - b_g' delta and ' for d/dlam
     C = M^-1,   C' = -C M' C,   K = -C''/2 = C M'' C / 2 - C M' C M' C.
 
 Sums over groups are products for each response of r, N r^2 and N^2 r^3 with the products b_g b_g' and b_g e_g, one
-by one, which takes half the time of all three at once; what follows from them, small matrices, has the responses as its last axis. The search goes by such sums
-alone where that is exact enough (``quick``). Systems are solved by ``sweeps``: on the CPU, JAX's batched LAPACK
-calls can wait for ever for threads of the pool that they hold themselves, as soon as several run at a time.
+by one, which takes half the time of all three at once; what follows from them, small matrices, has the responses as
+its last axis. The search goes by such sums alone where that is exact enough (``quick``). Systems are solved by
+``sweeps``: on the CPU, JAX's batched LAPACK calls can wait for ever for threads of the pool that they hold
+themselves, as soon as several run at a time.
 """
 
 from __future__ import annotations

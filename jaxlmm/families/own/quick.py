@@ -1,7 +1,7 @@
 """The likelihood of ``crosslik`` from sums over groups alone, which is what its search asks for again and again.
 
-With a_g = (b_g, e_g) and A_k = sum_g r_g w_g^k a_g a_g', w_g = N_g r_g, all follows from A_0, A_1 and A_2, one small
-product for each response. Let (W + A_0) be swept on the columns of b (Goodnight 1979, The American Statistician 33,
+With a_g = (b_g, e_g) and A_k = sum_g r_g w_g^k a_g a_g', w_g = N_g r_g, all follows from A_0, A_1 and A_2, a small
+product each for every response. Let (W + A_0) be swept on the columns of b (Goodnight 1979, The American Statistician 33,
 149-158): that leaves C = M^-1, delta and, in the corner of e, s less ``rest``. With d = (-delta, 1),
 
     s' = -d' A_1 d,    s'' = 2 d' A_2 d - 2 h' C h,    h = (A_1 d), the rows of b,
