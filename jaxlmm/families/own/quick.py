@@ -1,8 +1,8 @@
 """The likelihood of ``crosslik`` from sums over groups alone, which is what its search asks for again and again.
 
 With a_g = (b_g, e_g) and A_k = sum_g r_g w_g^k a_g a_g', w_g = N_g r_g, all follows from A_0, A_1 and A_2, a small
-product each for every response. Let (W + A_0) be swept on the columns of b (Goodnight 1979, The American Statistician 33,
-149-158): that leaves C = M^-1, delta and, in the corner of e, s less ``rest``. With d = (-delta, 1),
+product each for every response. Let (W + A_0) be swept on the columns of b (Goodnight 1979, The American
+Statistician 33, 149-158): that leaves C = M^-1, delta and, in the corner of e, s less ``rest``. With d = (-delta, 1),
 
     s' = -d' A_1 d,    s'' = 2 d' A_2 d - 2 h' C h,    h = (A_1 d), the rows of b,
     (log|M|)' = -tr(C A_1),    (log|M|)'' = 2 tr(C A_2) - tr(C A_1 C A_1),    A_1 and A_2 the rows and columns of b.
