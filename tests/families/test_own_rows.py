@@ -268,3 +268,10 @@ def test_blocks_of_any_width(weighted: bool, monkeypatch: pytest.MonkeyPatch) ->
         for name in ("coef", "se_gls", "theta", "sigma2", "loglik", "status", "n_used"):
             a, b = getattr(found, name), getattr(expected, name)[some]
             np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-12, err_msg=f"{name}, {threads} threads, {k}")
+
+
+def test_no_responses_have_no_blocks() -> None:
+    codes = np.repeat(np.arange(5), 4)
+    design = jaxlmm.prepare(np.ones((20, 1)), codes).family.own
+    blocks = incomplete.own_blocks(design, np.ones((20, 3)), np.zeros(0, dtype=np.intp), True, lambda *_: None)
+    assert not list(blocks)

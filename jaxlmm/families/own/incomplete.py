@@ -247,7 +247,7 @@ def own_blocks(
     m = len(where)
     width = own_width(design, m, WIDTHS[-1] if in_parts else WIDE)
     ends = _ends(m, width) if in_parts else range(width, m, width)
-    parts = [slice(*pair) for pair in itertools.pairwise([0, *ends, m])]
+    parts = [slice(*pair) for pair in itertools.pairwise([0, *ends, m]) if m]
     device: Any = jax.config.jax_default_device  # type: ignore[attr-defined]
 
     def work(cols: slice) -> tuple[slice, OwnStats, CrossProducts, Any]:
