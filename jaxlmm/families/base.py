@@ -37,7 +37,7 @@ from jaxlmm.design.design import Design
 from jaxlmm.engine.finish import Scaling, empty_results
 from jaxlmm.families.known import KnownCurves
 from jaxlmm.families.parameters import lower_triangle, phi_from_theta
-from jaxlmm.families.patterns import cells, misses_some, missing_mask, shared_designs
+from jaxlmm.families.patterns import cells, misses_some, missing_mask, probed, shared_designs
 from jaxlmm.runtime.threads import by_chunks
 from jaxlmm.sources.weighted import WeightedMatrix, values_of
 
@@ -207,7 +207,8 @@ class Family(abc.ABC):
     def _fit_complete(self, Y: np.ndarray, method: str) -> dict[str, np.ndarray]:
         """:meth:`fit` of the columns of Y that miss nothing, for where most do."""
         out = failed_results(Y.shape[1], self.design.n_fixef, self.n_theta, Status.NONFINITE)
-        complete = np.flatnonzero(~misses_some(Y, np.arange(Y.shape[1])))
+        columns = np.arange(Y.shape[1])
+        complete = np.flatnonzero(~misses_some(Y, columns, probed(Y, columns)))
         for start in range(0, len(complete), COLUMNS_AT_ONCE):
             at = complete[start : start + COLUMNS_AT_ONCE]
             for name, value in self.fit(Y[:, at], method).items():
@@ -245,10 +246,11 @@ class Family(abc.ABC):
         Also returns which responses are of other designs, or have no observation.
         """
         out = failed_results(len(where), self.design.n_fixef, self.n_theta, Status.TOO_FEW)
-        alone, values = np.ones(len(where), dtype=bool), values_of(Y)
+        alone, values, few = np.ones(len(where), dtype=bool), values_of(Y), None
         if not isinstance(Y, WeightedMatrix):
+            few = probed(Y, where)
             # Where nothing is missing, something is infinite.
-            alone = misses_some(Y, where)
+            alone = misses_some(Y, where, few)
             out["status"][~alone], out["n_used"][~alone] = Status.NONFINITE, self.design.n_obs
 
         def fit(rows: np.ndarray, weights: np.ndarray | None, columns: np.ndarray) -> None:
@@ -264,7 +266,7 @@ class Family(abc.ABC):
                 if known is not None:
                     shared.know(known, at, out["theta"][at], method)
 
-        found = (one for one in shared_designs(Y, where, least) if one[0].any() and alone[one[2][0]])
+        found = (one for one in shared_designs(Y, where, least, few) if one[0].any() and alone[one[2][0]])
         at_once = 1  # the first compiles what the others, side by side, need too
         while designs := list(itertools.islice(found, at_once)):
             at_once = DESIGNS_AT_ONCE

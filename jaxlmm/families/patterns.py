@@ -10,7 +10,7 @@ import numpy as np
 from jaxlmm.runtime.threads import by_chunks
 from jaxlmm.sources.weighted import WeightedMatrix, values_of
 
-__all__ = ["MIN_SHARED", "cells", "columns_at", "misses_some", "missing_mask", "patterns", "shared_designs"]
+__all__ = ["MIN_SHARED", "cells", "columns_at", "misses_some", "missing_mask", "patterns", "probed", "shared_designs"]
 
 # Patterns with at least so many responses are worth a design of their own.
 MIN_SHARED = 1024
@@ -49,21 +49,21 @@ def missing_mask(Y: Any, where: np.ndarray, step: int = 1) -> np.ndarray:
     return mask
 
 
-def misses_some(Y: Any, where: np.ndarray) -> np.ndarray:
-    """Which of the columns ``where`` of Y are NaN anywhere, (c,): all rows are looked at where a few do not tell."""
-    step = _step(Y)
-    out = np.asarray(missing_mask(Y, where, step).any(axis=0))
-    if step > 1:
+def probed(Y: Any, where: np.ndarray) -> np.ndarray:
+    """The :func:`missing_mask` of the rows that are looked at first; of all where some are no faster to read."""
+    return missing_mask(Y, where, max(len(Y) // PROBED_ROWS, 1) if isinstance(values_of(Y), np.ndarray) else 1)
+
+
+def misses_some(Y: Any, where: np.ndarray, few: np.ndarray) -> np.ndarray:
+    """Which of the columns ``where`` of Y are NaN anywhere, (c,): all rows are looked at where the ``few`` that are
+    :func:`probed` do not tell."""
+    out = np.asarray(few.any(axis=0))
+    if len(few) < len(Y):
         left = np.flatnonzero(~out)
         for start in range(0, len(left), COMPARED):
             some = left[start : start + COMPARED]
             out[some] = missing_mask(Y, where[some]).any(axis=0)
     return out
-
-
-def _step(Y: Any) -> int:
-    """About PROBED_ROWS of the rows of Y are so many apart; 1 where some rows are no faster to read than all."""
-    return max(len(Y) // PROBED_ROWS, 1) if isinstance(values_of(Y), np.ndarray) else 1
 
 
 def patterns(missing: np.ndarray, least: int = 1) -> Iterator[tuple[np.ndarray, np.ndarray]]:
@@ -103,17 +103,24 @@ def _alike(keys: np.ndarray, least: int) -> Iterator[np.ndarray]:
 
 
 def shared_designs(
-    Y: Any, where: np.ndarray, least: int = 1
+    Y: Any, where: np.ndarray, least: int = 1, few: np.ndarray | None = None
 ) -> Iterator[tuple[np.ndarray, np.ndarray | None, np.ndarray]]:
     """Which of the columns ``where`` of Y are of one design: (rows that are there, their weights, columns).
 
     The weights (rows,) are None where Y has none of its own. Only designs that ``least`` columns or more share.
+    ``few``: the rows of Y that are :func:`probed`, if that was done.
     """
     if not isinstance(Y, WeightedMatrix):
-        some = _with_others(Y, where, least)
-        if len(some):
-            for rows, columns in patterns(missing_mask(Y, where[some]), least):
-                yield rows, None, some[columns]
+        if len(where) < least:
+            return
+        some, mask = np.arange(len(where)), few
+        if mask is None:
+            mask = missing_mask(Y, where) if least == 1 else probed(Y, where)
+        if len(mask) < len(Y):
+            some = _with_others(mask, least)
+            mask = missing_mask(Y, where[some])
+        for rows, columns in patterns(mask, least):
+            yield rows, None, some[columns]
         return
     for some in _candidates(Y, where, least):
         weights = np.ascontiguousarray(Y[:, columns_at(where[some])].counting().T)
@@ -122,15 +129,11 @@ def shared_designs(
             yield w > 0, w[w > 0], some[columns]
 
 
-def _with_others(Y: np.ndarray, where: np.ndarray, least: int) -> np.ndarray:
-    """Which of the columns ``where`` of Y may share their pattern with so many: in a few rows they do."""
-    if len(where) < least:
-        return np.zeros(0, dtype=np.intp)
-    step = _step(Y)
-    if least == 1 or step == 1:
-        return np.arange(len(where))
-    alike = _alike(_hashes(missing_mask(Y, where, step)), least)
-    return np.sort(np.concatenate([np.zeros(0, dtype=np.intp), *alike]))
+def _with_others(few: np.ndarray, least: int) -> np.ndarray:
+    """Which columns may share their pattern with so many: in a mask of a few rows they do."""
+    if least == 1:
+        return np.arange(few.shape[1])
+    return np.sort(np.concatenate([np.zeros(0, dtype=np.intp), *_alike(_hashes(few), least)]))
 
 
 def _candidates(Y: WeightedMatrix, where: np.ndarray, least: int) -> Iterator[np.ndarray]:

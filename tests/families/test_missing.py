@@ -11,7 +11,7 @@ from conftest import blup_sd, blups, dense_deviance, simulate, unbalanced
 import jaxlmm
 from jaxlmm.families import patterns as patterns_module
 from jaxlmm.families.intercept.family import Intercept
-from jaxlmm.families.patterns import misses_some, patterns, shared_designs
+from jaxlmm.families.patterns import misses_some, patterns, probed, shared_designs
 
 FIELDS = ("coef", "se", "lam", "sigma2", "loglik", "hessian", "df", "pvalue", "vcov", "aic", "bic", "icc")
 
@@ -229,7 +229,7 @@ def test_one_missing_observation_is_seen_in_whichever_row() -> None:
     Y[np.arange(700), np.arange(700)] = np.nan
     Y[5, 702] = np.inf
     where = np.delete(np.arange(703), 4)
-    np.testing.assert_array_equal(misses_some(Y, where), where < 700)
+    np.testing.assert_array_equal(misses_some(Y, where, probed(Y, where)), where < 700)
 
 
 def test_patterns_partition_the_columns() -> None:

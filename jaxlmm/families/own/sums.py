@@ -173,7 +173,7 @@ class _Source:
         shape = BLOCK_ROWS, self.Y.shape[1]
         return np.empty((3, *shape)), np.empty(shape, dtype=bool)
 
-    def take(self, where: np.ndarray | slice) -> _Source:
+    def take(self, where: np.ndarray) -> _Source:
         """Some of the responses."""
         return _Source(
             self.Y[:, where], None if self.W is None else self.W[:, where], self.shift[where], self.weights
